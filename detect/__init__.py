@@ -1,0 +1,1 @@
+"""Object detection: YOLOv3 and CenterNet."""

@@ -1,0 +1,1 @@
+"""Landmark (keypoint) regression."""
