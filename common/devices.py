@@ -1,0 +1,96 @@
+"""The devices of a job: what is visible, and whether it can be used, said before anything is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import DeviceError
+
+# Compute capabilities that the published CUDA wheels of MXNet 1.9.1 hold machine code for; they hold no PTX, so that a
+# card runs only if its major version is among them and its minor is not below the code's.
+_SERVED = ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as the driver shows it."""
+
+    index: int
+    name: str
+    capability: tuple[int, int]
+
+    @property
+    def served(self) -> bool:
+        """Whether the published wheels of MXNet can run on it."""
+        major, minor = self.capability
+        return any(major == m and minor >= n for m, n in _SERVED)
+
+    def __str__(self) -> str:
+        return f"{self.index}: {self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
+
+
+def visible_gpus() -> list[Gpu]:
+    """The GPUs that the driver shows to this process; none where there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        if driver.cuInit(0) != 0:
+            return []
+        count = ctypes.c_int()
+        if driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+            return []
+        return [_describe(driver, index) for index in range(count.value)]
+    except (OSError, AttributeError):
+        return []
+
+
+def _describe(driver: Any, index: int) -> Gpu:
+    name = ctypes.create_string_buffer(128)
+    driver.cuDeviceGetName(name, len(name), index)
+    numbers = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        number = ctypes.c_int()
+        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, index)
+        numbers.append(number.value)
+    return Gpu(index, name.value.decode(errors="replace"), (numbers[0], numbers[1]))
+
+
+def check_gpus(gpus: Sequence[int], visible: Sequence[Gpu]) -> None:
+    """Raise DeviceError unless every id of `gpus` is visible and can be served. Loads no framework."""
+    advice = "; `gpus: []` (--set gpus=[]) trains on the CPU"
+    shown = "; ".join(str(gpu) for gpu in visible) or "none"
+    missing = [index for index in gpus if index >= len(visible)]
+    if missing:
+        raise DeviceError(f"gpus: {missing} asked for and not there; visible GPUs: {shown}{advice}")
+    unserved = [visible[index] for index in gpus if not visible[index].served]
+    if unserved:
+        raise DeviceError(
+            f"gpus: MXNet's published builds hold no code for {'; '.join(map(str, unserved))}: they run on compute "
+            f"capability 5.x to 8.x (Maxwell to Ada){advice}"
+        )
+
+
+def contexts(gpus: Sequence[int]) -> list[Any]:
+    """MXNet contexts of the GPU ids, or of the CPU for none. Raises DeviceError if this MXNet has no CUDA."""
+    import mxnet as mx
+
+    if not gpus:
+        return [mx.cpu()]
+    if not mx.runtime.Features().is_enabled("CUDA"):
+        raise DeviceError(
+            f"gpus: {list(gpus)} asked for, but the MXNet installed here ({mx.__version__}) is built for the CPU alone; "
+            "install a CUDA build, or train on the CPU with `gpus: []` (--set gpus=[])"
+        )
+    return [mx.gpu(index) for index in gpus]
+
+
+def bfloat16_supported() -> bool:
+    """Whether the processor multiplies bfloat16 (avx512_bf16 or amx_bf16)."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            flags = next((line for line in file if line.startswith("flags")), "").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,259 @@
+"""Training: an epoch loop that can be read at a glance, and the compiled steps it takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd, gluon
+
+from common.errors import TrainingError
+from common.graph import compile_graph
+from common.loader import Batch, Loader
+from common.task import Evaluation, Model
+
+# Steps in a row whose gradient is not finite that a training survives by leaving them out.
+MAX_SKIPPED = 20
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands; hooks read it, and set `stop_reason` to end it after the current epoch.
+
+    epoch: the one under way, from start_epoch on. step: batches of it that are done, of `steps`. losses: means since
+    the epoch began, by name. skipped: steps left out because their gradient was not finite.
+    """
+
+    epochs: int
+    steps: int
+    start_epoch: int = 0
+    epoch: int = 0
+    step: int = 0
+    learning_rate: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    images_per_second: float = math.nan
+    skipped: int = 0
+    evaluation: Evaluation | None = None
+    stop_reason: str | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training that is done."""
+        done = (self.epoch - self.start_epoch) * self.steps + self.step
+        return done / max((self.epochs - self.start_epoch) * self.steps, 1)
+
+
+class Hook:
+    """Something that happens around the steps of a training. `state` goes into the checkpoint."""
+
+    def before_training(self, state: TrainingState) -> None:
+        """Before the first epoch."""
+
+    def after_step(self, state: TrainingState) -> None:
+        """After every batch."""
+
+    def after_epoch(self, state: TrainingState) -> None:
+        """After every epoch; hooks are called in their order."""
+
+    def after_training(self, state: TrainingState) -> None:
+        """After the last epoch, also when training failed."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed training needs to know, as plain data."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+
+
+class Estimator:
+    """Trains a model: forward, backward and update of one batch, over one device or several.
+
+    optimizer: of the framework. clip_norm: gradients are scaled down to this global norm. precision: "float32",
+    "bfloat16" or "float16" for the operators that gain from it.
+    """
+
+    def __init__(
+        self, model: Model, contexts: Sequence[Any], optimizer: Any, *, clip_norm: float, precision: str = "float32"
+    ) -> None:
+        self.model = model
+        self.contexts = list(contexts)
+        self.clip_norm = clip_norm
+        block, names = model.training_block()
+        self._train = compile_graph(block, names, precision)
+        self._infer = compile_graph(model.inference_block(), ["images"], precision)
+        self._parameters = [p for p in model.network.collect_params().values() if p.grad_req != "null"]
+        self._optimizer = optimizer
+        self._trainer = gluon.Trainer(
+            self._parameters, optimizer, kvstore="device" if len(self.contexts) > 1 else None, update_on_kvstore=False
+        )
+        self._skipped_in_a_row = 0
+
+    def fit(
+        self, loader: Loader, schedule: Callable[[int], float], hooks: Sequence[Hook], state: TrainingState
+    ) -> TrainingState:
+        """Train from `state.epoch` to `state.epochs` or until a hook stops it."""
+        for hook in hooks:
+            hook.before_training(state)
+        try:
+            for state.epoch in range(state.epoch, state.epochs):
+                self._epoch(loader, schedule, hooks, state)
+                for hook in hooks:
+                    hook.after_epoch(state)
+                if state.stop_reason:
+                    break
+        finally:
+            for hook in hooks:
+                hook.after_training(state)
+        return state
+
+    def _epoch(
+        self, loader: Loader, schedule: Callable[[int], float], hooks: Sequence[Hook], state: TrainingState
+    ) -> None:
+        sums = np.zeros(len(self.model.losses))
+        images, began = 0, time.monotonic()
+        state.evaluation = None
+        for state.step, batch in enumerate(loader.epoch(state.epoch), start=1):
+            state.learning_rate = schedule(state.epoch * state.steps + state.step - 1)
+            losses = self.step(batch, state.learning_rate)
+            if losses is None:
+                state.skipped += 1
+            else:
+                sums += losses
+                images += batch.count
+            state.losses = dict(zip(self.model.losses, sums / max(state.step - state.skipped, 1), strict=True))
+            state.images_per_second = images / max(time.monotonic() - began, 1e-9)
+            for hook in hooks:
+                hook.after_step(state)
+
+    def step(self, batch: Batch, learning_rate: float) -> np.ndarray | None:
+        """One update. Returns the batch's mean losses, or None where it was left out because they are not finite.
+
+        Raises TrainingError after MAX_SKIPPED such batches in a row.
+        """
+        parts = self._load(batch)
+        with autograd.record():
+            outputs = [self._train(*part) for part in parts]
+        autograd.backward([output[0] for output in outputs])
+        rows = sum(output[0].shape[0] for output in outputs)
+        if len(self.contexts) > 1:
+            self._trainer.allreduce_grads()
+        norm = self._gradient_norm() / rows
+        losses = np.sum([[loss.sum().asscalar() for loss in output] for output in outputs], axis=0) / rows
+        if not (math.isfinite(norm) and np.isfinite(losses).all()):
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= MAX_SKIPPED:
+                raise TrainingError(
+                    f"the loss was not finite for {MAX_SKIPPED} batches in a row; a smaller train.lr usually helps "
+                    f"(it was {learning_rate:g})"
+                )
+            return None
+        self._skipped_in_a_row = 0
+        self._trainer.set_learning_rate(learning_rate)
+        self._trainer.update(rows * max(norm / self.clip_norm, 1.0))
+        return losses
+
+    def _load(self, batch: Batch) -> list[list[Any]]:
+        inputs = self.model.training_inputs(batch)
+        pieces = [np.array_split(array, len(self.contexts)) for array in inputs.split]
+        return [
+            [_on(piece[i], context) for piece in pieces] + [_on(array, context) for array in inputs.shared]
+            for i, context in enumerate(self.contexts)
+        ]
+
+    def _gradient_norm(self) -> float:
+        gradients = [parameter.list_grad()[0] for parameter in self._parameters]
+        squares = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients))
+        return math.sqrt(squares.sum().asscalar())
+
+    def predict(self, loader: Loader, advance: Callable[[float], None] | None = None) -> dict[int, np.ndarray]:
+        """Predictions by index of the sample, in the precision of training; failed samples are missing."""
+        return predict(self.model, self._infer, self.contexts, loader, advance)
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The network's parameters by name."""
+        return parameters(self.model.network)
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimizer's state as plain data: counts of updates, and arrays by the parameter's name."""
+        self._trainer._init_kvstore() if not self._trainer._kv_initialized else None
+        updater = self._trainer._updaters[0]
+        names = [parameter.name for parameter in self._parameters]
+        return {
+            "num_update": int(self._optimizer.num_update),
+            "counts": {names[i]: int(n) for i, n in self._optimizer._index_update_count.items()},
+            "states": {names[i]: _plain(value) for i, value in updater.states.items()},
+        }
+
+    def restore_optimizer(self, state: dict[str, Any]) -> None:
+        """Take up what `optimizer_state` returned; parameters it does not know begin afresh."""
+        if not self._trainer._kv_initialized:
+            self._trainer._init_kvstore()
+        index = {parameter.name: i for i, parameter in enumerate(self._parameters)}
+        self._optimizer.num_update = state["num_update"]
+        self._optimizer._index_update_count.update(
+            {index[name]: n for name, n in state["counts"].items() if name in index}
+        )
+        for updater, context in zip(self._trainer._updaters, self.contexts, strict=True):
+            for name, value in state["states"].items():
+                if name in index:
+                    updater.states[index[name]] = _array(value, context)
+                    updater.states_synced[index[name]] = True
+
+
+def _on(array: np.ndarray, context: Any) -> Any:
+    return mx.nd.array(array, ctx=context, dtype=array.dtype)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.asnumpy() if isinstance(value, mx.nd.NDArray) else value
+
+
+def _array(value: Any, context: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_array(item, context) for item in value)
+    return _on(value, context) if isinstance(value, np.ndarray) else value
+
+
+def parameters(network: gluon.HybridBlock) -> dict[str, np.ndarray]:
+    """Parameters of a network by their structural name ("stages.0.1.weight"), the mean over its devices."""
+    return {name: parameter._reduce().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
+
+
+def set_parameters(network: gluon.HybridBlock, values: dict[str, np.ndarray]) -> None:
+    """Give a network the parameters that `parameters` returned for one of the same structure. Raises KeyError."""
+    for name, parameter in network._collect_params_with_prefix().items():
+        parameter.set_data(mx.nd.array(values[name], dtype=values[name].dtype))
+
+
+def predict(
+    model: Model, graph: Any, contexts: Sequence[Any], loader: Loader, advance: Callable[[float], None] | None = None
+) -> dict[int, np.ndarray]:
+    """Run `graph` over a set. Returns the predictions by index of the sample; samples that failed are missing.
+
+    advance: told the share of the set that is done.
+    """
+    found: dict[int, np.ndarray] = {}
+    for number, (batch, outputs) in enumerate(_outputs(graph, contexts, loader), start=1):
+        rows = model.predictions(outputs, batch)
+        found.update({int(index): row for index, row in zip(batch.indices, rows, strict=True) if index >= 0})
+        if advance:
+            advance(number / len(loader))
+    return found
+
+
+def _outputs(graph: Any, contexts: Sequence[Any], loader: Loader) -> Iterator[tuple[Batch, list[np.ndarray]]]:
+    for batch in loader.epoch(0):
+        parts = []
+        for piece, context in zip(np.array_split(batch.arrays["image"], len(contexts)), contexts, strict=True):
+            if len(piece):
+                output = graph(_on(piece, context))
+                parts.append(output if isinstance(output, (list, tuple)) else [output])
+        yield batch, [np.concatenate([array.asnumpy() for array in arrays]) for arrays in zip(*parts, strict=True)]

@@ -1,0 +1,60 @@
+"""The exported model: files that plain MXNet loads, and a page of JSON that says what goes in and comes out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+
+from common.files import write_json
+from common.graph import MEAN, STD, export_symbol
+from common.task import Model
+
+
+def export_model(model: Model, folder: Path, shape: Sequence[int], metric: dict[str, Any]) -> list[Path]:
+    """Write NAME-symbol.json, NAME-0000.params and model.json to `folder`, each whole or not at all.
+
+    shape: width and height of the input. The graph computes in float32 and needs nothing of this project.
+    """
+    symbol = export_symbol(model.network)
+    values = model.network.collect_params()
+    arrays = {f"arg:{name}": values[name]._reduce() for name in symbol.list_arguments() if name != "data"}
+    arrays.update({f"aux:{name}": values[name]._reduce() for name in symbol.list_auxiliary_states()})
+    symbol_path = folder / f"{model.name}-symbol.json"
+    params_path = folder / f"{model.name}-0000.params"
+    # The parameters first: a reader that sees the graph finds its parameters beside it.
+    for path, save in ((params_path, lambda name: mx.nd.save(name, arrays)), (symbol_path, symbol.save)):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            save(str(temporary))
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    card = folder / "model.json"
+    write_json(
+        card,
+        {
+            "symbol": symbol_path.name,
+            "params": params_path.name,
+            "input": {
+                "name": "data",
+                "layout": "NCHW",
+                "type": "float32",
+                "width": shape[0],
+                "height": shape[1],
+                "colour": "RGB",
+                "range": "0 to 1, then (value - mean) / std by channel",
+                "mean": MEAN,
+                "std": STD,
+            },
+            "classes": model.classes,
+            "metric": metric,
+            **model.interface(),
+        },
+    )
+    return [symbol_path, params_path, card]

@@ -1,0 +1,69 @@
+"""Compiled graphs: a network with what stands before and behind it, as one operator graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mxnet as mx
+from mxnet import gluon
+from mxnet.contrib import amp as mixed_precision
+
+# ImageNet's mean and standard deviation of red, green and blue in [0, 1], as GluonCV's networks expect.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class Normalise(gluon.HybridBlock):
+    """uint8 images (B, H, W, 3) in RGB to normalised float32 (B, 3, H, W): the first operation on the device."""
+
+    def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
+        super().__init__(prefix="")
+        self._mean, self._std = tuple(mean), tuple(std)
+
+    def hybrid_forward(self, F: Any, images: Any) -> Any:
+        return F.image.normalize(F.image.to_tensor(images), mean=self._mean, std=self._std)
+
+
+def compile_graph(
+    block: gluon.HybridBlock,
+    inputs: Mapping[str, str] | Sequence[str],
+    precision: str = "float32",
+    *,
+    static: bool = True,
+) -> gluon.SymbolBlock:
+    """Trace `block` once into an operator graph that shares its parameters, and compile that.
+
+    inputs: names of the arrays in the order in which the block takes them. precision: "float32", or "bfloat16" /
+    "float16": the operators that gain from it compute in it, parameters stay float32 (mixed precision). static:
+    memory is planned once for a shape, and planned anew when the shape changes.
+    """
+    variables = [mx.sym.var(name) for name in inputs]
+    output = block(*variables)
+    if isinstance(output, (list, tuple)):
+        output = mx.sym.Group(list(output))
+    if precision != "float32":
+        output = mixed_precision.convert_symbol(
+            output, target_dtype=precision, data_names=[variable.name for variable in variables], cast_optional_params=False
+        )
+    graph = gluon.SymbolBlock(output, variables, params=block.collect_params())
+    graph.hybridize(static_alloc=static, static_shape=static)
+    return graph
+
+
+def export_symbol(network: gluon.HybridBlock) -> Any:
+    """The operator graph of `network` for inference on input `data`, in float32."""
+    output = network(mx.sym.var("data"))
+    return mx.sym.Group(list(output)) if isinstance(output, (list, tuple)) else output
+
+
+class Inference(gluon.HybridBlock):
+    """uint8 images (B, H, W, 3) to the outputs of `network`, whose input is normalised."""
+
+    def __init__(self, network: gluon.HybridBlock) -> None:
+        super().__init__(prefix="")
+        self.network = network
+        self.normalise = Normalise()
+
+    def hybrid_forward(self, F: Any, images: Any) -> Any:
+        return self.network(self.normalise(images))

@@ -1,0 +1,186 @@
+"""What happens around the steps of a training: log, progress, validation, best checkpoint, early stopping."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from common.estimator import Hook, TrainingState
+from common.progress import Progress
+from common.status import Status
+from common.task import Evaluation
+
+log = logging.getLogger("visualtl")
+
+
+class LogLines(Hook):
+    """A line every `interval` batches and after every epoch."""
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+        self._began = time.monotonic()
+
+    def before_training(self, state: TrainingState) -> None:
+        log.info("Training: epochs %d to %d, %d batches each", state.epoch, state.epochs - 1, state.steps)
+        self._began = time.monotonic()
+
+    def after_step(self, state: TrainingState) -> None:
+        if state.step % self._interval == 0:
+            log.info("[Epoch %d][Batch %d/%d] %s", state.epoch, state.step, state.steps, _figures(state))
+
+    def after_epoch(self, state: TrainingState) -> None:
+        seconds, self._began = time.monotonic() - self._began, time.monotonic()
+        log.info("[Epoch %d] %s, %.1f s", state.epoch, _figures(state), seconds)
+        if state.skipped:
+            log.warning("[Epoch %d] %d batches so far were left out: not finite", state.epoch, state.skipped)
+
+
+def _figures(state: TrainingState) -> str:
+    losses = ", ".join(f"{name}={value:.4f}" for name, value in state.losses.items())
+    return f"lr={state.learning_rate:.3g}, {losses}, {state.images_per_second:.1f} images/s"
+
+
+class Curves(Hook):
+    """Loss and learning rate for the progress page, a few hundred points at most for a training of any length."""
+
+    def __init__(self, progress: Progress, points: int = 200) -> None:
+        self._progress = progress
+        self._points = points
+
+    def before_training(self, state: TrainingState) -> None:
+        total = max((state.epochs - state.start_epoch) * state.steps, 1)
+        self._every = max(math.ceil(total / self._points), 1)
+
+    def after_step(self, state: TrainingState) -> None:
+        number = state.epoch * state.steps + state.step
+        if number % self._every == 0:
+            self._progress.scalar("learning_rate", state.learning_rate, number)
+            for name, value in state.losses.items():
+                self._progress.scalar(f"loss/{name}", value, number)
+
+
+class Watch(Hook):
+    """Tells the poller and status.json how far the training is."""
+
+    def __init__(self, advance: Callable[[float], None], status: Status) -> None:
+        self._advance = advance
+        self._status = status
+
+    def before_training(self, state: TrainingState) -> None:
+        self._began, self._before = time.monotonic(), state.fraction
+
+    def after_step(self, state: TrainingState) -> None:
+        self._advance(state.fraction)
+        done = state.fraction - self._before
+        elapsed = time.monotonic() - self._began
+        self._status.update(
+            epoch=state.epoch,
+            epochs=state.epochs,
+            progress=state.fraction,
+            images_per_second=round(state.images_per_second, 2),
+            seconds_left=round(elapsed / done * (1.0 - state.fraction), 1) if done > 0 else None,
+        )
+
+
+class Validation(Hook):
+    """Validates every `interval` epochs and after the last one."""
+
+    def __init__(self, evaluate: Callable[[], Evaluation], interval: int, metric: str, progress: Progress) -> None:
+        self._evaluate = evaluate
+        self._interval = interval
+        self._metric = metric
+        self._progress = progress
+
+    def after_epoch(self, state: TrainingState) -> None:
+        due = (state.epoch - state.start_epoch + 1) % self._interval == 0
+        if not due and state.epoch + 1 < state.epochs:
+            return
+        began = time.monotonic()
+        state.evaluation = self._evaluate()
+        log.info(
+            "[Epoch %d] Validation: %s=%.4f%s, %.1f s",
+            state.epoch,
+            self._metric,
+            state.evaluation.value,
+            "".join(f", {name}={value:.4f}" for name, value in state.evaluation.curves.items()),
+            time.monotonic() - began,
+        )
+        number = (state.epoch + 1) * state.steps
+        self._progress.scalar(f"valid/{self._metric}", state.evaluation.value, number)
+        for name, value in state.evaluation.curves.items():
+            self._progress.scalar(f"valid/{name}", value, number)
+
+
+class BestCheckpoint(Hook):
+    """Writes the checkpoint whenever the metric is better than ever; without a validation set after every epoch.
+
+    A metric that is no number never replaces one that is.
+    """
+
+    def __init__(self, write: Callable[[TrainingState], None], metric: str, status: Status, validated: bool) -> None:
+        self._write = write
+        self._metric = metric
+        self._status = status
+        self._validated = validated
+        self.value = math.nan
+        self.epoch: int | None = None
+
+    def after_epoch(self, state: TrainingState) -> None:
+        if self._validated and state.evaluation is None:
+            return
+        value = state.evaluation.value if state.evaluation else math.nan
+        better = value > self.value or (math.isnan(self.value))
+        if better:
+            self.value, self.epoch = value, state.epoch
+            self._write(state)
+            if self._validated:
+                log.info("[Epoch %d] Best %s so far: %.4f", state.epoch, self._metric, value)
+        self._status.update(
+            metric={"name": self._metric, "value": value},
+            best_metric={"name": self._metric, "value": self.value, "epoch": self.epoch},
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {"value": self.value, "epoch": self.epoch}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.value, self.epoch = state["value"], state["epoch"]
+
+
+class EarlyStopping(Hook):
+    """Ends training when the metric has not improved for `patience` epochs, or has reached `max_value`.
+
+    A change of at most `min_delta` is no improvement. Patience is negative: it never ends for that reason. Before the
+    metric has reached `baseline` (None: no such condition) patience does not count.
+    """
+
+    def __init__(self, patience: int, min_delta: float, baseline: float | None, max_value: float) -> None:
+        self._patience = patience
+        self._min_delta = min_delta
+        self._baseline = baseline
+        self._max_value = max_value
+        self._best = -math.inf
+        self._best_epoch: int | None = None
+
+    def after_epoch(self, state: TrainingState) -> None:
+        if state.evaluation is None:
+            return
+        value = state.evaluation.value
+        if value >= self._max_value:
+            state.stop_reason = f"the metric {value:.4f} has reached early_stop_max_value {self._max_value:g}"
+            return
+        if self._best_epoch is None or value > self._best + self._min_delta:
+            self._best, self._best_epoch = max(value, self._best) if value == value else self._best, state.epoch
+            return
+        waited = state.epoch - self._best_epoch
+        if 0 <= self._patience <= waited and (self._baseline is None or self._best >= self._baseline):
+            state.stop_reason = f"no improvement over {self._best:.4f} for {waited} epochs (early_stop_patience {self._patience})"
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self._best, "best_epoch": self._best_epoch}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._best, self._best_epoch = state["best"], state["best_epoch"]

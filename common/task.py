@@ -1,0 +1,137 @@
+"""The seam between a job and what it trains: everything that is different from task to task, and nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from common.config import JobConfig
+from common.loader import Batch, Transform
+from common.samples import Annotate, Sample
+
+C = TypeVar("C", bound=JobConfig)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good predictions are. value: what the best checkpoint and early stopping watch, larger is better, nan where
+    the set allows no statement. curves: further figures for the progress page and the log, by name."""
+
+    value: float
+    curves: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arrays of a training step, in the order in which the training block takes them: `split` first, then `shared`.
+
+    split: batch axis first, divided over the devices. shared: the same on every device.
+    """
+
+    split: Sequence[np.ndarray]
+    shared: Sequence[np.ndarray] = ()
+
+
+class Model(ABC):
+    """A network with the way it is trained and read.
+
+    network: what is exported: input `data` (B, 3, H, W), float32, normalised RGB. classes: names by class id.
+    name: of the exported files. losses: names of what the training block gives (the first is the sum that is
+    minimised). lr multipliers are set on the parameters.
+    """
+
+    network: Any
+    name: str
+    classes: list[str]
+    losses: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def training_block(self) -> tuple[Any, Sequence[str]]:
+        """A HybridBlock from images and targets to losses, each (B,), and the names of its inputs."""
+
+    @abstractmethod
+    def training_inputs(self, batch: Batch) -> Inputs:
+        """The arrays of a batch as the training block takes them."""
+
+    def inference_block(self) -> Any:
+        """A HybridBlock from uint8 images (B, H, W, 3) to the network's outputs."""
+        from common.graph import Inference
+
+        return Inference(self.network)
+
+    @abstractmethod
+    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
+        """Outputs of the inference block for a batch to one prediction for each of its rows, in original pixels."""
+
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """The model section of the configuration that makes this network again (kept in the checkpoint)."""
+
+    @abstractmethod
+    def interface(self) -> dict[str, Any]:
+        """What the exported model expects and gives, for `model.json`."""
+
+
+class Task(ABC, Generic[C]):
+    """What a job needs to know of the thing it trains. Instances hold the configuration and nothing that changes.
+
+    name: kind of task, as it stands in checkpoints. metric: name of `Evaluation.value`.
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @abstractmethod
+    def annotations(self, train_folder: Path) -> Annotate:
+        """The reader of the text beside an image. train_folder: root of the training set."""
+
+    @abstractmethod
+    def classes(self, train_folder: Path, sets: Sequence[Sequence[Sample]]) -> list[str]:
+        """Names of the classes by id, once all sets are read. Raises DataError."""
+
+    @abstractmethod
+    def groups(self, sample: Sample) -> Iterable[int]:
+        """Classes that a sample shows: a split keeps each of them in the training part where that is possible."""
+
+    @abstractmethod
+    def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
+        """Counts by class and the like for `data_report.json`."""
+
+    @abstractmethod
+    def training_transform(self, samples: Sequence[Sample]) -> Transform:
+        """How a training sample becomes arrays."""
+
+    @abstractmethod
+    def evaluation_transform(self) -> Transform:
+        """How a sample becomes arrays when it is predicted."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Width and height of the network's input."""
+
+    def training_shapes(self, model: Model) -> Callable[[int, int], tuple[int, int]]:
+        """Input size by epoch and batch; the same for all unless a task varies it."""
+        return lambda epoch, batch: self.shape
+
+    @abstractmethod
+    def build(self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None) -> Model:
+        """The model, with parameters: from the checkpoint (which then also says which network), pretrained or random."""
+
+    @abstractmethod
+    def evaluate(self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model) -> Evaluation:
+        """Hold predictions against annotations."""
+
+    @abstractmethod
+    def results(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
+    ) -> tuple[Evaluation, dict[str, Any]]:
+        """The evaluation, and the result file's content."""

@@ -1,0 +1,130 @@
+"""YOLOv3's network: GluonCV's layers (so that its published parameters fit), our own graph around them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import mxnet as mx
+from gluoncv.model_zoo.mobilenet import get_mobilenet
+from gluoncv.model_zoo.yolo.darknet import darknet53
+from gluoncv.model_zoo.yolo.yolo3 import YOLOV3
+from mxnet import gluon
+
+from detect.yolov3_targets import ANCHORS, STRIDES
+
+BASE_NETWORKS = ("darknet53", "mobilenet1.0")
+
+# The share of predictions expected to hold an object before anything is learnt; a sigmoid's bias is set to it so that
+# the many empty places do not drown the first steps ("Focal Loss for Dense Object Detection", Lin et al. 2017, 4.1).
+_PRIOR = 0.01
+
+
+def build_backbone(base_network: str, norm_layer: Any, norm_kwargs: dict[str, Any] | None) -> gluon.HybridBlock:
+    """The ImageNet classifier whose stages YOLOv3 stands on, without parameters."""
+    if base_network == "darknet53":
+        return darknet53(pretrained=False, norm_layer=norm_layer, norm_kwargs=norm_kwargs)
+    if base_network == "mobilenet1.0":
+        return get_mobilenet(1.0, pretrained=False, norm_layer=norm_layer, norm_kwargs=norm_kwargs)
+    raise ValueError(f"unknown base network {base_network!r}; {', '.join(BASE_NETWORKS)} are known")
+
+
+def build_network(
+    base_network: str, classes: Sequence[str], sync_devices: int = 0
+) -> tuple["YOLOv3Network", gluon.HybridBlock]:
+    """YOLOv3 without parameters, and its backbone (for loading ImageNet parameters into it).
+
+    sync_devices: > 0: BatchNorm shares its statistics across that many devices.
+    """
+    norm_layer = mx.gluon.contrib.nn.SyncBatchNorm if sync_devices else gluon.nn.BatchNorm
+    norm_kwargs = {"num_devices": sync_devices} if sync_devices else None
+    backbone = build_backbone(base_network, norm_layer, norm_kwargs)
+    layers = backbone.features
+    stages = (
+        [layers[:15], layers[15:24], layers[24:]]
+        if base_network == "darknet53"
+        else [layers[:33], layers[33:69], layers[69:-2]]
+    )
+    anchors = [[side for anchor in scale for side in anchor] for scale in ANCHORS]
+    network = YOLOv3Network(
+        stages, [512, 256, 128], anchors, list(STRIDES), classes=list(classes), norm_layer=norm_layer, norm_kwargs=norm_kwargs
+    )
+    return network, backbone
+
+
+class YOLOv3Network(YOLOV3):
+    """Input (B, 3, H, W), normalised; output ids (B, 100, 1), scores (B, 100, 1) and boxes (B, 100, 4) in input pixels.
+
+    Rows without a detection are -1. Overlapping boxes of one class (IoU > 0.45) are suppressed.
+    """
+
+    def predictions(self, F: Any, x: Any) -> Any:
+        """Raw predictions (B, N, 5 + classes): x, y, width, height, objectness and classes before their activation.
+
+        The order is coarsest scale first, then row, column and anchor.
+        """
+        routes = []
+        for stage in self.stages:
+            x = stage(x)
+            routes.append(x)
+        outputs = []
+        for i, (block, output) in enumerate(zip(self.yolo_blocks, self.yolo_outputs, strict=True)):
+            x, tip = block(x)
+            raw = output.prediction(tip).transpose((0, 2, 3, 1))
+            outputs.append(raw.reshape((0, -1, 5 + len(self.classes))))
+            if i < len(routes) - 1:
+                x = self.transitions[i](x)
+                finer = routes[::-1][i + 1]
+                x = x.repeat(axis=-1, repeats=2).repeat(axis=-2, repeats=2)
+                x = F.slice_like(x, finer, axes=(2, 3))
+                # In mixed precision the two arrive in different types, which concat does not take.
+                x, finer = F.amp_multicast(x, finer, num_outputs=2, cast_narrow=True)
+                x = F.concat(x, finer, dim=1)
+        return F.concat(*outputs, dim=1)
+
+
+def head_layers(network: YOLOv3Network) -> list[gluon.HybridBlock]:
+    """The last layers, one a scale, whose outputs are the predictions."""
+    return [output.prediction for output in network.yolo_outputs]
+
+
+def initialise(network: YOLOv3Network, contexts: Sequence[Any]) -> None:
+    """Random parameters, and biases of the last layers from the share of places that hold an object."""
+    network.initialize(mx.init.MSRAPrelu(factor_type="avg", slope=0.1), ctx=list(contexts))
+    for parameter in network.collect_params(".*(anchor|offset)_.*").values():
+        parameter.reset_ctx(list(contexts))
+
+
+def set_priors(network: YOLOv3Network, contexts: Sequence[Any]) -> None:
+    """Give the objectness outputs of a new head the prior share of places that hold an object."""
+    outputs = 5 + len(network.classes)
+    for head in head_layers(network):
+        shape = (3 * outputs,)
+        bias = mx.nd.zeros(shape).asnumpy()
+        bias[4::outputs] = -math.log((1 - _PRIOR) / _PRIOR)
+        head.bias.shape = shape
+        head.bias.set_data(mx.nd.array(bias))
+
+
+def transfer_classes(network: YOLOv3Network, classes: Sequence[str], contexts: Sequence[Any]) -> list[str]:
+    """Give a trained `network` other classes; what it knows of boxes, objects and of the classes both have is kept.
+
+    Returns the names of the classes that were known.
+    """
+    old_names, new_names = list(network.classes), list(classes)
+    known = [name for name in new_names if name in old_names]
+    old_parameters = [(head.weight.data().asnumpy(), head.bias.data().asnumpy()) for head in head_layers(network)]
+    network.reset_class(new_names)
+    for head, old in zip(head_layers(network), old_parameters, strict=True):
+        head.initialize(mx.init.Normal(0.01), ctx=list(contexts), force_reinit=True)
+        for parameter, values in zip((head.weight, head.bias), old, strict=True):
+            fresh = parameter.data().asnumpy().reshape((3, 5 + len(new_names), -1))
+            kept = values.reshape((3, 5 + len(old_names), -1))
+            fresh[:, :5] = kept[:, :5]
+            # A class that is new begins as an average class: its logits are as rare and as large as those of the others.
+            fresh[:, 5:] += kept[:, 5:].mean(1, keepdims=True)
+            for name in known:
+                fresh[:, 5 + new_names.index(name)] = kept[:, 5 + old_names.index(name)]
+            parameter.set_data(mx.nd.array(fresh.reshape(parameter.shape)))
+    return known
