@@ -1,4 +1,7 @@
-"""The base networks that classification, ReID and landmarks build on: names, variants, sizes. Nothing heavy is imported."""
+"""The base networks that classification, ReID and landmarks build on: names, variants, sizes.
+
+Nothing heavy is imported, so that a configuration can be checked before MXNet is.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "use_gn": tuple(name for name in BASE_NETWORKS if not name.startswith("vgg")),
     "batch_norm": _named("vgg"),
     "use_se": _named("resnet"),
-    "last_gamma": _named("resnet"),
+    # In a v2 block the last gamma stands before a ReLU: at zero, neither it nor its neighbours ever train.
+    "last_gamma": tuple(name for name in _named("resnet") if name.endswith("_v1")),
 }
 
 _VARIANT_NETWORKS = {
     "use_gn": "resnet, mobilenet and densenet networks (vgg has no normalisation to replace)",
     "batch_norm": "vgg11, vgg13, vgg16, vgg19 (the others always have it)",
     "use_se": "resnet networks (mobilenetv3 always has it)",
-    "last_gamma": "resnet networks",
+    "last_gamma": "resnet..._v1 networks",
 }
 
 
@@ -53,9 +57,14 @@ def check_name(name: str) -> None:
 
 
 def variant_problems(
-    name: str, *, use_gn: bool = False, batch_norm: bool = False, use_se: bool = False, last_gamma: bool = False
+    name: str,
+    *,
+    use_gn: bool = False,
+    batch_norm: bool = False,
+    use_se: bool = False,
+    last_gamma: bool = False,
 ) -> dict[str, str]:
-    """Options that the network `name` has no variant for: option -> which networks have one. Empty: all is well."""
+    """Options that the network `name` has no variant for: option -> which networks have one."""
     wanted = {"use_gn": use_gn, "batch_norm": batch_norm, "use_se": use_se, "last_gamma": last_gamma}
     return {
         option: f"{name} has no such variant; only {_VARIANT_NETWORKS[option]}"
@@ -73,7 +82,6 @@ def embedding_dimension(name: str) -> int:
 def parameters_name(name: str, *, batch_norm: bool = False) -> str:
     """The name under which ImageNet parameters of the network are published.
 
-    Squeeze-and-excite variants start from the plain network's parameters (none are published for them); their added
-    layers stay as initialised. With GroupNorm nothing may be loaded from BatchNorm networks but the convolutions.
+    None are published with squeeze-and-excite or GroupNorm: such variants start from the plain network's.
     """
     return f"{name}_bn" if batch_norm else name

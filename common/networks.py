@@ -1,0 +1,282 @@
+"""Base networks of the model zoo as `features` (image -> embedding) and `output` (embedding -> numbers).
+
+What differs from the zoo, so that every network serves every task, input size and number of outputs:
+
+- The embedding is always a row of `embedding_dimension(name)` numbers, the output one Dense layer with bias.
+- DenseNet pools over the whole map where the zoo pools over 7 x 7, and VGG averages its map to 7 x 7 before
+  its first Dense layer, as torchvision does: both are the zoo's at 224 x 224, and take any size from 32 x 32.
+- GroupNorm replaces every BatchNorm (the zoo forgets the inner layers of MobileNetV3).
+
+Parameter names by structure (`features.4.0.body.0.weight`) are those of the zoo.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+from gluoncv.model_zoo import get_model
+from mxnet.gluon import nn
+
+from common.errors import PretrainedError
+from common.network_names import (
+    SMALLEST_SIZE,
+    check_name,
+    embedding_dimension,
+    parameters_name,
+    variant_problems,
+)
+
+__all__ = [
+    "GroupNorm",
+    "Network",
+    "base_features",
+    "base_network",
+    "embedding_dimension",
+    "initialize",
+    "load_pretrained",
+    "parameters_name",
+    "set_lr_multipliers",
+    "set_no_weight_decay",
+]
+
+# Squeeze-and-excite in residual blocks: no parameters are published with it.
+_ADDED_LAYER = re.compile(r"\.se\.\d+\.weight$")
+
+
+class GroupNorm(nn.HybridBlock):
+    """Group Normalization (https://arxiv.org/abs/1803.08494), scale and shift per channel as in the paper.
+
+    MXNet's own layer has one scale per group. At most 32 groups, of at least 8 channels where the number of
+    channels allows it, so that a group has something to be normalised by on a map of 1 x 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        epsilon: float = 1e-5,
+        center: bool = True,
+        scale: bool = True,
+        gamma_initializer: object = "ones",
+        beta_initializer: object = "zeros",
+    ) -> None:
+        super().__init__()
+        self.groups = group_count(channels)
+        self._channels = channels
+        self._epsilon = epsilon
+        with self.name_scope():
+            self.gamma = self.params.get(
+                "gamma", shape=(channels,), init=gamma_initializer, grad_req="write" if scale else "null"
+            )
+            self.beta = self.params.get(
+                "beta", shape=(channels,), init=beta_initializer, grad_req="write" if center else "null"
+            )
+
+    def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any) -> Any:
+        grouped = F.reshape(x, shape=(0, -4, self.groups, -1, 0, 0))
+        centred = F.broadcast_sub(grouped, F.mean(grouped, axis=(2, 3, 4), keepdims=True))
+        variance = F.mean(F.square(centred), axis=(2, 3, 4), keepdims=True)
+        normal = F.reshape_like(F.broadcast_mul(centred, F.rsqrt(variance + self._epsilon)), x)
+        scaled = F.broadcast_mul(normal, F.reshape(gamma, shape=(1, -1, 1, 1)))
+        return F.broadcast_add(scaled, F.reshape(beta, shape=(1, -1, 1, 1)))
+
+    def __repr__(self) -> str:
+        return f"GroupNorm({self._channels} channels, {self.groups} groups)"
+
+
+def group_count(channels: int) -> int:
+    """Groups for `channels` channels: the most up to 32 that have at least 8 channels each, or one."""
+    return max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 8))
+
+
+class Network(nn.HybridBlock):
+    """`features` and `output` of a base network; input (B, 3, H, W) normalised, result (B, outputs)."""
+
+    def __init__(self, features: nn.HybridBlock, output: nn.HybridBlock) -> None:
+        super().__init__()
+        with self.name_scope():
+            self.features = features
+            self.output = output
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return self.output(self.features(x))
+
+
+class _AveragePool(nn.HybridBlock):
+    """Average a map of any size to `size` x `size`."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return F.contrib.AdaptiveAvgPooling2D(x, output_size=self._size)
+
+
+def base_features(
+    name: str,
+    *,
+    use_gn: bool = False,
+    batch_norm: bool = False,
+    use_se: bool = False,
+    last_gamma: bool = False,
+) -> nn.HybridSequential:
+    """Layers from image (B, 3, H, W) to embedding (B, embedding_dimension(name)); shapes known, values not.
+
+    use_gn: GroupNorm for BatchNorm. batch_norm: VGG with BatchNorm. use_se: squeeze-and-excite in residual
+    blocks. last_gamma: each residual block begins as the identity (its last gamma is 0).
+    Raises ValueError for an unknown network or a variant that the network does not have.
+    """
+    check_name(name)
+    problems = variant_problems(
+        name, use_gn=use_gn, batch_norm=batch_norm, use_se=use_se, last_gamma=last_gamma
+    )
+    if problems:
+        raise ValueError("; ".join(f"{option}: {problem}" for option, problem in problems.items()))
+    zoo_name = f"se_{name}" if use_se else f"{name}_bn" if batch_norm else name
+    options = {"last_gamma": True} if last_gamma else {}
+    features: nn.HybridSequential = get_model(zoo_name, classes=1, pretrained=False, **options).features
+    if name.startswith("densenet"):
+        _replace(features, nn.AvgPool2D, last=True, make=lambda _: nn.GlobalAvgPool2D())
+    if name.startswith("vgg"):
+        _replace(features, nn.MaxPool2D, last=True, make=_pooled_to_7)
+    features.add(nn.Flatten())
+    features.infer_shape(mx.nd.zeros((1, 3, SMALLEST_SIZE, SMALLEST_SIZE)))
+    if use_gn:
+        _replace_normalisation(features)
+    return features
+
+
+def _pooled_to_7(pool: nn.HybridBlock) -> nn.HybridBlock:
+    both = nn.HybridSequential()
+    both.add(pool, _AveragePool(7))
+    return both
+
+
+def _replace(layers: nn.HybridSequential, kind: type, *, last: bool, make: Any) -> None:
+    found = [key for key, layer in layers._children.items() if type(layer) is kind]
+    for key in found[-1:] if last else found:
+        layers._children[key] = make(layers._children[key])
+
+
+def _replace_normalisation(block: nn.HybridBlock) -> None:
+    for key, child in list(block._children.items()):
+        if not isinstance(child, nn.BatchNorm):
+            _replace_normalisation(child)
+            continue
+        group_norm = GroupNorm(
+            child.gamma.shape[0],
+            epsilon=child._kwargs["eps"],
+            center=child.beta.grad_req != "null",
+            scale=child.gamma.grad_req != "null",
+            gamma_initializer=child.gamma.init,
+            beta_initializer=child.beta.init,
+        )
+        if hasattr(block, key):  # a Block refuses to let an attribute change its type
+            delattr(block, key)
+            setattr(block, key, group_norm)
+        else:
+            block._children[key] = group_norm
+
+
+def base_network(name: str, outputs: int, **variants: bool) -> Network:
+    """The base network `name` with `outputs` numbers as its result; options and errors of base_features."""
+    features = base_features(name, **variants)
+    return Network(
+        features,
+        nn.Dense(outputs, in_units=embedding_dimension(name), weight_initializer=mx.init.Normal(0.01)),
+    )
+
+
+def initialize(network: nn.HybridBlock, contexts: Sequence[Any]) -> None:
+    """Random parameters (He et al. 2015 where a layer does not say otherwise) on the devices `contexts`."""
+    network.initialize(mx.init.MSRAPrelu(factor_type="in", slope=0), ctx=list(contexts), force_reinit=True)
+
+
+def load_pretrained(network: nn.HybridBlock, path: Path, *, with_output: bool = False) -> frozenset[str]:
+    """Load a parameter file of the model zoo into an initialised network's `features`.
+
+    with_output: the output layer too (a teacher with the file's own classes); both must have as many outputs.
+    Returns the names that were loaded, as in `network._collect_params_with_prefix()`. Squeeze-and-excite
+    layers, which no file has, stay as they are, and so do GroupNorm's gamma and beta: a BatchNorm's belong to
+    other statistics.
+    Raises PretrainedError if the file is no parameter file or of another network.
+    """
+    try:
+        loaded = mx.nd.load(str(path))
+    except (
+        Exception
+    ) as error:  # MXNet raises its own errors for a damaged file, and plain ones for a missing one
+        raise PretrainedError(f"{path}: not a parameter file: {str(error).strip().splitlines()[0]}") from None
+    if not isinstance(loaded, dict):
+        raise PretrainedError(f"{path}: not a parameter file: its arrays have no names")
+    arrays = {key.removeprefix("arg:").removeprefix("aux:"): value for key, value in loaded.items()}
+    parts = ("features", "output") if with_output else ("features",)
+    unnormalised = _normalisation_names(network)
+    wanted = {
+        name: parameter
+        for name, parameter in network._collect_params_with_prefix().items()
+        if name.split(".")[0] in parts and name not in unnormalised
+    }
+    values: dict[str, Any] = {}
+    for name, parameter in wanted.items():
+        value = _output_value(arrays, name, parameter) if name.startswith("output.") else arrays.get(name)
+        if value is None:
+            if _ADDED_LAYER.search(name):
+                continue
+            raise PretrainedError(
+                f"{path}: parameters of another network: {name} {parameter.shape} is not among them"
+            )
+        if value.shape != parameter.shape:
+            raise PretrainedError(
+                f"{path}: parameters of another network: {name} is {value.shape}, not {parameter.shape}"
+            )
+        values[name] = value
+    for name, value in values.items():
+        wanted[name].set_data(value.astype(wanted[name].dtype))
+    return frozenset(values)
+
+
+def _normalisation_names(network: nn.HybridBlock) -> set[str]:
+    groups = [block for block in _descendants(network) if isinstance(block, GroupNorm)]
+    own = {id(parameter) for block in groups for parameter in (block.gamma, block.beta)}
+    return {name for name, parameter in network._collect_params_with_prefix().items() if id(parameter) in own}
+
+
+def _descendants(block: nn.HybridBlock) -> Iterable[nn.HybridBlock]:
+    for child in block._children.values():
+        yield child
+        yield from _descendants(child)
+
+
+def _output_value(arrays: dict[str, Any], name: str, parameter: Any) -> Any:
+    """The zoo's last layer is a Dense or a 1 x 1 convolution, perhaps without bias; here a Dense with one."""
+    value = arrays.get(name)
+    if value is None:
+        value = arrays.get(name.replace("output.", "output.0."))
+    if value is None:
+        return mx.nd.zeros(parameter.shape) if name == "output.bias" else None
+    return value.reshape(value.shape[:2]) if value.ndim == 4 else value
+
+
+def set_lr_multipliers(
+    network: nn.HybridBlock, pretrained: Iterable[str], transfer: float, output: float
+) -> None:
+    """Learning rate multipliers: `transfer` for the parameters named in `pretrained`, `output` for all else.
+
+    Without pretrained parameters nothing is transferred, and every multiplier is 1.
+    """
+    known = frozenset(pretrained)
+    for name, parameter in network._collect_params_with_prefix().items():
+        parameter.lr_mult = 1.0 if not known else transfer if name in known else output
+
+
+def set_no_weight_decay(network: nn.HybridBlock) -> None:
+    """No weight decay on biases, gamma and beta."""
+    for name, parameter in network._collect_params_with_prefix().items():
+        if name.rsplit(".", 1)[-1] in ("bias", "gamma", "beta"):
+            parameter.wd_mult = 0.0
