@@ -36,7 +36,8 @@ class _PlainUnpickler(pickle.Unpickler):
         try:
             return _ALLOWED[(module, name)]
         except KeyError:
-            raise CheckpointError(f"it refers to {module}.{name}, which is not plain data") from None
+            full_name = f"{module}.{name}"
+            raise CheckpointError(f"it refers to {full_name!r}, which is not plain data") from None
 
     def persistent_load(self, pid: Any) -> Any:
         raise CheckpointError("it refers to data outside of the file")
@@ -48,7 +49,7 @@ def _require_plain(value: Any, where: str = "checkpoint") -> None:
         for key, item in value.items():
             if not isinstance(key, (str, int)):
                 raise CheckpointError(f"{where} has a key of type {type(key).__name__}")
-            _require_plain(item, f"{where}.{key}")
+            _require_plain(item, f"{where}[{key!r}]")
     elif isinstance(value, (list, tuple)):
         for item in value:
             _require_plain(item, where)

@@ -15,7 +15,8 @@ class Schedule:
     where that is positive), "poly" (base_lr * (1 - t)**2) or "cosine" (half a cosine), t running from 0 at the end
     of warm-up to 1 at the end of training. Warm-up is linear from warmup_lr over warmup_epochs. Epochs count from
     `start_epoch`'s number on: the step at the beginning of epoch e is e * steps_per_epoch. Modes as in GluonCV's
-    `LRScheduler` ("poly" with power 2).
+    `LRScheduler` ("poly" with power 2). Beside all this the rate rises linearly over the first `soft_steps` steps from
+    `first_step` on: fresh layers and an empty momentum do not bear the full rate at once.
     """
 
     base_lr: float
@@ -27,9 +28,14 @@ class Schedule:
     decay_period: int = 0
     warmup_lr: float = 0.0
     warmup_epochs: float = 0.0
+    soft_steps: int = 0
+    first_step: int = 0
 
     def __call__(self, step: int) -> float:
         """Learning rate of the step with this number (0 is the first step of epoch 0)."""
+        return self._decayed(step) * min((step - self.first_step + 1) / max(self.soft_steps, 1), 1.0)
+
+    def _decayed(self, step: int) -> float:
         epoch = step / self.steps_per_epoch
         if epoch < self.warmup_epochs:
             return self.warmup_lr + (self.base_lr - self.warmup_lr) * epoch / self.warmup_epochs

@@ -1,0 +1,192 @@
+"""YOLOv3: how it is built, trained and read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+
+from common.errors import CheckpointError, PretrainedError
+from common.estimator import set_parameters
+from common.loader import Batch, Transform
+from common.pretrained import find_parameters
+from common.samples import Sample
+from common.task import Inputs, Model
+from detect.config import YOLOv3Config
+from detect.task import DetectionTask, most_objects
+from detect.transforms import StretchEvaluation, YOLOv3Training as TrainingTransform
+from detect.yolov3_loss import YOLOv3Training
+from detect.yolov3_network import (
+    BASE_NETWORKS,
+    YOLOv3Network,
+    build_network,
+    head_layers,
+    initialise,
+    set_priors,
+    transfer_classes,
+)
+from detect.yolov3_targets import Grid, assign, grid
+
+log = logging.getLogger("visualtl")
+
+# Beside the best anchor every anchor with at least this IoU answers for an object too.
+_EXTRA_ANCHOR_IOU = 0.3
+# Over training the input varies between these multiples of data_shape, in steps of 32 pixels, every ten batches.
+_SCALES = (0.75, 1.25)
+_BATCHES_OF_ONE_SHAPE = 10
+
+
+class YOLOv3Model(Model):
+    """A YOLOv3 network with its targets and its way of reading predictions."""
+
+    losses = ("total", "box", "object", "class")
+
+    def __init__(self, network: YOLOv3Network, base_network: str, classes: Sequence[str], syncbn: bool) -> None:
+        self.network = network
+        self.classes = list(classes)
+        self.base_network = base_network
+        self.syncbn = syncbn
+        self.name = f"yolo3_{base_network}_custom"
+        self._grid: Callable[[tuple[int, int]], Grid] = lru_cache(maxsize=None)(grid)
+
+    def training_block(self) -> tuple[Any, Sequence[str]]:
+        return YOLOv3Training(self.network), YOLOv3Training.inputs
+
+    def training_inputs(self, batch: Batch) -> Inputs:
+        layout = self._grid(batch.shape)
+        boxes = batch.arrays["boxes"]
+        positive, owner = assign(boxes, layout, _EXTRA_ANCHOR_IOU)
+        weight = (positive >= 0).astype(np.float32)
+        positive = np.maximum(positive, 0)
+        target = np.take_along_axis(boxes, owner[..., None], axis=1)
+        target_class = np.zeros((*owner.shape, len(self.classes)), np.float32)
+        np.put_along_axis(target_class, np.maximum(target[..., 4:], 0).astype(np.int64), 1.0, axis=-1)
+        objects = np.zeros((len(boxes), len(layout.cells)), np.float32)
+        rows, columns = np.nonzero(weight)
+        objects[rows, positive[rows, columns]] = 1.0
+        return Inputs(
+            split=[
+                batch.arrays["image"],
+                boxes,
+                positive.astype(np.float32),
+                weight,
+                np.ascontiguousarray(target[..., :4]),
+                target_class,
+                objects,
+            ],
+            shared=[layout.cells, layout.anchors, layout.strides],
+        )
+
+    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
+        ids, scores, boxes = outputs
+        scale = np.tile(batch.arrays["size"] / np.asarray(batch.shape, np.float32), (1, 2))
+        rows = np.concatenate([ids, scores, boxes * scale[:, None]], axis=-1)
+        return [row[row[:, 0] >= 0] for row in rows]
+
+    def description(self) -> dict[str, Any]:
+        return {"base_network": self.base_network, "syncbn": self.syncbn}
+
+    def interface(self) -> dict[str, Any]:
+        return {
+            "resize": "stretched to width x height, whatever the aspect ratio",
+            "outputs": [
+                {"name": "ids", "shape": ["batch", 100, 1], "meaning": "class id; -1: no detection in this row"},
+                {"name": "scores", "shape": ["batch", 100, 1], "meaning": "0 to 1, falling"},
+                {"name": "boxes", "shape": ["batch", 100, 4], "meaning": "x1, y1, x2, y2 in pixels of the input"},
+            ],
+        }
+
+
+class YOLOv3Task(DetectionTask[YOLOv3Config]):
+    """YOLOv3 by configuration."""
+
+    name = "yolov3"
+
+    def training_transform(self, samples: Sequence[Sample]) -> Transform:
+        return TrainingTransform(most_objects(samples))
+
+    def evaluation_transform(self) -> Transform:
+        return StretchEvaluation(1)
+
+    def training_shapes(self, model: Model) -> Callable[[int, int], tuple[int, int]]:
+        if self.config.train.no_random_shape:
+            return super().training_shapes(model)
+        return RandomShapes(self.shape, self.config.train.seed)
+
+    def build(self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None) -> YOLOv3Model:
+        config = self.config
+        transferred = False
+        base_network, syncbn = config.model.base_network, config.model.syncbn
+        if checkpoint:
+            base_network, syncbn = checkpoint["model"].get("base_network"), bool(checkpoint["model"].get("syncbn"))
+            if base_network not in BASE_NETWORKS:
+                raise CheckpointError(f"the checkpoint's base network {base_network!r} is not one of {BASE_NETWORKS}")
+        sync_devices = len(contexts) if syncbn and len(contexts) > 1 else 0
+        if checkpoint:
+            network, _ = build_network(base_network, checkpoint["classes"], sync_devices)
+            initialise(network, contexts)
+            _settle(network, contexts)
+            try:
+                set_parameters(network, checkpoint["parameters"])
+            except (KeyError, ValueError, AssertionError, mx.MXNetError) as error:
+                raise CheckpointError(f"the checkpoint's parameters do not fit its network: {error}") from None
+        elif config.model.use_pretrained:
+            dataset = config.model.transfer_dataset
+            network, _ = build_network(base_network, _published_classes(dataset), sync_devices)
+            _load(network, f"yolo3_{base_network}_{dataset}", contexts)
+            transferred = True
+        else:
+            network, backbone = build_network(base_network, classes, sync_devices)
+            initialise(network, contexts)
+            if config.train.pretrained_base:
+                _load(backbone, base_network, contexts)
+            _settle(network, contexts)
+            set_priors(network, contexts)
+        if (checkpoint or transferred) and list(network.classes) != list(classes):
+            known = transfer_classes(network, classes, contexts)
+            log.info("Classes known from before: %s", ", ".join(known) or "none (boxes and objectness are kept)")
+        if transferred:
+            for head in head_layers(network):
+                head.weight.lr_mult = head.bias.lr_mult = config.train.output_lr_mult
+        return YOLOv3Model(network, base_network, classes, syncbn)
+
+
+class RandomShapes:
+    """Input size by epoch and batch: multiples of 32 around the configured one, the same for ten batches."""
+
+    def __init__(self, shape: tuple[int, int], seed: int) -> None:
+        factors = np.arange(_SCALES[0], _SCALES[1] + 1e-6, 32 / max(shape)).tolist()
+        self.choices = sorted({(_multiple(shape[0] * f), _multiple(shape[1] * f)) for f in factors} | {shape})
+        self._seed = seed
+
+    def __call__(self, epoch: int, batch: int) -> tuple[int, int]:
+        rng = np.random.default_rng([self._seed, epoch, batch // _BATCHES_OF_ONE_SHAPE])
+        return self.choices[rng.integers(len(self.choices))]
+
+
+def _multiple(length: float) -> int:
+    return max(round(length / 32), 2) * 32
+
+
+def _published_classes(dataset: str) -> list[str]:
+    from gluoncv.data import COCODetection, VOCDetection
+
+    return list((COCODetection if dataset == "coco" else VOCDetection).CLASSES)
+
+
+def _settle(network: YOLOv3Network, contexts: Sequence[Any]) -> None:
+    """Run one small image through, so that every parameter has its shape."""
+    network(mx.nd.zeros((1, 3, 64, 64), ctx=contexts[0]))
+
+
+def _load(network: Any, name: str, contexts: Sequence[Any]) -> None:
+    path = find_parameters(name)
+    try:
+        network.load_parameters(str(path), ctx=list(contexts), ignore_extra=True)
+    except (AssertionError, ValueError, KeyError, OSError, mx.MXNetError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PretrainedError(f"{path}: its parameters do not fit {name}: {reason}") from None
