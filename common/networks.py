@@ -36,6 +36,7 @@ __all__ = [
     "base_features",
     "base_network",
     "embedding_dimension",
+    "freeze",
     "initialize",
     "load_pretrained",
     "parameters_name",
@@ -280,3 +281,14 @@ def set_no_weight_decay(network: nn.HybridBlock) -> None:
     for name, parameter in network._collect_params_with_prefix().items():
         if name.rsplit(".", 1)[-1] in ("bias", "gamma", "beta"):
             parameter.wd_mult = 0.0
+
+
+def freeze(network: nn.HybridBlock) -> None:
+    """Make a network a constant even within a training graph: no gradients, dropout or new statistics."""
+    for parameter in network.collect_params().values():
+        parameter.grad_req = "null"
+    for block in _descendants(network):
+        if isinstance(block, nn.BatchNorm):
+            block._kwargs["use_global_stats"] = True
+        elif isinstance(block, nn.Dropout):
+            block._rate = 0
