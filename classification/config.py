@@ -1,0 +1,13 @@
+"""The configuration of image classification."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+
+from common.network_config import NetworkConfig
+
+
+class ClassificationConfig(NetworkConfig):
+    """An image classification job: the classes are the folders of the training set."""
+
+    model_config = ConfigDict(title="Classification")

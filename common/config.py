@@ -1,0 +1,358 @@
+"""The configuration of a job: what all tasks share, and reading a file into a task's configuration.
+
+An attribute path equals the path in the JSON file: `config.train.lr` is `{"train": {"lr": ...}}`. The
+description of a field is its documentation: the tables of the READMEs and the JSON Schemas are generated from
+it (`zh` is Chinese). A task derives its own classes; the `_key` functions take the defaults that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from common.config_errors import explain, known_part
+from common.config_json import apply_overrides, read_json_object
+from common.config_keys import one_line, sections
+from common.errors import ConfigurationError
+from common.values import Epochs, Folder, FolderName, Gpus, Number, OptionalFolderName, Whole, one_of
+
+
+def key(default: Any, english: str, chinese: str, **limits: Any) -> Any:
+    """A key of a section: its default, what it means in both languages, and its range (ge, gt, le, lt)."""
+    return Field(default, description=english, json_schema_extra={"zh": chinese}, **limits)
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Values that are all allowed, but not together: `reason` follows the value of the first of `keys`."""
+
+    keys: tuple[str, ...]
+    reason: str
+
+
+class Section(BaseModel):
+    """A part of a configuration: it never changes and knows no other keys than its fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Values of this section that do not go together."""
+        yield from ()
+
+
+def data_root_key(default: str) -> Any:
+    """The key dataset.data_root with a task's default."""
+    return key(Path(default), "Root folder of the data.", "训练数据根目录。")
+
+
+def train_dir_key(default: str) -> Any:
+    """The key dataset.train_dir with a task's default."""
+    return key(
+        default,
+        "Folder of the training set, relative to dataset.data_root.",
+        "训练集文件夹，相对于 dataset.data_root。",
+    )
+
+
+def valid_dir_key(default: str) -> Any:
+    """The key dataset.valid_dir with a task's default."""
+    return key(
+        default,
+        'Folder of the validation set, relative to dataset.data_root; null or "": none. The default holds '
+        "only where the configuration names no folder and no size above 0, and the folder exists; otherwise "
+        "absent means none.",
+        '验证集文件夹，相对于 dataset.data_root；null 或 "" 表示没有。仅当配置未指定任何文件夹和'
+        "大于 0 的比例、且该文件夹存在时默认值才生效，否则不写即表示没有。",
+    )
+
+
+def test_dir_key(default: str) -> Any:
+    """The key dataset.test_dir with a task's default."""
+    return key(
+        default,
+        "Folder of the test set, relative to dataset.data_root; null, absent and default as for "
+        "dataset.valid_dir.",
+        "测试集文件夹，相对于 dataset.data_root；null、不写和默认值的含义与 dataset.valid_dir 相同。",
+    )
+
+
+def batch_size_key(default: int) -> Any:
+    """The key train.batch_size with a task's default."""
+    return key(
+        default, "Images of a batch, over all GPUs together.", "批大小，所有 GPU 合计。", ge=1, le=65536
+    )
+
+
+def learning_rate_key(default: float) -> Any:
+    """The key train.lr with a task's default."""
+    return key(default, "Learning rate after the warm-up.", "学习率（预热之后）。", gt=0, le=100)
+
+
+class DatasetConfig(Section):
+    """Where the data is. A task gives the defaults of the folders."""
+
+    data_root: Folder
+    train_dir: FolderName
+    valid_dir: OptionalFolderName
+    test_dir: OptionalFolderName
+    valid_size: Number = key(
+        0.0,
+        "Share of the training set that becomes the validation set, the same files every time; counts where "
+        "there is no dataset.valid_dir. The sum with dataset.test_size stays below 1.",
+        "从训练集中划分为验证集的比例，每次划分相同；仅当没有 dataset.valid_dir 时生效。"
+        "与 dataset.test_size 之和必须小于 1。",
+        ge=0,
+        lt=1,
+    )
+    test_size: Number = key(
+        0.0,
+        "Share of the training set that becomes the test set, the same files every time; counts where "
+        "there is no dataset.test_dir.",
+        "从训练集中划分为测试集的比例，每次划分相同；仅当没有 dataset.test_dir 时生效。",
+        ge=0,
+        lt=1,
+    )
+
+    @model_validator(mode="after")
+    def _absent_means_none(self) -> DatasetConfig:
+        """A configuration that says anything about the sets says all: what it leaves out is not there."""
+        named = self.model_fields_set & {"train_dir", "valid_dir", "test_dir"}
+        if named or self.valid_size > 0 or self.test_size > 0:
+            for name in {"valid_dir", "test_dir"} - self.model_fields_set:
+                object.__setattr__(self, name, None)  # The model is frozen only once it is made.
+        return self
+
+    def is_default(self, name: str) -> bool:
+        """Whether the folder `name` ("valid_dir", ...) is only a default: null if there is no such folder."""
+        return name not in self.model_fields_set and getattr(self, name) is not None
+
+    @property
+    def valid_share(self) -> float:
+        """Share of the training set to split off for validation: 0 where there is a folder of its own."""
+        return self.valid_size if self.valid_dir is None else 0.0
+
+    @property
+    def test_share(self) -> float:
+        """Share of the training set to split off for the test: 0 where there is a folder of its own."""
+        return self.test_size if self.test_dir is None else 0.0
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """No training set is left."""
+        if self.valid_size + self.test_size >= 1:
+            yield Conflict(
+                ("dataset.valid_size", "dataset.test_size"),
+                f"and dataset.test_size {self.test_size:g} leave nothing to train on: "
+                "their sum must be below 1",
+            )
+
+
+class TrainConfig(Section):
+    """How to train. A task gives the defaults of batch_size and lr."""
+
+    batch_size: Whole
+    epochs: Whole = key(
+        100,
+        "Epochs of a whole training, numbered from 0 to epochs - 1.",
+        "训练轮数，编号从 0 到 epochs - 1。",
+        ge=1,
+        le=1_000_000,
+    )
+    lr: Number
+    lr_mode: Annotated[str, one_of("step", "poly", "cosine")] = key(
+        "step",
+        "How the learning rate falls: in steps, with (1 - t)² or with half a cosine.",
+        "学习率衰减模式：阶梯、(1 - t)² 或半个余弦。",
+    )
+    lr_decay: Number = key(
+        0.1,
+        "Factor of a step of the learning rate (lr_mode step).",
+        "学习率衰减系数（lr_mode 为 step 时生效）。",
+        gt=0,
+        le=1,
+    )
+    lr_decay_epoch: Epochs = key(
+        (25, 50, 75),
+        'Epochs at whose beginning the rate steps (lr_mode step): text such as "25,50,75", or a list.',
+        '学习率衰减的轮次（lr_mode 为 step 时生效）：文本，如 "25,50,75"，或列表。',
+    )
+    lr_decay_period: Whole = key(
+        0,
+        "Above 0: a step every so many epochs instead of train.lr_decay_epoch.",
+        "大于 0 时：每隔这么多轮衰减一次，取代 train.lr_decay_epoch。",
+        ge=0,
+        le=1_000_000,
+    )
+    warmup_lr: Number = key(
+        0.0, "Learning rate at the beginning of the warm-up.", "预热起始学习率。", ge=0, le=100
+    )
+    warmup_epochs: Number = key(
+        0.0,
+        "Epochs of linear warm-up, at most train.epochs.",
+        "线性预热的轮数，不超过 train.epochs。",
+        ge=0,
+        le=1_000_000,
+    )
+    num_workers: Whole = key(
+        16,
+        "Processes that decode and augment images; 0: in the training process itself.",
+        "解码与增强图像的进程数；0 表示在训练进程内完成。",
+        ge=0,
+        le=512,
+    )
+    momentum: Number = key(
+        0.9, "Momentum of the optimizers that have one.", "动量（仅对有动量的优化器生效）。", ge=0, lt=1
+    )
+    wd: Number = key(0.0001, "Weight decay.", "权重衰减。", ge=0, le=10)
+    start_epoch: Whole = key(
+        0,
+        "The first epoch's number: epochs start_epoch to epochs - 1 are trained, each at its learning rate.",
+        "起始轮次编号：训练编号为 start_epoch 到 epochs - 1 的各轮，学习率按轮次编号取值。",
+        ge=0,
+        le=1_000_000,
+    )
+    log_interval: Whole = key(
+        50,
+        "Batches between two lines of the log; 0: none between epochs.",
+        "日志间隔（批数）；0 表示轮内不输出。",
+        ge=0,
+        le=10**9,
+    )
+    output_lr_mult: Number = key(
+        0.1,
+        "Learning rate multiplier of the last layers when trained by transfer.",
+        "迁移学习时最后几层的学习率倍数。",
+        ge=0,
+        le=1000,
+    )
+    early_stop_patience: Whole = key(
+        -1,
+        "Epochs without improvement after which training stops; negative: never.",
+        "验证指标连续多少轮没有提升即提前停止；负数表示不提前停止。",
+        ge=-1_000_000,
+        le=1_000_000,
+    )
+    early_stop_min_delta: Number = key(
+        0.001,
+        "Changes of the metric smaller than this are no improvement.",
+        "小于该值的指标变化不算提升。",
+        ge=0,
+    )
+    early_stop_baseline: Number = key(
+        0.0,
+        "Training does not stop early before the metric has reached this.",
+        "指标达到该值之前不会提前停止。",
+    )
+    early_stop_max_value: Number = key(
+        1.0, "Training stops at once when the metric reaches this.", "指标达到该值时立即停止训练。"
+    )
+    seed: Whole = key(
+        0,
+        "Seed of everything random: the same seed, the same run.",
+        "随机种子：相同种子得到相同的训练。",
+        ge=0,
+        le=2**31 - 1,
+    )
+
+    def first_epoch(self, loaded: bool) -> int:
+        """Number of the first epoch of a run that starts afresh or, if `loaded`, from a given checkpoint."""
+        return self.start_epoch
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """No epoch is left, or none after the warm-up has begun."""
+        if self.start_epoch >= self.epochs:
+            yield Conflict(
+                ("train.start_epoch", "train.epochs"),
+                f"leaves no epoch to train: it must be below train.epochs ({self.epochs})",
+            )
+        if self.warmup_epochs > self.epochs:
+            yield Conflict(
+                ("train.warmup_epochs", "train.epochs"),
+                f"is longer than the training: it must be at most train.epochs ({self.epochs})",
+            )
+
+
+class ValidConfig(Section):
+    """How to validate."""
+
+    interval: Whole = key(1, "Epochs between two validations.", "每隔多少轮验证一次。", ge=1, le=1_000_000)
+
+
+class JobConfig(Section):
+    """The configuration of a job; a task narrows the sections and adds its `model`."""
+
+    log_dir: Folder = Field(
+        description="Folder for logs and results; made if it does not exist.",
+        json_schema_extra={"zh": "日志和结果保存目录，不存在时自动创建。"},
+    )
+    dataset: DatasetConfig
+    gpus: Gpus = key(
+        (0,),
+        "Ids of the GPUs to train on; [] trains on the CPU.",
+        "训练使用的 GPU 编号；[] 表示用 CPU 训练。",
+    )
+    model: Section
+    train: TrainConfig
+    valid: ValidConfig
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Conflicts of all sections and between them."""
+        for section in sections(type(self)):
+            yield from getattr(self, section).conflicts()
+        if self.train.batch_size < len(self.gpus):
+            yield Conflict(
+                ("train.batch_size", "gpus"),
+                f"is too small for {len(self.gpus)} GPUs: every one of gpus needs an image of the batch",
+            )
+
+    @model_validator(mode="after")
+    def _agree(self) -> JobConfig:
+        found = tuple(self.conflicts())
+        if found:
+            told = "; ".join(f"{conflict.keys[0]} {conflict.reason}" for conflict in found)
+            raise PydanticCustomError("conflict", "{told}", {"told": told, "conflicts": found})
+        return self
+
+
+C = TypeVar("C", bound=JobConfig)
+
+
+def read_configuration(
+    config_class: type[C], path: Path, overrides: Sequence[str] = (), ignored: Collection[str] = ()
+) -> C:
+    """The configuration in the JSON file `path`, with KEY=VALUE `overrides` in place of single keys.
+
+    ignored: sections that have no effect in this job ("model" with --load); they keep their defaults, unread.
+    Raises ConfigurationError with a line for every error of the file.
+    """
+    values = read_json_object(path)
+    errors = apply_overrides(values, overrides)
+    considered = {name: value for name, value in values.items() if name not in ignored}
+    return configuration(config_class, considered, values.twice, errors)
+
+
+def configuration(
+    config_class: type[C], values: Mapping[str, Any], twice: Sequence[str] = (), errors: Sequence[str] = ()
+) -> C:
+    """The configuration that `values`, the content of a JSON file, stand for.
+
+    twice: top-level keys that the file has more than once; errors: lines to report with what is found here.
+    Raises ConfigurationError with a line for every error.
+    """
+    lines = [
+        *errors,
+        *(f"{one_line(name)}: this key stands in the file more than once; keep one" for name in twice),
+    ]
+    known, unknown = known_part(config_class, values)
+    lines += unknown
+    try:
+        config = config_class.model_validate(known)
+    except ValidationError as error:
+        lines += explain(config_class, known, error)
+    if lines:
+        raise ConfigurationError("\n".join(dict.fromkeys(lines)))
+    return config

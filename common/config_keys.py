@@ -1,0 +1,125 @@
+"""The keys of a configuration class: which there are, what each may be, and which one was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from common.values import Kind
+
+#: Names that people know from elsewhere.
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "weight_decay": "wd",
+    "workers": "num_workers",
+    "backbone": "base_network",
+    "network": "base_network",
+    "input_size": "data_shape",
+    "output_dir": "log_dir",
+    "device": "gpus",
+    "patience": "early_stop_patience",
+}
+_SCHEMAS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def one_line(text: str) -> str:
+    """`text` with what a terminal cannot show, line ends above all, written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: Any) -> str:
+    """A value of a JSON file as it stands there, on one line, shortened if it is long."""
+    try:
+        written = one_line(json.dumps(value, ensure_ascii=False))
+    except (RecursionError, ValueError, TypeError):
+        return "this value"
+    return written if len(written) <= 80 else f"{written[:70]}…{written[-8:]}"
+
+
+def sections(config_class: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Name -> model of every section ("dataset", "model", "train", ...)."""
+    return {
+        name: field.annotation
+        for name, field in config_class.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+
+
+def leaves(config_class: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Dotted path -> field of every key, in the order of the models."""
+    inner = sections(config_class)
+    found: dict[str, FieldInfo] = {}
+    for name, field in config_class.model_fields.items():
+        if name in inner:
+            found |= {f"{name}.{key}": value for key, value in inner[name].model_fields.items()}
+        else:
+            found[name] = field
+    return found
+
+
+def allowed(field: FieldInfo, chinese: bool = False) -> str:
+    """What a key takes, with its limits: "a whole number from 1 to 100"; continues "it must be"."""
+    kind = next(item for item in field.metadata if isinstance(item, Kind))
+    limits: dict[str, Any] = {}
+    for item in field.metadata:
+        for constraint, name in (
+            (annotated_types.Ge, "ge"),
+            (annotated_types.Gt, "gt"),
+            (annotated_types.Le, "le"),
+            (annotated_types.Lt, "lt"),
+        ):
+            if isinstance(item, constraint):
+                limits[name] = getattr(item, name)
+    if not limits:
+        return kind.chinese if chinese else kind.english
+    if chinese:
+        words = {"ge": "不小于 {}", "gt": "大于 {}", "le": "不大于 {}", "lt": "小于 {}"}
+        return f"{kind.chinese}，" + " 且".join(words[n].format(limits[n]) for n in words if n in limits)
+    if set(limits) == {"ge", "le"}:
+        return f"{kind.english} from {limits['ge']} to {limits['le']}"
+    words = {"ge": "of at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+    return f"{kind.english} " + " and ".join(words[n].format(limits[n]) for n in words if n in limits)
+
+
+def nearest(path: str, known: list[str]) -> str:
+    """The known dotted path that `path` was probably meant to be: the same key elsewhere, or one like it."""
+    section, _, name = path.rpartition(".")
+    name = name.casefold().replace("-", "_")
+    name = _OTHER_NAMES.get(name, name)
+
+    def likeness(candidate: str) -> float:
+        at, _, key = candidate.rpartition(".")
+        alike = difflib.SequenceMatcher(None, name, key).ratio()
+        joined = difflib.SequenceMatcher(None, name, candidate.replace(".", "_")).ratio()
+        return max(alike, joined) + (0.1 if at == section else 0.0)
+
+    return max(known, key=likeness)
+
+
+@lru_cache(maxsize=1)
+def _published_keys() -> dict[str, set[str]]:
+    """Dotted path -> titles of the configurations that have this key, from the schemas in `configs`."""
+    found: dict[str, set[str]] = {}
+    for file in sorted(_SCHEMAS.glob("*.schema.json")):
+        try:
+            schema = json.loads(file.read_text(encoding="utf-8"))
+            definitions = schema["properties"]
+            for name, definition in definitions.items():
+                inner = definition.get("properties", {})
+                for path in [f"{name}.{key}" for key in inner] or [name]:
+                    found.setdefault(path, set()).add(schema["title"])
+        except (OSError, ValueError, KeyError, AttributeError):
+            continue  # Only a hint is lost.
+    return found
+
+
+def owners(path: str) -> list[str]:
+    """Titles of other configurations of this project that have the key `path`."""
+    return sorted(_published_keys().get(path, ()))

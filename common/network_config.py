@@ -1,0 +1,212 @@
+"""The configuration of jobs that put a head of their own on a base network of `common.network_names`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from common.config import (
+    Conflict,
+    DatasetConfig,
+    JobConfig,
+    Section,
+    TrainConfig,
+    ValidConfig,
+    batch_size_key,
+    data_root_key,
+    key,
+    learning_rate_key,
+    test_dir_key,
+    train_dir_key,
+    valid_dir_key,
+)
+from common.network_names import BASE_NETWORKS, SMALLEST_SIZE, variant_problems
+from common.values import (
+    Flag,
+    Folder,
+    FolderName,
+    Kind,
+    Number,
+    OptionalFolderName,
+    Whole,
+    is_null,
+    one_of,
+    refuse,
+    text,
+)
+
+#: Optimizers of MXNet ("groupadagrad", for sparse gradients alone, and "test" are left out), and AdamW.
+OPTIMIZERS = (
+    *("adadelta", "adagrad", "adam", "adamax", "adamw", "ccsgd", "dcasgd", "ftml", "ftrl", "lamb", "lars"),
+    *("lbsgd", "nadam", "nag", "rmsprop", "sgd", "sgld", "signum"),
+)
+
+
+def _teacher(value: Any) -> str | None:
+    if is_null(value):
+        return None
+    given = text(value)
+    if given.casefold() in BASE_NETWORKS:
+        return given.casefold()
+    if not given.endswith(".pkl"):
+        raise refuse()
+    return given
+
+
+Teacher = Annotated[
+    str | None,
+    Kind(
+        _teacher,
+        "null, the name of a base network (see model.base_network) or the path of a checkpoint (*.pkl)",
+        "null、骨干网络名称（见 model.base_network）或检查点文件（*.pkl）的路径",
+        schema={"type": ["string", "null"]},
+    ),
+]
+
+
+class NetworkDatasetConfig(DatasetConfig):
+    """Where the images are."""
+
+    data_root: Folder = data_root_key("/data/aios/data/cls")
+    train_dir: FolderName = train_dir_key("classification_train")
+    valid_dir: OptionalFolderName = valid_dir_key("classification_valid")
+    test_dir: OptionalFolderName = test_dir_key("classification_test")
+
+
+class NetworkModelConfig(Section):
+    """The base network and its variants."""
+
+    base_network: Annotated[str, one_of(*BASE_NETWORKS)] = key("resnet50_v1", "Base network.", "骨干网络。")
+    use_pretrained: Flag = key(True, "Start from ImageNet parameters.", "使用 ImageNet 预训练参数。")
+    use_gn: Flag = key(
+        False,
+        "GroupNorm instead of BatchNorm (an error for a network without it).",
+        "用 GroupNorm 代替 BatchNorm（骨干网络没有此变体时报错）。",
+    )
+    batch_norm: Flag = key(
+        False,
+        "BatchNorm in a vgg network (an error for the others).",
+        "在 vgg 网络中使用 BatchNorm（其他网络报错）。",
+    )
+    use_se: Flag = key(
+        False,
+        "Squeeze-and-excite in a resnet (an error for a network without it).",
+        "在 resnet 中使用 Squeeze-and-Excite（骨干网络没有此变体时报错）。",
+    )
+    last_gamma: Flag = key(
+        False,
+        "The last gamma of every residual block starts at zero (an error for a network without it).",
+        "每个残差块最后的 gamma 初始化为零（骨干网络没有此变体时报错）。",
+    )
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Variants that the network does not have."""
+        problems = variant_problems(
+            self.base_network,
+            use_gn=self.use_gn,
+            batch_norm=self.batch_norm,
+            use_se=self.use_se,
+            last_gamma=self.last_gamma,
+        )
+        for option, problem in problems.items():
+            yield Conflict((f"model.{option}", "model.base_network"), f"cannot be: {problem}")
+
+
+class NetworkTrainConfig(TrainConfig):
+    """How to train a base network."""
+
+    batch_size: Whole = batch_size_key(64)
+    lr: Number = learning_rate_key(0.035)
+    input_width: Whole = key(
+        224, "Width of the network's input.", "模型输入宽度。", ge=SMALLEST_SIZE, le=4096
+    )
+    input_height: Whole = key(
+        224, "Height of the network's input.", "模型输入高度。", ge=SMALLEST_SIZE, le=4096
+    )
+    optimizer: Annotated[str, one_of(*OPTIMIZERS)] = key("adam", "Optimizer.", "优化器。")
+    dtype: Annotated[str, one_of("float32", "float16", "bfloat16")] = key(
+        "float32",
+        "Precision: float16 on GPUs alone; bfloat16 is mixed precision on the CPU.",
+        "精度：float16 仅用于 GPU；bfloat16 为 CPU 上的混合精度。",
+    )
+    mode: Annotated[str, one_of("hybrid", "imperative")] = key(
+        "hybrid", "Compiled (hybrid) or step by step.", "编译执行（hybrid）或逐步执行（imperative）。"
+    )
+    teacher: Teacher = key(
+        None,
+        "Distillation from this network or checkpoint; null: none.",
+        "蒸馏使用的教师网络或检查点；null 表示不蒸馏。",
+    )
+    hard_weight: Number = key(
+        0.5,
+        "Weight of the annotations against the teacher's answers.",
+        "标注相对于教师网络输出的权重。",
+        ge=0,
+        le=1,
+    )
+    temperature: Number = key(20.0, "Softening of the teacher's answers.", "蒸馏温度。", gt=0, le=1000)
+    mixup: Flag = key(False, "Train on mixtures of two images.", "使用 mixup（混合两张图像）。")
+    mixup_alpha: Number = key(
+        0.2,
+        "Mixture ratios are drawn from Beta(alpha, alpha).",
+        "混合比例服从 Beta(alpha, alpha)。",
+        gt=0,
+        le=100,
+    )
+    mixup_off_epoch: Whole = key(
+        0, "No mixup in the last so many epochs.", "最后多少轮不使用 mixup。", ge=0, le=1_000_000
+    )
+    label_smoothing: Flag = key(False, "Soften the classes of the annotations by 0.1.", "标签平滑（0.1）。")
+    no_wd: Flag = key(
+        False, "No weight decay on biases, gamma and beta.", "偏置、gamma 和 beta 不做权重衰减。"
+    )
+    resume_epoch: Whole = key(
+        0,
+        "The first epoch's number of a run with --load, where it is above train.start_epoch.",
+        "使用 --load 迭代训练时的起始轮次编号（大于 train.start_epoch 时生效）。",
+        ge=0,
+        le=1_000_000,
+    )
+    transfer_lr_mult: Number = key(
+        0.01,
+        "Learning rate multiplier of the pretrained layers.",
+        "预训练层的学习率倍数。",
+        ge=0,
+        le=1000,
+    )
+
+    def first_epoch(self, loaded: bool) -> int:
+        """Number of the first epoch of a run that starts afresh or, if `loaded`, from a given checkpoint."""
+        return max(self.start_epoch, self.resume_epoch) if loaded else self.start_epoch
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Those of every training, and no epoch to resume at."""
+        yield from super().conflicts()
+        if self.resume_epoch >= self.epochs:
+            yield Conflict(
+                ("train.resume_epoch", "train.epochs"),
+                f"leaves no epoch to train: it must be below train.epochs ({self.epochs})",
+            )
+
+
+class NetworkConfig(JobConfig):
+    """What the configurations of all such jobs share."""
+
+    dataset: NetworkDatasetConfig = Field(default_factory=NetworkDatasetConfig)
+    model: NetworkModelConfig = Field(default_factory=NetworkModelConfig)
+    train: NetworkTrainConfig = Field(default_factory=NetworkTrainConfig)
+    valid: ValidConfig = Field(default_factory=ValidConfig)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Those of every job, and a precision that the devices do not have."""
+        yield from super().conflicts()
+        if self.train.dtype == "float16" and not self.gpus:
+            yield Conflict(
+                ("train.dtype", "gpus"), "needs GPUs, and gpus is []: on the CPU take float32 or bfloat16"
+            )
+        if self.train.dtype == "bfloat16" and self.gpus:
+            yield Conflict(
+                ("train.dtype", "gpus"), "is for the CPU (gpus []): on GPUs take float32 or float16"
+            )

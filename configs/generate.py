@@ -1,0 +1,125 @@
+"""Write what follows from the configuration classes: JSON Schemas, and the tables of keys in the READMEs.
+
+    python3 configs/generate.py           # rewrite what is outdated
+    python3 configs/generate.py --check   # say what is outdated; exit status 1 if anything is
+
+A table stands between `<!-- keys:NAME -->` and `<!-- /keys -->`; a README without such marks is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pydantic.fields import FieldInfo  # noqa: E402
+
+from classification.config import ClassificationConfig  # noqa: E402
+from common.config import JobConfig  # noqa: E402
+from common.config_keys import allowed, leaves, sections  # noqa: E402
+from common.files import replacing  # noqa: E402
+from detect.config import CenterNetConfig, YOLOv3Config  # noqa: E402
+from landmark.config import LandmarkConfig  # noqa: E402
+from reid.config import ReIDConfig  # noqa: E402
+
+#: Name of a table -> configuration class, stem of its files in configs/.
+CONFIGURATIONS: dict[str, tuple[type[JobConfig], str]] = {
+    "yolov3": (YOLOv3Config, "detect_yolov3"),
+    "center_net": (CenterNetConfig, "detect_center_net"),
+    "classification": (ClassificationConfig, "image_classification"),
+    "reid": (ReIDConfig, "reid"),
+    "landmark": (LandmarkConfig, "landmark"),
+}
+READMES = {"README.md": False, "README_zh.md": True}
+_TABLE = re.compile(r"(<!-- keys:(\w+) -->\n).*?(<!-- /keys -->)", re.DOTALL)
+
+
+def schema(config_class: type[JobConfig]) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a configuration file, text forms of values included, no references."""
+    made = config_class.model_json_schema()
+    definitions = made.pop("$defs")
+    for name in sections(config_class):
+        reference = made["properties"][name].pop("$ref")
+        made["properties"][name] |= definitions[reference.rpartition("/")[2]]
+    made["properties"] = {"$schema": {"type": "string"}} | made["properties"]
+    for path in leaves(config_class):
+        section, _, name = path.rpartition(".")
+        entry = (made["properties"][section] if section else made)["properties"][name]
+        entry.pop("title", None)
+        entry.pop("zh", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
+
+def _default(field: FieldInfo, chinese: bool) -> str:
+    if field.is_required():
+        return "必填" if chinese else "required"
+    value = field.get_default(call_default_factory=True)
+    return f"`{json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)}`"
+
+
+def table(config_class: type[JobConfig], chinese: bool = False) -> str:
+    """A Markdown table of all keys: path, default, what is allowed, meaning."""
+    head = ("参数名", "默认值", "取值", "说明") if chinese else ("key", "default", "allowed", "meaning")
+    rows = [head, ("---",) * 4]
+    for path, field in leaves(config_class).items():
+        extra = field.json_schema_extra
+        meaning = extra["zh"] if chinese and isinstance(extra, dict) else field.description
+        rows.append((path, _default(field, chinese), allowed(field, chinese), str(meaning)))
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+
+
+def rewritten(readme: str, chinese: bool) -> str:
+    """The text of a README with its tables as they should be; ValueError for a table of an unknown name."""
+
+    def replaced(match: re.Match[str]) -> str:
+        if match[2] not in CONFIGURATIONS:
+            raise ValueError(f"keys:{match[2]} is not one of {', '.join(CONFIGURATIONS)}")
+        return f"{match[1]}{table(CONFIGURATIONS[match[2]][0], chinese)}{match[3]}"
+
+    return _TABLE.sub(replaced, readme)
+
+
+def generated(root: Path) -> dict[Path, str]:
+    """File -> the content that it should have."""
+    files = {
+        root / "configs" / f"{stem}.schema.json": json.dumps(schema(cls), ensure_ascii=False, indent=1) + "\n"
+        for cls, stem in CONFIGURATIONS.values()
+    }
+    for name, chinese in READMES.items():
+        readme = root / name
+        if readme.is_file():
+            files[readme] = rewritten(readme.read_text(encoding="utf-8"), chinese)
+    return files
+
+
+def main(argv: list[str], root: Path = ROOT) -> int:
+    """Rewrite or, with --check, only name outdated files; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description="Write JSON Schemas and README tables from the configuration classes."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 if something is outdated"
+    )
+    check = parser.parse_args(argv).check
+    files = generated(root)
+    outdated = [
+        f for f, content in files.items() if not f.is_file() or f.read_text(encoding="utf-8") != content
+    ]
+    for file in outdated:
+        if not check:
+            with replacing(file, "w") as opened:
+                opened.write(files[file])
+        print(
+            f"{file.relative_to(root)}: {'outdated; run python3 configs/generate.py' if check else 'written'}"
+        )
+    return 1 if check and outdated else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,227 @@
+"""The configurations of the detectors."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from common.config import (
+    DatasetConfig,
+    JobConfig,
+    Section,
+    TrainConfig,
+    ValidConfig,
+    batch_size_key,
+    data_root_key,
+    key,
+    learning_rate_key,
+    test_dir_key,
+    train_dir_key,
+    valid_dir_key,
+)
+from common.values import (
+    ClassNames,
+    Flag,
+    Folder,
+    FolderName,
+    Number,
+    OptionalFolderName,
+    Whole,
+    one_of,
+    one_of_numbers,
+    size,
+)
+
+
+class DetectDatasetConfig(DatasetConfig):
+    """Images with boxes."""
+
+    data_root: Folder = data_root_key("/data/aios/data/detect")
+    train_dir: FolderName = train_dir_key("detect_train")
+    valid_dir: OptionalFolderName = valid_dir_key("detect_valid")
+    test_dir: OptionalFolderName = test_dir_key("detect_test")
+    classes: ClassNames = key(
+        None,
+        "Names of the classes in the order of the ids in the annotations; null: class0, class1, ... "
+        "from the ids found.",
+        "类别名称，顺序与标注文件中的 id 对应；null 表示根据 id 生成 class0, class1, ...。",
+    )
+
+
+class DetectModelConfig(Section):
+    """What all detectors have; a detector gives its networks and the default of its input size."""
+
+    base_network: str
+    use_pretrained: Flag = key(
+        True,
+        "Start from a detector that was trained on model.transfer_dataset.",
+        "使用在 model.transfer_dataset 上训练好的检测模型。",
+    )
+    transfer_dataset: Annotated[str, one_of("coco", "voc")] = key(
+        "coco", "Data set of the pretrained detector.", "预训练检测模型使用的数据集。"
+    )
+    data_shape: tuple[int, int]
+
+
+class DetectTrainConfig(TrainConfig):
+    """How to train a detector."""
+
+    batch_size: Whole = batch_size_key(16)
+
+
+class DetectValidConfig(ValidConfig):
+    """How to judge detections."""
+
+    metric: Annotated[str, one_of("voc", "voc07")] = key(
+        "voc",
+        "Average precision: area under the curve (voc) or its mean at 11 points (voc07).",
+        "平均精度：曲线下面积（voc）或 11 点平均（voc07）。",
+    )
+    iou_thresh: Number = key(
+        0.5,
+        "Intersection over union from which a detection counts as found.",
+        "检测框与标注框匹配的交并比阈值。",
+        gt=0,
+        le=1,
+    )
+    score_thresh: Number = key(
+        0.3,
+        "Objects that score below this are left out of the result files; AP counts them.",
+        "得分低于该值的目标不写入结果文件（AP 仍计入）。",
+        ge=0,
+        le=1,
+    )
+
+
+class DetectConfig(JobConfig):
+    """What the configurations of all detectors share."""
+
+    dataset: DetectDatasetConfig = Field(default_factory=DetectDatasetConfig)
+    model: DetectModelConfig
+    train: DetectTrainConfig
+    valid: DetectValidConfig = Field(default_factory=DetectValidConfig)
+
+
+class YOLOv3ModelConfig(DetectModelConfig):
+    """The YOLOv3 network."""
+
+    base_network: Annotated[str, one_of("darknet53", "mobilenet1.0")] = key(
+        "darknet53", "Backbone.", "骨干网络。"
+    )
+    data_shape: Annotated[tuple[int, int], size(64, 4096)] = key(
+        (416, 416),
+        "Width and height of the network's input; one number for a square.",
+        "模型输入的宽和高；单个数表示正方形。",
+    )
+    syncbn: Flag = key(
+        False, "BatchNorm over the images of all GPUs instead of each GPU's own.", "跨 GPU 同步 BatchNorm。"
+    )
+    amp: Flag = key(
+        False,
+        "Mixed precision: float16 on GPUs, bfloat16 on processors that have it.",
+        "混合精度：GPU 上为 float16，支持的 CPU 上为 bfloat16。",
+    )
+
+
+class YOLOv3TrainConfig(DetectTrainConfig):
+    """How to train YOLOv3."""
+
+    lr: Number = learning_rate_key(0.001)
+    pretrained_base: Flag = key(
+        False,
+        "Backbone with ImageNet parameters; counts only when model.use_pretrained is false.",
+        "骨干网络使用 ImageNet 预训练参数；仅当 model.use_pretrained 为 false 时生效。",
+    )
+    no_random_shape: Flag = key(
+        False,
+        "Every batch has the size model.data_shape, instead of sizes that change during the training.",
+        "所有批次都使用 model.data_shape 的尺寸，而不在训练中随机变化。",
+    )
+
+
+class YOLOv3Config(DetectConfig):
+    """A YOLOv3 job."""
+
+    model_config = ConfigDict(title="YOLOv3")
+
+    model: YOLOv3ModelConfig = Field(default_factory=YOLOv3ModelConfig)
+    train: YOLOv3TrainConfig = Field(default_factory=YOLOv3TrainConfig)
+
+
+class CenterNetModelConfig(DetectModelConfig):
+    """The CenterNet network."""
+
+    base_network: Annotated[
+        str,
+        one_of(*(f"resnet{depth}_v1b{layers}" for depth in (18, 50, 101) for layers in ("", "_dcnv2"))),
+    ] = key(
+        "resnet18_v1b_dcnv2",
+        "Backbone; _dcnv2: with deformable convolutions, which are slow on a CPU.",
+        "骨干网络；_dcnv2 表示使用可变形卷积（在 CPU 上较慢）。",
+    )
+    # The network comes down to 1/32 of its input, rounded up, and up again from there.
+    data_shape: Annotated[tuple[int, int], size(32, 4096, multiple=32)] = key(
+        (512, 512),
+        "Width and height of the network's input; one number for a square.",
+        "模型输入的宽和高；单个数表示正方形。",
+    )
+    scale: Annotated[int, one_of_numbers(2, 4, 8, 16)] = key(
+        4, "Size of the input divided by the size of the feature map.", "输入尺寸与特征图尺寸之比。"
+    )
+    topk: Whole = key(
+        100,
+        "Detections kept of an image, before NMS.",
+        "每张图像保留的检测结果数（NMS 之前）。",
+        ge=1,
+        le=10_000,
+    )
+    wh_weight: Number = key(0.1, "Weight of the loss of width and height.", "宽高损失的权重。", ge=0, le=1000)
+    center_reg_weight: Number = key(
+        1.0, "Weight of the loss of the centre's offset.", "中心点偏移损失的权重。", ge=0, le=1000
+    )
+
+
+class CenterNetTrainConfig(DetectTrainConfig):
+    """How to train CenterNet."""
+
+    lr: Number = learning_rate_key(0.01)
+    pretrained_base: Flag = key(
+        True,
+        "Backbone with ImageNet parameters; counts only when model.use_pretrained is false.",
+        "骨干网络使用 ImageNet 预训练参数；仅当 model.use_pretrained 为 false 时生效。",
+    )
+    transfer_lr_mult: Number = key(
+        0.01,
+        "Learning rate multiplier of the backbone when trained by transfer.",
+        "迁移学习时骨干网络的学习率倍数。",
+        ge=0,
+        le=1000,
+    )
+
+
+class CenterNetValidConfig(DetectValidConfig):
+    """How to detect and judge with CenterNet."""
+
+    flip_test: Flag = key(
+        True, "Average the network's output with that of the mirrored image.", "与水平翻转图像的输出取平均。"
+    )
+    nms_thresh: Number = key(
+        0.0,
+        "Overlap from which NMS drops the weaker box; 0: no NMS.",
+        "NMS 阈值；0 表示不使用 NMS。",
+        ge=0,
+        le=1,
+    )
+    nms_topk: Whole = key(400, "Candidates that NMS looks at.", "参与 NMS 的候选框数。", ge=1, le=100_000)
+    post_nms: Whole = key(100, "Detections kept after NMS.", "NMS 之后保留的检测结果数。", ge=1, le=100_000)
+
+
+class CenterNetConfig(DetectConfig):
+    """A CenterNet job."""
+
+    model_config = ConfigDict(title="CenterNet")
+
+    model: CenterNetModelConfig = Field(default_factory=CenterNetModelConfig)
+    train: CenterNetTrainConfig = Field(default_factory=CenterNetTrainConfig)
+    valid: CenterNetValidConfig = Field(default_factory=CenterNetValidConfig)
