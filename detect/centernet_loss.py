@@ -1,0 +1,80 @@
+"""CenterNet's loss ("Objects as Points", Zhou et al. 2019, section 3), computed in the network's graph."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+from mxnet import gluon
+
+from common.graph import Normalise
+from detect.centernet_network import CenterNetNetwork
+from detect.deformable import sampling
+
+# Beyond these a score's logarithm, and the gradient, would not stay finite (the paper's code and GluonCV have the same).
+_LOWEST_SCORE = 1e-4
+
+
+class CenterNetTraining(gluon.HybridBlock):
+    """Images and targets to losses, one value an image: their weighted sum, heatmap, sizes, offsets.
+
+    images (B, H, W, 3) uint8 RGB; the rest as `centernet_targets.target_layout` describes it, with B before it. The
+    means over the images are the paper's losses of the batch, which are per object of the batch: the focal loss by the
+    number of cells that are a centre, the L1 losses the mean of both coordinates (as the paper's code and GluonCV's
+    `MaskedL1Loss` have it). The parts are returned with their weights.
+
+    sampled: deformable layers are traced so that they can be trained on the CPU (see `deformable`).
+    """
+
+    inputs = ("images", "heatmap", "cells", "sizes", "offsets", "weights")
+
+    def __init__(
+        self, network: CenterNetNetwork, *, wh_weight: float = 0.1, center_reg_weight: float = 1.0, sampled: bool = False
+    ) -> None:
+        super().__init__(prefix="")
+        self.network = network
+        self.normalise = Normalise()
+        self._wh_weight, self._center_reg_weight, self._sampled = wh_weight, center_reg_weight, sampled
+
+    def hybrid_forward(
+        self, F: Any, images: Any, heatmap: Any, cells: Any, sizes: Any, offsets: Any, weights: Any
+    ) -> tuple[Any, Any, Any, Any]:
+        with sampling() if self._sampled else nullcontext():
+            predicted, size_map, offset_map = self.network.maps(F, self.normalise(images))
+        heatmap_loss = focal_loss(F, predicted, heatmap)
+        size_loss = self._wh_weight * l1_loss(F, size_map, cells, sizes, weights)
+        offset_loss = self._center_reg_weight * l1_loss(F, offset_map, cells, offsets, weights)
+        return heatmap_loss + size_loss + offset_loss, heatmap_loss, size_loss, offset_loss
+
+
+def focal_loss(F: Any, predicted: Any, target: Any, alpha: int = 2, beta: int = 4) -> Any:
+    """Focal loss (B,) of heatmaps (B, C, h, w); the mean over the images is the batch's loss per centre.
+
+    Paper, equation 1: (1 - p)^alpha log(p) where the target is 1, (1 - target)^beta p^alpha log(1 - p) elsewhere, less
+    than one centre counting as one.
+    """
+    predicted = F.clip(predicted, _LOWEST_SCORE, 1 - _LOWEST_SCORE)
+    centre = target == 1
+    # How wrong each place is: 1 - p at a centre, p elsewhere. So one logarithm serves both cases.
+    error = centre + predicted * (1 - 2 * centre)
+    weight = centre + (1 - target) ** beta
+    sums = -F.sum(F.log(1 - error) * error**alpha * weight, axis=(1, 2, 3))
+    return _per_object(F, sums, F.sum(centre))
+
+
+def l1_loss(F: Any, predicted: Any, cells: Any, target: Any, weights: Any) -> Any:
+    """L1 loss (B,) of maps (B, 2, h, w) at `cells` (B, M), of which those with weights (B, M) 1 count.
+
+    The mean over the images is the batch's mean over objects and coordinates. target (B, M, 2).
+    """
+    by_cell = predicted.reshape((0, 0, -1)).transpose((0, 2, 1))
+    images = F.cast(F.contrib.arange_like(cells, axis=0).expand_dims(1), "int32")
+    where = F.stack(F.broadcast_like(images, cells), cells, axis=0)
+    difference = F.sum(F.abs(F.gather_nd(by_cell, where) - target), axis=2)
+    return _per_object(F, F.sum(difference * weights, axis=1) / 2, F.sum(weights))
+
+
+def _per_object(F: Any, sums: Any, count: Any) -> Any:
+    """Sums by image (B,) to values whose mean is the sum of all by `count` objects (at least one)."""
+    images = F.sum(F.ones_like(sums))
+    return F.broadcast_mul(sums, images / F.clip(count, 1, 1e30))

@@ -1,0 +1,125 @@
+"""Training targets of CenterNet ("Objects as Points", Zhou et al. 2019, section 3), image by image in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+
+SCALES = (2, 4, 8, 16, 32)
+
+
+def check_scale(scale: float) -> int:
+    """The scale (input size / map size) as a whole number. Raises ValueError if no network has it."""
+    if scale not in SCALES:
+        raise ValueError(f"scale is {scale:g}; it must be one of {', '.join(map(str, SCALES))}")
+    return int(scale)
+
+
+def map_shape(shape: tuple[int, int], scale: float = 4) -> tuple[int, int]:
+    """Width and height of the network's maps for input of `shape` (width, height).
+
+    The backbone's five halvings round up, so that a map covers its input up to the next multiple of 32 pixels.
+    """
+    cells = 32 // check_scale(scale)
+    return -(-shape[0] // 32) * cells, -(-shape[1] // 32) * cells
+
+
+def target_layout(
+    class_count: int, shape: tuple[int, int], max_objects: int, scale: float = 4
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Arrays of one image that `fill_targets` fills, by name: shape and type.
+
+    shape: width and height of the input. max_objects: the most objects an image has (0 counts as 1).
+    """
+    width, height = map_shape(shape, scale)
+    objects = max(max_objects, 1)
+    return {
+        "heatmap": ((class_count, height, width), "float32"),
+        "cells": ((objects,), "int32"),
+        "sizes": ((objects, 2), "float32"),
+        "offsets": ((objects, 2), "float32"),
+        "weights": ((objects,), "float32"),
+    }
+
+
+def fill_targets(boxes: np.ndarray, out: Mapping[str, np.ndarray], scale: float = 4) -> None:
+    """Fill `out`, arrays as `target_layout` describes them, for the objects of one image.
+
+    boxes (n, 5): x1, y1, x2, y2 in input pixels and class id; rows with a negative id, and what is without area inside
+    the input, are no objects. heatmap: 1 at an object's centre, falling off as a Gaussian around it. cells: index of
+    the centre's cell (row * columns + column) with weights 1; there sizes (width, height) and offsets (x, y of the
+    centre within the cell), in cells. Unused rows are 0. Of several objects whose centres share a cell the last one
+    gives size and offset, as in GluonCV.
+
+    Raises ValueError for more objects than `out` has rows and for a class id beyond the heatmap.
+    """
+    heatmap, weights = out["heatmap"], out["weights"]
+    classes, height, width = heatmap.shape
+    for array in out.values():
+        array[...] = 0
+
+    boxes = np.asarray(boxes, np.float32)
+    corners = np.clip(boxes[:, :4] / scale, 0, (width, height, width, height)).astype(np.float32)
+    sizes = corners[:, 2:] - corners[:, :2]
+    valid = (sizes > 0).all(axis=1) & (boxes[:, 4] >= 0)
+    corners, sizes, ids = corners[valid], sizes[valid], boxes[valid, 4].astype(np.intp)
+    if not len(ids):
+        return
+    if ids.max() >= classes:
+        raise ValueError(f"class id {ids.max()} of an object; {classes} classes go up to {classes - 1}")
+    centres = (corners[:, :2] + corners[:, 2:]) / 2
+    places = np.minimum(centres.astype(np.intp), (width - 1, height - 1))
+    _draw(heatmap, ids, places, gaussian_radius(np.ceil(sizes)))
+
+    cells = places[:, 1] * width + places[:, 0]
+    # The first of the reversed order is the last object of each cell.
+    last = np.sort(len(cells) - 1 - np.unique(cells[::-1], return_index=True)[1])
+    if len(last) > len(weights):
+        raise ValueError(f"{len(last)} objects in an image; there is room for {len(weights)}")
+    rows = slice(0, len(last))
+    out["cells"][rows] = cells[last]
+    out["sizes"][rows] = sizes[last]
+    out["offsets"][rows] = (centres - places)[last]
+    weights[rows] = 1
+
+
+def gaussian_radius(sizes: np.ndarray, min_overlap: float = 0.7) -> np.ndarray:
+    """Radius in cells (n,), rounded down, of the Gaussian of objects of `sizes` (n, 2).
+
+    Corners moved by less leave an IoU of at least `min_overlap`: "CornerNet", Law & Deng 2018, 3.2, with the roots as
+    CornerNet's, CenterNet's and GluonCV's code have them (not divided by 2a), which published parameters are trained with.
+    """
+    # Products of two sides need more digits than float32 has.
+    total, area = sizes.sum(axis=1, dtype=np.float64), sizes.prod(axis=1, dtype=np.float64)
+    roots = []
+    for a, b, c in (
+        (1.0, total, area * (1 - min_overlap) / (1 + min_overlap)),
+        (4.0, 2 * total, (1 - min_overlap) * area),
+        (4 * min_overlap, -2 * min_overlap * total, (min_overlap - 1) * area),
+    ):
+        roots.append((b + np.sqrt(b * b - 4 * a * c)) / 2)
+    return np.maximum(np.min(roots, axis=0), 0).astype(np.intp)
+
+
+@lru_cache(maxsize=1024)
+def _profile(radius: int) -> np.ndarray:
+    """The Gaussian along one axis (2 * radius + 1,), read-only; the one of the plane is its product with itself."""
+    distance = np.arange(-radius, radius + 1)
+    values = np.exp(-(distance**2) / (2 * ((2 * radius + 1) / 6) ** 2)).astype(np.float32)
+    values.flags.writeable = False
+    return values
+
+
+def _draw(heatmap: np.ndarray, ids: np.ndarray, places: np.ndarray, radii: np.ndarray) -> None:
+    """Draw each object's Gaussian into the map of its class; where several meet the highest counts."""
+    _, height, width = heatmap.shape
+    for class_id, (x, y), radius in zip(ids.tolist(), places.tolist(), radii.tolist(), strict=True):
+        profile = _profile(radius)
+        left, right = max(x - radius, 0), min(x + radius + 1, width)
+        top, bottom = max(y - radius, 0), min(y + radius + 1, height)
+        across = profile[left - x + radius : right - x + radius]
+        down = profile[top - y + radius : bottom - y + radius]
+        window = heatmap[class_id, top:bottom, left:right]
+        np.maximum(window, down[:, None] * across, out=window)
