@@ -1,0 +1,124 @@
+"""Where the objects of an image end up in an input, and the drawing of the one into the other.
+
+Boxes are continuous coordinates: the pixel in column i covers [i, i + 1). Matrices are those of
+common.augment.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from common.samples import Sample
+
+from common import augment, images
+
+# Crops of YOLOv3's training: the share of every visible box that must be inside, drawn evenly; 1 stands for
+# no crop.
+_CROP_LEVELS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+_CROP_TRIALS = 12
+
+
+def draw_sample(sample: Sample, matrix: np.ndarray, fill: tuple[int, int, int], out: np.ndarray) -> None:
+    """Decode a sample's image and draw it into `out` (H, W, 3); `matrix` maps original pixels to those of `out`.
+
+    Raises images.ImageError if the file cannot be decoded or is not the image that was there when the set was
+    read.
+    """
+    scale_x, scale_y = augment.stretch(matrix)
+    wanted = (
+        max(1, min(sample.width, math.ceil(sample.width * scale_x))),
+        max(1, min(sample.height, math.ceil(sample.height * scale_y))),
+    )
+    pixels, (width, height) = images.decode(sample.image, wanted)
+    if (width, height) != (sample.width, sample.height):
+        raise images.ImageError(
+            sample.image,
+            f"is {width}x{height} now and was {sample.width}x{sample.height} when the set was read",
+        )
+    if pixels.shape[:2] != (height, width):
+        reduced = augment.scaling(width / pixels.shape[1], height / pixels.shape[0])
+        matrix = augment.compose(reduced, matrix)
+    augment.warp(pixels, matrix, (out.shape[1], out.shape[0]), fill, out)
+
+
+def visible_objects(
+    annotation: np.ndarray, matrix: np.ndarray, size: tuple[int, int], min_visible: float
+) -> np.ndarray:
+    """Objects (n, 5: id, x1, y1, x2, y2) as they are seen in a target of `size` under an upright `matrix`.
+
+    Returns (m, 5): x1, y1, x2, y2, id, clipped; objects of which less than the share `min_visible` of the
+    area is inside are left out.
+    """
+    moved = augment.transform_boxes(annotation[:, 1:5], matrix)
+    clipped = np.clip(moved, 0, (size[0], size[1], size[0], size[1]))
+    area = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
+    whole = (moved[:, 2] - moved[:, 0]) * (moved[:, 3] - moved[:, 1])
+    seen = (area > 0) & (area >= min_visible * whole)
+    return np.concatenate([clipped, annotation[:, :1]], axis=1)[seen]
+
+
+def store_objects(objects: np.ndarray, out: np.ndarray) -> None:
+    """Write objects (n, 5) to the first rows of `out`, -1 to the others; ValueError if they do not fit."""
+    if len(objects) > len(out):
+        raise ValueError(f"{len(objects)} objects do not fit into {len(out)} rows: max_objects is too small")
+    out[: len(objects)] = objects
+    out[len(objects) :] = -1
+
+
+def choose_crop(
+    boxes: np.ndarray,
+    size: tuple[float, float],
+    rng: np.random.Generator,
+    min_scale: float,
+    max_aspect: float,
+    min_visible: float,
+) -> tuple[float, float, float, float]:
+    """A random region x1, y1, x2, y2 of a canvas of `size` that keeps boxes (n, 4), as SSD chooses it.
+
+    After "SSD: Single Shot MultiBox Detector", Liu et al. 2016: a level is drawn first, the share of its area
+    that each visible box must have inside (a box is visible from min_visible on, and one at least must be);
+    then the first of a dozen random regions that fulfils it is taken. If none does, or for the last level, it
+    is the canvas. Sides are between min_scale and 1 of the canvas, with an aspect between 1 / max_aspect and
+    max_aspect of its own.
+    """
+    width, height = size
+    canvas = (0.0, 0.0, width, height)
+    level = _CROP_LEVELS[int(rng.integers(len(_CROP_LEVELS)))]
+    if level == 1.0:
+        return canvas
+    draws = rng.random((4, _CROP_TRIALS))
+    scale = min_scale + (1.0 - min_scale) * draws[0]
+    widest = np.minimum(max_aspect, scale**-2.0)
+    narrowest = 1.0 / widest
+    aspect = np.sqrt(narrowest * (widest / narrowest) ** draws[1])
+    sides = np.stack([width * scale * aspect, height * scale / aspect])
+    low = (np.array([[width], [height]]) - sides) * draws[2:]
+    # Whole pixels: the image can then be drawn without a sub-pixel shift.
+    x1, y1 = np.floor(low)
+    x2, y2 = np.maximum(np.ceil(low + sides), (x1 + 1, y1 + 1))
+    if not len(boxes):
+        return float(x1[0]), float(y1[0]), float(x2[0]), float(y2[0])
+    left, top, right, bottom = boxes.T[:, None, :]
+    inner_width = np.minimum(right, x2[:, None]) - np.maximum(left, x1[:, None])
+    inner_height = np.minimum(bottom, y2[:, None]) - np.maximum(top, y1[:, None])
+    inside = np.maximum(inner_width, 0) * np.maximum(inner_height, 0) / ((right - left) * (bottom - top))
+    visible = inside >= max(min_visible, 1e-9)
+    fit = visible.any(axis=1) & (~visible | (inside >= level)).all(axis=1)
+    if not fit.any():
+        return canvas
+    index = int(fit.argmax())
+    return float(x1[index]), float(y1[index]), float(x2[index]), float(y2[index])
+
+
+def letterbox(width: int, height: int, shape: tuple[int, int]) -> np.ndarray:
+    """The map of an image to the middle of an input of `shape` (width, height), its aspect kept.
+
+    For square inputs that is GluonCV's (a scale of input size / longer side); for others GluonCV takes the
+    scale from the input's width alone and may cut the image off at the top and bottom, which is not done
+    here.
+    """
+    scale = min(shape[0] / width, shape[1] / height)
+    return np.array(
+        [[scale, 0.0, (shape[0] - scale * width) / 2], [0.0, scale, (shape[1] - scale * height) / 2]]
+    )

@@ -1,0 +1,307 @@
+"""How a sample of a detection set becomes arrays: training and evaluation of YOLOv3 and CenterNet.
+
+Each transform first plans its geometry as one matrix from the original image to the input, then decodes the
+image in no more pixels than that needs, and draws it once. Boxes are continuous coordinates, in input pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from common.samples import Sample
+
+from common import augment
+from detect.geometry import choose_crop, draw_sample, letterbox, store_objects, visible_objects
+
+Arrays = dict[str, np.ndarray]
+Layout = dict[str, tuple[tuple[int, ...], str]]
+
+BLACK = (0, 0, 0)
+# A mosaic may hold this many objects even if the images of a set hold few.
+_MOSAIC_OBJECTS = 100
+
+
+@dataclass(frozen=True)
+class YOLOv3Training:
+    """Expansion, a crop that keeps boxes, mirroring and colour, stretched to the input; optionally mosaics.
+
+    max_objects: most objects of any image of the set. flip, expand, crop: probabilities. max_expansion: the
+    canvas, filled with the mean colour, is up to so many times as wide and high as the image. min_crop,
+    max_aspect: see choose_crop. min_visible: the share of its area from which on an object is kept.
+    brightness, contrast and saturation are factors 1 ± so much, hue is in degrees, each with the probability
+    `colour`. mosaic: the probability of making the input of four images, each drawn in `mosaic_scale` times
+    the input size ("YOLOv4: Optimal Speed and Accuracy of Object Detection", Bochkovskiy et al. 2020).
+
+    Arrays: image (H, W, 3); boxes (rows, 5) of x1, y1, x2, y2 in input pixels and class id, unused rows -1.
+    """
+
+    max_objects: int
+    flip: float = 0.5
+    expand: float = 0.5
+    max_expansion: float = 4.0
+    crop: float = 1.0
+    min_crop: float = 0.3
+    max_aspect: float = 2.0
+    min_visible: float = 0.25
+    colour: float = 0.5
+    brightness: float = 0.25
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 18.0
+    mosaic: float = 0.0
+    mosaic_scale: tuple[float, float] = (0.4, 1.2)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the array of boxes."""
+        if not self.mosaic:
+            return max(1, self.max_objects)
+        return max(1, self.max_objects, min(4 * self.max_objects, _MOSAIC_OBJECTS))
+
+    def layout(self, shape: tuple[int, int]) -> Layout:
+        """Arrays of one sample for an input of `shape` (width, height)."""
+        return {"image": ((shape[1], shape[0], 3), "uint8"), "boxes": ((self.rows, 5), "float32")}
+
+    def __call__(
+        self,
+        sample: Sample,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+        draw: Callable[[], Sample],
+        out: Arrays,
+    ) -> None:
+        """Fill `out` at random. Raises images.ImageError if an image cannot be decoded."""
+        if self.mosaic and rng.random() < self.mosaic:
+            objects = self._mosaic(sample, shape, rng, draw, out["image"])
+        else:
+            matrix = augment.stretching(self._region(sample, rng), shape, bool(rng.random() < self.flip))
+            draw_sample(sample, matrix, augment.MEAN_COLOUR, out["image"])
+            objects = visible_objects(sample.annotation, matrix, shape, self.min_visible)
+        augment.jitter_colour(
+            out["image"],
+            rng,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            saturation=self.saturation,
+            hue=self.hue,
+            probability=self.colour,
+        )
+        store_objects(objects, out["boxes"])
+
+    def _region(self, sample: Sample, rng: np.random.Generator) -> tuple[float, float, float, float]:
+        """The part of the plane around the image that is stretched to the input, in pixels of the image."""
+        ratio = 1.0
+        if rng.random() < self.expand:
+            ratio = float(rng.uniform(1.0, self.max_expansion))
+        width, height = math.ceil(sample.width * ratio), math.ceil(sample.height * ratio)
+        shift_x, shift_y = (
+            (rng.random(2) * (width - sample.width + 1, height - sample.height + 1)).astype(int).tolist()
+        )
+        x1, y1, x2, y2 = 0.0, 0.0, float(width), float(height)
+        if rng.random() < self.crop:
+            boxes = sample.annotation[:, 1:] + (shift_x, shift_y, shift_x, shift_y)
+            x1, y1, x2, y2 = choose_crop(
+                boxes, (width, height), rng, self.min_crop, self.max_aspect, self.min_visible
+            )
+        return x1 - shift_x, y1 - shift_y, x2 - shift_x, y2 - shift_y
+
+    def _mosaic(
+        self,
+        sample: Sample,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+        draw: Callable[[], Sample],
+        image: np.ndarray,
+    ) -> np.ndarray:
+        """Draw the sample and three others into the quarters around a random centre; returns their objects.
+
+        An image whose objects would not fit into the rows is left out, its quarter stays empty: no object may
+        be seen that is not among the boxes.
+        """
+        width, height = shape
+        centre_x = int(width * rng.uniform(0.3, 0.7))
+        centre_y = int(height * rng.uniform(0.3, 0.7))
+        spans_x, spans_y = ((0, centre_x), (centre_x, width)), ((0, centre_y), (centre_y, height))
+        samples = [sample, draw(), draw(), draw()]
+        found: list[np.ndarray] = []
+        free = self.rows
+        for index, quarter in enumerate(rng.permutation(4).tolist()):
+            (x1, x2), (y1, y2) = spans_x[quarter % 2], spans_y[quarter // 2]
+            view = image[y1:y2, x1:x2]
+            matrix = self._into_quarter(samples[index], shape, (x2 - x1, y2 - y1), quarter, rng)
+            objects = visible_objects(samples[index].annotation, matrix, (x2 - x1, y2 - y1), self.min_visible)
+            if len(objects) > free:
+                augment.paint(view, augment.MEAN_COLOUR)
+                continue
+            if view.size:
+                draw_sample(samples[index], matrix, augment.MEAN_COLOUR, view)
+            free -= len(objects)
+            found.append(objects + np.array([x1, y1, x1, y1, 0]))
+        return np.concatenate(found) if found else np.empty((0, 5))
+
+    def _into_quarter(
+        self,
+        sample: Sample,
+        shape: tuple[int, int],
+        size: tuple[int, int],
+        quarter: int,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """The map of a sample's image to a quarter of a mosaic; quarters are numbered row by row.
+
+        An image larger than the quarter lies at random, a smaller one in the corner at the mosaic's centre.
+        """
+        scale = rng.uniform(*self.mosaic_scale)
+        aspect = math.sqrt(1.25) ** rng.uniform(-1.0, 1.0)
+        drawn = (max(1, round(shape[0] * scale * aspect)), max(1, round(shape[1] * scale / aspect)))
+        whole = (0.0, 0.0, float(sample.width), float(sample.height))
+        matrix = augment.stretching(whole, drawn, bool(rng.random() < self.flip))
+        shifts = []
+        for length, room, far in zip(drawn, size, (quarter % 2, quarter // 2), strict=True):
+            if length > room:
+                shifts.append(-int(rng.integers(0, length - room + 1)))
+            else:
+                shifts.append(0 if far else room - length)
+        return augment.compose(matrix, augment.translation(*shifts))
+
+
+@dataclass(frozen=True)
+class StretchEvaluation:
+    """The whole image stretched to the input, as YOLOv3 is evaluated.
+
+    max_objects: most objects of any image; 0 for arrays without boxes. Arrays: image (H, W, 3); boxes
+    (max_objects, 5) as in training; size (2,): width and height of the original.
+    """
+
+    max_objects: int = 0
+
+    def layout(self, shape: tuple[int, int]) -> Layout:
+        """Arrays of one sample for an input of `shape` (width, height)."""
+        return _evaluation_layout(shape, self.max_objects, "size", (2,))
+
+    def __call__(
+        self,
+        sample: Sample,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+        draw: Callable[[], Sample],
+        out: Arrays,
+    ) -> None:
+        """Fill `out`. Raises images.ImageError if the image cannot be decoded."""
+        matrix = augment.stretching((0.0, 0.0, float(sample.width), float(sample.height)), shape)
+        draw_sample(sample, matrix, BLACK, out["image"])
+        out["size"][:] = sample.width, sample.height
+        if self.max_objects:
+            store_objects(visible_objects(sample.annotation, matrix, shape, 0.0), out["boxes"])
+
+
+@dataclass(frozen=True)
+class CenterNetTraining:
+    """A random scale and centre, mirroring and colour ("Objects as Points", Zhou et al. 2019).
+
+    The region that is seen measures the letterboxed input's times a factor drawn from 1 - scale, … 1 + scale
+    in steps of 0.1 (the paper's range(0.6, 1.4, 0.1) for 0.4), around a random point of the image that keeps
+    up to `border` pixels from its edges. The other arguments and the arrays are those of YOLOv3Training;
+    `lighting` is the standard deviation of AlexNet's colour noise.
+    """
+
+    max_objects: int
+    flip: float = 0.5
+    scale: float = 0.4
+    border: int = 128
+    min_visible: float = 0.25
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    lighting: float = 0.1
+
+    def layout(self, shape: tuple[int, int]) -> Layout:
+        """Arrays of one sample for an input of `shape` (width, height)."""
+        rows = max(1, self.max_objects)
+        return {"image": ((shape[1], shape[0], 3), "uint8"), "boxes": ((rows, 5), "float32")}
+
+    def __call__(
+        self,
+        sample: Sample,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+        draw: Callable[[], Sample],
+        out: Arrays,
+    ) -> None:
+        """Fill `out` at random. Raises images.ImageError if the image cannot be decoded."""
+        matrix = self._view(sample, shape, rng)
+        draw_sample(sample, matrix, BLACK, out["image"])
+        augment.jitter_colour(
+            out["image"],
+            rng,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            saturation=self.saturation,
+            lighting=self.lighting,
+        )
+        store_objects(visible_objects(sample.annotation, matrix, shape, self.min_visible), out["boxes"])
+
+    def _view(self, sample: Sample, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """The map of the image to the input."""
+        steps = round(self.scale / 0.1)
+        factor = 1.0 + 0.1 * int(rng.integers(-steps, max(steps, 1 - steps)))
+        scale = min(shape[0] / sample.width, shape[1] / sample.height) / factor
+        centre = []
+        for length in (sample.width, sample.height):
+            border = _border(self.border, length)
+            centre.append(rng.uniform(border, length - border))
+        matrix = augment.compose(
+            augment.translation(-centre[0], -centre[1]),
+            augment.scaling(scale, scale),
+            augment.translation(shape[0] / 2, shape[1] / 2),
+        )
+        if rng.random() < self.flip:
+            matrix = augment.compose(matrix, augment.mirroring(shape[0]))
+        return matrix
+
+
+def _border(border: int, length: int) -> int:
+    """The greatest of border, border / 2, border / 4, … that leaves more than nothing between two of it."""
+    while length <= 2 * border:
+        border //= 2
+    return border
+
+
+@dataclass(frozen=True)
+class LetterboxEvaluation:
+    """The whole image in the middle of the input, its aspect kept, black beside it: CenterNet's evaluation.
+
+    max_objects: most objects of any image; 0 for arrays without boxes. Arrays: image (H, W, 3); boxes
+    (max_objects, 5) as in training; matrix (2, 3): the map from input pixels back to pixels of the original.
+    """
+
+    max_objects: int = 0
+
+    def layout(self, shape: tuple[int, int]) -> Layout:
+        """Arrays of one sample for an input of `shape` (width, height)."""
+        return _evaluation_layout(shape, self.max_objects, "matrix", (2, 3))
+
+    def __call__(
+        self,
+        sample: Sample,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+        draw: Callable[[], Sample],
+        out: Arrays,
+    ) -> None:
+        """Fill `out`. Raises images.ImageError if the image cannot be decoded."""
+        matrix = letterbox(sample.width, sample.height, shape)
+        draw_sample(sample, matrix, BLACK, out["image"])
+        out["matrix"][:] = augment.invert(matrix)
+        if self.max_objects:
+            store_objects(visible_objects(sample.annotation, matrix, shape, 0.0), out["boxes"])
+
+
+def _evaluation_layout(shape: tuple[int, int], max_objects: int, name: str, extra: tuple[int, ...]) -> Layout:
+    layout: Layout = {"image": ((shape[1], shape[0], 3), "uint8"), name: (extra, "float32")}
+    if max_objects:
+        layout["boxes"] = ((max_objects, 5), "float32")
+    return layout
