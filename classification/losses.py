@@ -45,7 +45,7 @@ def distillation_loss(F: Any, logits: Any, teacher_logits: Any, temperature: flo
 
 
 def mixup_share(alpha: float, seed: int, epoch: int, step: int) -> np.ndarray:
-    """Share (1,) float32 that a batch's images keep of themselves: Beta(alpha, alpha), by the other arguments."""
+    """Share (1,) float32 that the images of a batch keep of themselves: a draw from Beta(alpha, alpha)."""
     return np.array([np.random.default_rng([seed, epoch, step]).beta(alpha, alpha)], np.float32)
 
 

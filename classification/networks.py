@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import mxnet as mx
-import numpy as np
 from mxnet.gluon import nn
 
 from common.networks import Network, base_network, initialize
@@ -31,20 +30,29 @@ def transfer_classes(
     as an untrained layer's and the mean of the known biases. Returns the names that were known.
     """
     old = network.output
-    weight, bias = old.weight.data().asnumpy(), old.bias.data().asnumpy()
+    arrays = {"weight": old.weight.data().asnumpy()}
+    if old.bias is not None:
+        arrays["bias"] = old.bias.data().asnumpy()
     row = {name: index for index, name in enumerate(old_classes)}
     known = [name for name in new_classes if name in row]
-    with network.name_scope():
-        output = nn.Dense(len(new_classes), in_units=weight.shape[1], weight_initializer=mx.init.Normal(0.01))
-    output.initialize(ctx=old.weight.list_ctx())
-    new_weight = output.weight.data().asnumpy()
-    new_bias = np.full(
-        len(new_classes), bias[[row[name] for name in known]].mean() if known else 0, np.float32
+    here, there = (
+        [index for index, name in enumerate(new_classes) if name in row],
+        [row[name] for name in known],
     )
-    for index, name in enumerate(new_classes):
-        if name in row:
-            new_weight[index], new_bias[index] = weight[row[name]], bias[row[name]]
-    output.weight.set_data(mx.nd.array(new_weight))
-    output.bias.set_data(mx.nd.array(new_bias))
+    with network.name_scope():
+        output = nn.Dense(
+            len(new_classes),
+            in_units=arrays["weight"].shape[1],
+            use_bias=old.bias is not None,
+            weight_initializer=mx.init.Normal(0.01),
+        )
+    output.initialize(ctx=old.weight.list_ctx())
+    for part, values in arrays.items():
+        parameter = getattr(output, part)
+        fresh = parameter.data().asnumpy()
+        if part == "bias" and known:
+            fresh[:] = values[there].mean()
+        fresh[here] = values[there]
+        parameter.set_data(mx.nd.array(fresh))
     network.output = output
     return known

@@ -1,0 +1,126 @@
+"""The ReID network: an embedding with a BatchNorm neck, and a softmax head for training.
+
+"Bag of Tricks and a Strong Baseline for Deep Person Re-identification" (Luo et al. 2019): the triplet loss is
+taken before the neck, cross entropy behind it, and images are compared by the cosine behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mxnet as mx
+from mxnet.gluon import nn
+
+from classification.losses import cross_entropy, target_distributions
+from common.graph import Normalise
+from common.networks import base_features, embedding_dimension, initialize
+
+#: Distance by which another identity shall be further away than the own one (Luo et al. 2019).
+MARGIN = 0.3
+
+
+class EmbeddingNetwork(nn.HybridBlock):
+    """Normalised images (B, 3, H, W) to embeddings (B, D) of length 1, to be compared by their cosine.
+
+    `output` (the identities of training) is no part of that graph, and so not of an exported model.
+    """
+
+    def __init__(self, name: str, identities: int, **variants: bool) -> None:
+        super().__init__()
+        width = embedding_dimension(name)
+        with self.name_scope():
+            self.features = base_features(name, **variants)
+            # Without a shift, so that the classes' boundaries go through the origin and cosines tell them
+            # apart.
+            self.neck = nn.BatchNorm(center=False, in_channels=width)
+            self.output = nn.Dense(
+                identities, in_units=width, use_bias=False, weight_initializer=mx.init.Normal(0.01)
+            )
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return F.L2Normalization(self.neck(self.features(x)))
+
+    def training_parts(self, x: Any) -> tuple[Any, Any]:
+        """The embedding before the neck (B, D), and the logits of the identities (B, identities)."""
+        embedding = self.features(x)
+        return embedding, self.output(self.neck(embedding))
+
+
+def build_embedding(
+    name: str, identities: int, contexts: Sequence[Any], **variants: bool
+) -> EmbeddingNetwork:
+    """The network with random parameters; options and errors of `common.networks.base_features`."""
+    network = EmbeddingNetwork(name, identities, **variants)
+    initialize(network, contexts)
+    return network
+
+
+class EmbeddingInference(nn.HybridBlock):
+    """uint8 images (B, H, W, 3) to embeddings (B, D) of length 1 and logits of training's identities."""
+
+    def __init__(self, network: EmbeddingNetwork) -> None:
+        super().__init__(prefix="")
+        self.network = network
+        self.normalise = Normalise()
+
+    def hybrid_forward(self, F: Any, images: Any) -> tuple[Any, Any]:
+        behind_neck = self.network.neck(self.network.features(self.normalise(images)))
+        return F.L2Normalization(behind_neck), self.network.output(behind_neck)
+
+
+class BatchHardTriplet(nn.HybridBlock):
+    """Embeddings (B, D) and identities (B,) to losses (B,): each image with its worst company in the batch.
+
+    "In Defense of the Triplet Loss for Person Re-Identification" (Hermans et al. 2017, 2): the furthest image
+    of the same identity must be nearer, by `margin`, than the nearest of another one. Where the batch holds
+    no other identity there is nothing to learn, and the loss is 0.
+    """
+
+    def __init__(self, margin: float = MARGIN) -> None:
+        super().__init__(prefix="")
+        self._margin = margin
+
+    def hybrid_forward(self, F: Any, embedding: Any, identity: Any) -> Any:
+        square = F.sum(F.square(embedding), axis=1)
+        squares = F.broadcast_add(square.expand_dims(1), square.expand_dims(0))
+        squares = squares - 2.0 * F.dot(embedding, embedding, transpose_b=True)
+        # The root's gradient is infinite at 0, which is the distance of an image from itself.
+        distance = F.sqrt(F.maximum(squares, 1e-12))
+        same = F.broadcast_equal(identity.expand_dims(1), identity.expand_dims(0))
+        furthest = F.max(distance * same, axis=1)
+        nearest = F.min(F.where(same, F.ones_like(distance) * 1e6, distance), axis=1)
+        return F.relu(furthest - nearest + self._margin)
+
+
+class ReidTraining(nn.HybridBlock):
+    """Images and identities to losses (B,): their sum, cross entropy and, with a weight above 0, triplet loss.
+
+    images (B, H, W, 3) uint8 RGB; labels (B,) identities of training, 0 ... identities - 1.
+    """
+
+    inputs = ("images", "labels")
+
+    def __init__(
+        self,
+        network: EmbeddingNetwork,
+        identities: int,
+        *,
+        smoothing: float = 0.0,
+        triplet_weight: float = 0.0,
+        margin: float = MARGIN,
+    ) -> None:
+        super().__init__(prefix="")
+        self.network = network
+        self.normalise = Normalise()
+        self.triplet = BatchHardTriplet(margin)
+        self._identities, self._smoothing, self._triplet_weight = identities, smoothing, triplet_weight
+        self.losses = ("loss", "cross_entropy", "triplet") if triplet_weight else ("loss",)
+
+    def hybrid_forward(self, F: Any, images: Any, labels: Any) -> Any:
+        embedding, logits = self.network.training_parts(self.normalise(images))
+        softmax = cross_entropy(F, logits, target_distributions(F, labels, self._identities, self._smoothing))
+        if not self._triplet_weight:
+            return softmax
+        triplet = self.triplet(embedding, labels)
+        return softmax + self._triplet_weight * triplet, softmax, triplet
