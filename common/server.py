@@ -1,0 +1,279 @@
+"""The progress server of a job: TensorBoard on log_dir, as a child process that cannot outlive the job.
+
+    server = ProgressServer(log_dir, port)      # the port is bound here; PortError if it is taken
+    server.start()                              # returns at once, the child boots beside the job
+    server.publish([(time.time(), 10, 0.25)])   # visible over HTTP within milliseconds
+    server.close()
+
+The job itself owns the listening socket and hands it to the child (`common.endpoint`). Nobody else can
+therefore answer in its place, and while a child that died is replaced, pollers wait in the socket's queue
+instead of being refused. Points go to the child through its standard input; end of file there means that the
+job has ended, however it ended, and the child exits.
+
+Imports nothing heavy: it runs before everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from common.errors import LogDirError, PortError
+
+Point = tuple[float, int, float]
+"""[wall time in seconds since 1970, step, progress of that step as a fraction 0…1]."""
+
+EVENT_FILES = "events.out.tfevents.*"
+PREVIOUS = "previous"
+WARNING_MARK = "warning: "
+"""Lines of the child's standard error that begin so are worth the log even if the child lives on."""
+
+_BACKLOG = 256
+_QUICK_DEATH = 10.0  # seconds: a child that lived shorter counts as one more failure in a row
+_PATIENCE = 5  # failures in a row after which the log says that nobody can watch
+_LONGEST_PAUSE = 60.0  # seconds between two attempts, at most
+
+_logger = logging.getLogger("visualtl")
+
+
+def single(value: float) -> float:
+    """`value` rounded to float32, as an event file holds it, so that both ways to a point agree."""
+    return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+def archive_old_events(log_dir: Path) -> Path | None:
+    """Move event files of earlier runs out of the top of `log_dir`, where they would count as this run's.
+
+    They go to `previous/<time of the last of them>`, where TensorBoard still shows them as a run of their
+    own. Returns that folder, or None if there was nothing to move. Call it before the server starts, and not
+    for a job that resumes an earlier one: that run's curves go on. Raises LogDirError if a file cannot be
+    moved.
+    """
+    try:
+        old = sorted(path for path in log_dir.glob(EVENT_FILES) if path.is_file())
+        if not old:
+            return None
+        last = datetime.fromtimestamp(max(path.stat().st_mtime for path in old))
+        name = last.strftime("%Y%m%d-%H%M%S")
+        folder, copies = log_dir / PREVIOUS / name, 1
+        while folder.exists():
+            copies += 1
+            folder = log_dir / PREVIOUS / f"{name}-{copies}"
+        folder.mkdir(parents=True)
+        for path in old:
+            path.rename(folder / path.name)
+    except OSError as error:
+        reason = (
+            f"{log_dir}: cannot move event files of an earlier run to {PREVIOUS}/: {error.strerror or error}"
+        )
+        raise LogDirError(reason) from error
+    return folder
+
+
+def _listen(port: int) -> socket.socket:
+    """A socket that listens on `port` of all interfaces, IPv6 and IPv4 where the machine has both.
+
+    SO_REUSEADDR (set by create_server) lets connections of an earlier job that linger in TIME_WAIT not count
+    as taken; a socket that listens does.
+    """
+    try:
+        if socket.has_dualstack_ipv6():
+            try:
+                return socket.create_server(
+                    ("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+                )
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+        return socket.create_server(("", port), backlog=_BACKLOG)
+    except OverflowError:
+        raise PortError(
+            f"--port {port}: is not a port; choose one from 1 to 65535 (0: any free one)"
+        ) from None
+    except OSError as error:
+        remedy = "choose another one with --port"
+        if error.errno == errno.EADDRINUSE:
+            raise PortError(f"port {port} is taken by another process; {remedy}") from error
+        if error.errno == errno.EACCES:
+            raise PortError(
+                f"port {port} needs rights that this user has not; {remedy}, above 1023"
+            ) from error
+        raise PortError(f"port {port} cannot be used: {error.strerror or error}; {remedy}") from error
+
+
+class ProgressServer:
+    """TensorBoard on `log_dir`, reachable on `port` of all interfaces (0: any free one, see `.port`).
+
+    Raises PortError at once if the port cannot be used. Nothing after that raises: training does not depend
+    on being watched. A child that dies is noticed at once, started again and given all points.
+    """
+
+    def __init__(self, log_dir: Path, port: int) -> None:
+        self._log_dir = log_dir
+        self._listener = _listen(port)
+        self.port: int = self._listener.getsockname()[1]
+        self._points: list[Point] = []
+        self._changed = threading.Condition()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: threading.Thread | None = None
+        self._closing = False
+        _servers.add(self)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None while there is none."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def start(self) -> None:
+        """Start the child and the thread that looks after it; does not wait for either. Call it once."""
+        self._spawn()
+        self._keeper = threading.Thread(target=self._keep_alive, name="progress-server", daemon=True)
+        self._keeper.start()
+
+    def publish(self, points: Sequence[Point]) -> None:
+        """Append `points` to the list that pollers get. Never blocks on, or fails by, the child."""
+        rounded = [(float(wall), int(step), single(fraction)) for wall, step, fraction in points]
+        with self._changed:
+            self._points += rounded
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the child and free the port. The child holds nothing that could be lost."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            process = self._process
+            if process is not None:
+                process.kill()
+        if self._keeper is not None:
+            self._keeper.join()
+        if process is not None:
+            process.wait()
+        self._listener.close()
+        _servers.discard(self)
+
+    def __enter__(self) -> ProgressServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _spawn(self) -> None:
+        """Start a child; a failure to do so shows as `_process is None`."""
+        root = Path(__file__).resolve().parents[1]
+        listener = self._listener.fileno()
+        command = [sys.executable, "-m", "common.endpoint", str(listener), str(self._log_dir.resolve())]
+        with self._changed:
+            if self._closing:
+                return
+            try:
+                # A session of its own: Ctrl-C is for the job, which ends the child when it is done.
+                self._process = subprocess.Popen(
+                    [*command, str(os.getpid())],
+                    cwd=root,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,  # no buffer whose lock a forked worker could inherit taken
+                    pass_fds=(listener,),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self._process = None
+                _logger.warning("the progress server cannot be started: %s", error)
+
+    def _keep_alive(self) -> None:
+        """Runs in a thread for the life of the server: feed the child, wait for its end, start the next."""
+        failures = 0
+        while not self._closing:
+            born = time.monotonic()
+            reason = self._attend() if self._process is not None else "not started"
+            if self._closing:
+                return
+            failures = failures + 1 if time.monotonic() - born < _QUICK_DEATH else 1
+            if failures < _PATIENCE:
+                _logger.info("the progress server ended (%s) and is started again", reason)
+            elif failures == _PATIENCE:
+                text = "the progress server failed %d times in a row (%s); the job goes on, perhaps unwatched"
+                _logger.warning(text, failures, reason)
+            pause = 0.0 if failures == 1 else min(_LONGEST_PAUSE, 0.25 * 2.0**failures)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing, timeout=pause)
+            self._spawn()
+
+    def _attend(self) -> str:
+        """Feed the present child until it ends; returns the last lines that it wrote to standard error."""
+        process = self._process
+        assert process is not None
+        assert process.stderr is not None
+        ended = threading.Event()
+        feeder = threading.Thread(target=self._feed, args=(process, ended), daemon=True)
+        feeder.start()
+        tail: deque[str] = deque(maxlen=5)
+        fd = process.stderr.fileno()
+        with process.stderr, open(fd, encoding="utf-8", errors="replace", closefd=False) as lines:
+            for line in map(str.strip, lines):
+                if line:
+                    tail.append(line)
+                if line.startswith(WARNING_MARK):
+                    _logger.warning("progress server: %s", line.removeprefix(WARNING_MARK))
+        status = process.wait()
+        with self._changed:
+            ended.set()
+            self._changed.notify_all()
+        feeder.join()
+        return " | ".join([f"status {status}", *tail])
+
+    def _feed(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+        """Write points to the child's input, a JSON line each: those there are, a blank line, those to come."""
+        assert process.stdin is not None
+        sent, mark = 0, "\n"
+        # An error means that the child died, which `_attend` sees.
+        with contextlib.suppress(OSError), process.stdin as pipe:
+            while True:
+                with self._changed:
+                    while not ended.is_set() and len(self._points) == sent and not mark:
+                        self._changed.wait()
+                    fresh = self._points[sent:]
+                if ended.is_set():
+                    return
+                lines = "".join(json.dumps(point) + "\n" for point in fresh) + mark
+                text = memoryview(lines.encode())
+                while text:
+                    text = text[os.write(pipe.fileno(), text) :]
+                sent, mark = sent + len(fresh), ""
+
+    def _forget(self) -> None:
+        """In a forked process: let go of what must end with the job, the socket and the child's pipe."""
+        self._listener.close()
+        pipe = self._process.stdin if self._process is not None else None
+        if pipe is not None and not pipe.closed:
+            pipe.close()
+
+
+_servers: weakref.WeakSet[ProgressServer] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for server in list(_servers):
+        server._forget()
+
+
+# A data worker that is forked would otherwise keep the port and the child alive after the job.
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,418 @@
+"""Promises of the progress server: over real HTTP, with real processes that die."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import endpoint, server
+from common.errors import LogDirError, PortError
+from common.progress import Progress, Step
+from common.server import ProgressServer, archive_old_events
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRESS = "/data/plugin/scalars/scalars?run=.&tag=progress"
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """The first true value of `condition`; the deadline is for a promise that is broken, not for slowness."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
+def ask(port: int, path: str = PROGRESS, method: str = "GET", data: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body of a request."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method, data=data)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def points(port: int) -> list[list[float]]:
+    """What a poller gets."""
+    status, body = ask(port, method="POST", data=b"")
+    assert status == 200
+    return json.loads(body)
+
+
+def gone(pid: int) -> bool:
+    """Whether process `pid` has ended; one that is dead and not yet reaped has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def free(port: int) -> bool:
+    """Whether a job could have `port`; the threads of a process that is gone may hold it for another moment."""
+    try:
+        server._listen(port).close()
+    except PortError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("secret-parent") / "out 输出"
+    folder.mkdir()
+    (folder / "best_checkpoint.pkl").write_bytes(b"parameters")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def empty(log_dir: Path) -> Iterator[ProgressServer]:
+    """A server without points."""
+    with ProgressServer(log_dir, 0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def watched(log_dir: Path, empty: ProgressServer) -> ProgressServer:
+    """The same server, later: with points and curves."""
+    progress = Progress(log_dir, empty.publish)
+    with progress.step(Step.LOAD_TRAIN_DATA):
+        pass
+    progress.begin(Step.TRAIN)
+    for fraction in (0.1, 0.2, 1 / 3):
+        time.sleep(Progress.interval)
+        progress.advance(fraction)
+    progress.scalar("loss", 2.5, 1)
+    progress.scalar("learning_rate", 0.001, 1)
+    progress.scalar("valid/mAP", float("nan"), 1)
+    progress.close()
+    return empty
+
+
+def test_before_the_first_point_the_answer_is_that_of_tensorboard(empty: ProgressServer) -> None:
+    status, body = ask(empty.port)
+    assert status == 404
+    assert (status, body) == ask(empty.port, PROGRESS + "&format=csv")  # which TensorBoard itself answers
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+def test_a_poller_may_use_any_method(watched: ProgressServer, method: str) -> None:
+    status, body = ask(watched.port, method=method, data=b"ignored=1" if method == "POST" else None)
+    assert status == 200
+    assert [point[1:] for point in json.loads(body)][:3] == [[1, 0.0], [1, 1.0], [10, 0.0]]
+
+
+def test_head_has_no_body(watched: ProgressServer) -> None:
+    assert ask(watched.port, method="HEAD") == (200, b"")
+
+
+def test_points_from_memory_are_those_that_tensorboard_reads_from_the_event_file(
+    watched: ProgressServer,
+) -> None:
+    form = urllib.parse.urlencode({"runs": ".", "tag": "progress"}).encode()
+    ours = points(watched.port)
+    assert ours[-1][2] != 1 / 3  # float32
+    assert ours[-1][2] == pytest.approx(1 / 3)
+
+    def stock() -> Any:
+        status, body = ask(watched.port, "/data/plugin/scalars/scalars_multirun", "POST", form)
+        found = json.loads(body).get(".") if status == 200 else None
+        return found if found is not None and len(found) >= len(ours) else None
+
+    assert eventually(stock) == ours
+
+
+def test_the_page_shows_the_curves_of_the_training(watched: ProgressServer) -> None:
+    status, page = ask(watched.port, "/")
+    assert status == 200
+    assert b"<!doctype html>" in page[:100]
+
+    def tags() -> set[str]:
+        return set(json.loads(ask(watched.port, "/data/plugin/scalars/tags")[1]).get(".", {}))
+
+    assert eventually(lambda: tags() >= {"progress", "loss", "learning_rate", "valid/mAP"})
+    status, body = ask(watched.port, "/data/plugin/scalars/scalars?run=.&tag=loss")
+    assert [point[1:] for point in json.loads(body)] == [[1, 2.5]]
+    status, body = ask(watched.port, "/data/plugin/scalars/scalars?run=.&tag=valid/mAP")
+    assert json.loads(body)[0][2] == "NaN"
+    listing = json.loads(ask(watched.port, "/data/plugins_listing")[1])
+    assert listing["scalars"]["enabled"]
+    assert listing["timeseries"]["enabled"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/best_checkpoint.pkl",
+        "/out 输出/best_checkpoint.pkl",
+        "/../best_checkpoint.pkl",
+        "/../../../../../../etc/passwd",
+        "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "/data/../../../../etc/passwd",
+        "//etc/passwd",
+        "/etc/passwd",
+        "/data/plugin/projector/tensors?run=.&name=/etc/passwd",
+        "/data/plugin/projector/sprite_image?run=.&name=/etc/passwd",
+        "/data/plugin/timeseries/../../../etc/passwd",
+        "/data/plugin/timeseries/imageData?imageId=/etc/passwd",
+        "/data/plugin/debugger-v2/source_files/file?run=.&index=0",
+    ],
+)
+def test_no_file_can_be_fetched(watched: ProgressServer, path: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", watched.port, timeout=60)  # sends the path as it is
+    connection.request("GET", urllib.parse.quote(path, safe="/%?=&."))
+    answer = connection.getresponse()
+    body = answer.read()
+    assert answer.status >= 300
+    assert b"root:" not in body
+    assert b"parameters" not in body
+
+
+@pytest.mark.parametrize(
+    "path", ["/data/logdir", "/data/environment", "/data/runs", "/data/window_properties", "/"]
+)
+def test_paths_of_the_machine_are_not_told(watched: ProgressServer, log_dir: Path, path: str) -> None:
+    status, body = ask(watched.port, path)
+    assert status == 200
+    assert log_dir.parent.name.encode() not in body
+    if path == "/data/logdir":
+        assert json.loads(body)["logdir"] == f"./{log_dir.name}"
+
+
+def test_clients_that_stop_in_the_middle_of_a_request_do_not_keep_others_out(watched: ProgressServer) -> None:
+    slow = [socket.create_connection(("127.0.0.1", watched.port)) for _ in range(60)]
+    try:
+        for connection in slow:
+            connection.sendall(b"POST /data/plugin/scalars/scalars?run=.&tag=pro")
+        with ThreadPoolExecutor(50) as pollers:
+            answers = list(pollers.map(lambda _: ask(watched.port), range(200)))
+        assert {status for status, _ in answers} == {200}
+        assert len({body for _, body in answers}) == 1
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_a_child_that_is_killed_is_replaced_and_nothing_is_lost(watched: ProgressServer) -> None:
+    before = points(watched.port)
+    for _ in range(2):
+        first = watched.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        assert eventually(lambda old=first: gone(old))
+        assert points(watched.port) == before  # at the first try
+    watched.publish([(1.0, 10, 0.5)])
+    assert eventually(lambda: points(watched.port) == [*before, [1.0, 10, 0.5]])
+
+
+JOB = """
+import os, sys, time
+from pathlib import Path
+from common.server import ProgressServer
+server = ProgressServer(Path(sys.argv[1]), 0)
+server.start()
+server.publish([(1.0, 1, 0.0)])
+worker = os.fork()
+if worker == 0:
+    time.sleep(600)
+print(server.port, server.pid, worker, flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_server_ends_with_a_job_that_is_killed_even_if_a_forked_worker_lives_on(tmp_path: Path) -> None:
+    job = subprocess.Popen(
+        [sys.executable, "-c", JOB, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert job.stdout is not None
+    port, child, worker = map(int, job.stdout.readline().split())
+    try:
+        assert eventually(lambda: ask(port)[0] == 200)
+        job.kill()
+        job.wait()
+        assert eventually(lambda: gone(child))
+        assert not gone(worker)
+        assert eventually(lambda: free(port))
+    finally:
+        job.kill()
+        job.stdout.close()
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path: Path) -> None:
+    for host in ("127.0.0.1", "0.0.0.0"):
+        with socket.create_server((host, 0)) as other:
+            port = other.getsockname()[1]
+            with pytest.raises(PortError, match=rf"port {port} is taken .* --port"):
+                ProgressServer(tmp_path, port)
+
+
+def test_a_port_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PortError, match="--port 70000"):
+        ProgressServer(tmp_path, 70000)
+
+
+def test_connections_of_the_job_before_do_not_count_as_a_taken_port(tmp_path: Path) -> None:
+    with ProgressServer(tmp_path, 0) as first:
+        first.publish([(1.0, 1, 0.0)])
+        assert eventually(lambda: ask(first.port)[0] == 200)  # the server closes it, and stays in TIME_WAIT
+    again = ProgressServer(tmp_path, first.port)
+    again.close()
+    assert again.port == first.port
+
+
+def test_after_close_nobody_answers(tmp_path: Path) -> None:
+    running = ProgressServer(tmp_path, 0)
+    running.start()
+    child = running.pid
+    assert child is not None
+    running.close()
+    assert gone(child)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", running.port), timeout=5)
+
+
+class Lines(logging.Handler):
+    """Collects what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname} {record.getMessage()}")
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    logger, lines = logging.getLogger("visualtl"), Lines()
+    level = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    yield lines.lines
+    logger.setLevel(level)
+    logger.removeHandler(lines)
+
+
+def test_a_child_that_cannot_start_is_logged_with_its_reason_and_does_not_end_the_job(
+    tmp_path: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho the disk is on fire >&2\nexit 3\n")
+    broken.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(broken))
+        patch.setattr(server, "_PATIENCE", 2)
+        running = ProgressServer(tmp_path, 0)
+        running.start()
+        running.publish([(1.0, 1, 0.0)])
+        warning = eventually(lambda: [line for line in logged if line.startswith("WARNING")])
+    assert "2 times in a row (status 3 | the disk is on fire)" in warning[0]
+    assert points(running.port) == [[1.0, 1, 0.0]]  # it went on trying; pollers had to wait
+    running.close()
+
+
+def test_progress_is_served_where_tensorboard_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ImportError("no module named protobuf")
+
+    monkeypatch.setattr(endpoint, "load_tensorboard", fail)
+    application = endpoint.Endpoint()
+    application.add(b"[1.0, 1, 0.5]\n")
+    endpoint._load(application, tmp_path)
+    assert f"{server.WARNING_MARK}TensorBoard cannot be used" in capsys.readouterr().err
+    statuses: dict[str, str] = {}
+
+    def call(path: str, query: str) -> bytes:
+        environ = {"PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": "GET"}
+        return b"".join(application(environ, lambda status, headers: statuses.__setitem__(path, status)))
+
+    assert call(*PROGRESS.split("?")) == b"[[1.0, 1, 0.5]]"
+    call("/", "")
+    assert statuses["/"].startswith("503")
+
+
+def test_the_oldest_of_too_many_connections_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_CONNECTIONS", 3)
+    application = endpoint.Endpoint()
+    application.add(b"[1.0, 1, 0.5]\n")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        web = endpoint.Server(application, listener)
+    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    idle = [socket.create_connection(("127.0.0.1", web.port), timeout=30) for _ in range(3)]
+    try:
+        assert points(web.port) == [[1.0, 1, 0.5]]
+        assert idle[0].recv(1) == b""
+        idle[2].settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            idle[2].recv(1)
+    finally:
+        for connection in idle:
+            connection.close()
+        web.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "expected"),
+    [
+        (endpoint.ROUTE, "run=.&tag=progress", True),
+        (endpoint.ROUTE + "/", "tag=progress&run=.", True),
+        (endpoint.ROUTE, "run=%2E&tag=progress&format=json", True),
+        (endpoint.ROUTE, "run=.&tag=progress&tag=loss", True),
+        (endpoint.ROUTE, "run=.&tag=progress&format=csv", False),
+        (endpoint.ROUTE, "run=.&tag=loss", False),
+        (endpoint.ROUTE, "run=previous/1&tag=progress", False),
+        (endpoint.ROUTE, "", False),
+        ("/data/plugin/scalars/tags", "run=.&tag=progress", False),
+    ],
+)
+def test_only_the_progress_of_this_run_is_answered_from_memory(path: str, query: str, expected: bool) -> None:
+    assert endpoint.is_progress(path, query) is expected
+
+
+def test_event_files_of_an_earlier_run_become_a_run_of_their_own(tmp_path: Path) -> None:
+    for _ in range(2):
+        progress = Progress(tmp_path, lambda _: None)
+        with progress.step(Step.EXPORT):
+            pass
+        progress.close()
+        folder = archive_old_events(tmp_path)
+        assert folder is not None
+        assert folder.parent == tmp_path / "previous"
+        assert len(list(folder.iterdir())) == 1
+    assert archive_old_events(tmp_path) is None
+    runs = {f"previous/{folder.name}" for folder in (tmp_path / "previous").iterdir()}
+    assert len(runs) == 2
+    with ProgressServer(tmp_path, 0) as running:
+        assert eventually(lambda: set(json.loads(ask(running.port, "/data/runs")[1])) == runs)
+        assert ask(running.port)[0] == 404
+
+
+def test_event_files_that_cannot_be_moved_are_an_error_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "events.out.tfevents.1.host.1.0").touch()
+    (tmp_path / "previous").write_text("in the way")
+    with pytest.raises(LogDirError, match=r"cannot move event files .* previous"):
+        archive_old_events(tmp_path)
