@@ -68,7 +68,7 @@ def explain(config_class: type[BaseModel], known: Mapping[str, Any], error: Vali
     Conflicts between values are looked for only when every value is allowed, so a second look is taken
     without the values that are not; conflicts in which one of these takes part are left out.
     """
-    if conflicts := _conflicts(known, error, set()):
+    if conflicts := _conflicts(config_class, known, error, set()):
         return conflicts
     fields = leaves(config_class)
     lines: list[str] = []
@@ -95,7 +95,7 @@ def explain(config_class: type[BaseModel], known: Mapping[str, Any], error: Vali
     try:
         config_class.model_validate(rest)
     except ValidationError as second:
-        lines += _conflicts(rest, second, wrong)
+        lines += _conflicts(config_class, rest, second, wrong)
     return lines
 
 
@@ -115,12 +115,17 @@ def _hint(requirement: str, value: Any) -> str:
     return f"; the nearest is {nearest(value, choices)}"
 
 
-def _conflicts(values: Mapping[str, Any], error: ValidationError, wrong: set[str]) -> list[str]:
+def _conflicts(
+    config_class: type[BaseModel], values: Mapping[str, Any], error: ValidationError, wrong: set[str]
+) -> list[str]:
+    fields = leaves(config_class)
     lines = []
     for item in error.errors(include_url=False):
         for conflict in item.get("ctx", {}).get("conflicts", ()):
             if wrong.isdisjoint(conflict.keys):
                 section, _, name = conflict.keys[0].rpartition(".")
-                given = (values.get(section, {}) if section else values).get(name, "the default")
+                given = (values.get(section, {}) if section else values).get(
+                    name, fields[conflict.keys[0]].default
+                )
                 lines.append(f"{conflict.keys[0]}: {shown(given)} {conflict.reason}")
     return lines

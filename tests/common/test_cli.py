@@ -1,0 +1,81 @@
+"""The command line of the fit scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.cli import Options, parse
+from common.config_keys import leaves
+from detect.config import YOLOv3Config
+
+
+def parsed(*argv: str) -> Options:
+    return parse(YOLOv3Config, argv, "Train a detector.")
+
+
+def test_a_platform_names_the_configuration_alone() -> None:
+    assert parsed("--config", "job.json") == Options(Path("job.json"), None, (), 8888, 30.0)
+
+
+def test_everything_can_be_given() -> None:
+    argv = [
+        "--config=job.json",
+        "--load",
+        "best.pkl",
+        "--set",
+        "train.lr=1",
+        "--set",
+        "gpus=[]",
+        "--port",
+        "9000",
+        "--linger",
+        "0.5",
+    ]
+    assert parsed(*argv) == Options(Path("job.json"), Path("best.pkl"), ("train.lr=1", "gpus=[]"), 9000, 0.5)
+
+
+def test_an_empty_load_is_none() -> None:
+    assert parsed("--config", "job.json", "--load", "").load is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ([], "--config"),
+        (["--config", ""], "path of a JSON file"),
+        (["--config"], "expected one argument"),
+        (["--conf", "job.json"], "--config"),
+        (["--config", "a", "--port", "0"], "'0' is not a port"),
+        (["--config", "a", "--port", "65536"], "from 1 to 65535"),
+        (["--config", "a", "--port", "²"], "is not a port"),
+        (["--config", "a", "--linger", "nan"], "'nan' is not a time"),
+        (["--config", "a", "--linger", "-1"], "is not a time"),
+        (["--config", "a", "--epochs", "5"], "--epochs"),
+        (["--config", "a", "more\nlines"], "more"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed(*argv)
+    assert caught.value.code == 2
+    output = capsys.readouterr().err
+    assert told in output
+    assert output.count("\n") == 1
+
+
+def test_help_shows_an_example_and_every_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["detect/fit_yolov3.py"])
+    with pytest.raises(SystemExit) as caught:
+        parsed("--help")
+    assert caught.value.code == 0
+    output = capsys.readouterr().out
+    assert "python3 detect/fit_yolov3.py --config job.json --set train.epochs=5" in output
+    words = set(output.split())
+    assert {path.rpartition(".")[2] for path in leaves(YOLOv3Config)} <= words
+    assert max(map(len, output.splitlines())) <= 110
