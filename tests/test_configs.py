@@ -126,7 +126,7 @@ def test_an_outdated_table_is_found_and_rewritten(tmp_path: Path, capsys: pytest
     (tmp_path / "README_zh.md").write_text("没有表格\n", encoding="utf-8")
     assert generate.main(["--check"], tmp_path) == 1
     assert capsys.readouterr().out == "README.md: outdated; run python3 configs/generate.py\n"
-    assert "old" in readme.read_text(encoding="utf-8")
+    assert "\nold\n" in readme.read_text(encoding="utf-8")
     assert generate.main([], tmp_path) == 0
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("# Top\n<!-- keys:reid -->\n| key |")

@@ -163,6 +163,7 @@ def test_a_wrong_value_is_named_with_its_path_and_what_is_allowed(path: str, val
         ({"epochs": 3}, "epochs: 3 is given for an unknown key: the nearest known key is train.epochs"),
         ({"train": {"data_root": "/d"}}, "the nearest known key is dataset.data_root"),
         ({"train": {"learning_rate": 1}}, "the nearest known key is train.lr"),
+        ({"dataset": {"dir": "/d"}}, "the nearest known key is dataset."),
         ({"trian": {"lr": 1}}, "the nearest known key is train"),
         ({"train_epochs": 3}, "the nearest known key is train.epochs"),
         ({"train.epochs": 3}, 'write it as {"train": {"epochs": ...}}'),
