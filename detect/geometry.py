@@ -20,7 +20,7 @@ _CROP_TRIALS = 12
 
 
 def draw_sample(sample: Sample, matrix: np.ndarray, fill: tuple[int, int, int], out: np.ndarray) -> None:
-    """Decode a sample's image and draw it into `out` (H, W, 3); `matrix` maps original pixels to those of `out`.
+    """Decode a sample's image and draw it into `out` (H, W, 3); `matrix` maps original pixels to its pixels.
 
     Raises images.ImageError if the file cannot be decoded or is not the image that was there when the set was
     read.
@@ -93,10 +93,8 @@ def choose_crop(
     narrowest = 1.0 / widest
     aspect = np.sqrt(narrowest * (widest / narrowest) ** draws[1])
     sides = np.stack([width * scale * aspect, height * scale / aspect])
-    low = (np.array([[width], [height]]) - sides) * draws[2:]
-    # Whole pixels: the image can then be drawn without a sub-pixel shift.
-    x1, y1 = np.floor(low)
-    x2, y2 = np.maximum(np.ceil(low + sides), (x1 + 1, y1 + 1))
+    x1, y1 = low = (np.array([[width], [height]]) - sides) * draws[2:]
+    x2, y2 = low + sides
     if not len(boxes):
         return float(x1[0]), float(y1[0]), float(x2[0]), float(y2[0])
     left, top, right, bottom = boxes.T[:, None, :]

@@ -78,6 +78,7 @@ class YOLOv3Training:
             objects = self._mosaic(sample, shape, rng, draw, out["image"])
         else:
             matrix = augment.stretching(self._region(sample, rng), shape, bool(rng.random() < self.flip))
+            matrix = augment.snap(matrix, (sample.width, sample.height), shape)
             draw_sample(sample, matrix, augment.MEAN_COLOUR, out["image"])
             objects = visible_objects(sample.annotation, matrix, shape, self.min_visible)
         augment.jitter_colour(
@@ -96,11 +97,9 @@ class YOLOv3Training:
         ratio = 1.0
         if rng.random() < self.expand:
             ratio = float(rng.uniform(1.0, self.max_expansion))
-        width, height = math.ceil(sample.width * ratio), math.ceil(sample.height * ratio)
-        shift_x, shift_y = (
-            (rng.random(2) * (width - sample.width + 1, height - sample.height + 1)).astype(int).tolist()
-        )
-        x1, y1, x2, y2 = 0.0, 0.0, float(width), float(height)
+        width, height = sample.width * ratio, sample.height * ratio
+        shift_x, shift_y = (rng.random(2) * (width - sample.width, height - sample.height)).tolist()
+        x1, y1, x2, y2 = 0.0, 0.0, width, height
         if rng.random() < self.crop:
             boxes = sample.annotation[:, 1:] + (shift_x, shift_y, shift_x, shift_y)
             x1, y1, x2, y2 = choose_crop(
@@ -165,7 +164,8 @@ class YOLOv3Training:
                 shifts.append(-int(rng.integers(0, length - room + 1)))
             else:
                 shifts.append(0 if far else room - length)
-        return augment.compose(matrix, augment.translation(*shifts))
+        matrix = augment.compose(matrix, augment.translation(*shifts))
+        return augment.snap(matrix, (sample.width, sample.height), size)
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class CenterNetTraining:
         )
         if rng.random() < self.flip:
             matrix = augment.compose(matrix, augment.mirroring(shape[0]))
-        return matrix
+        return augment.snap(matrix, (sample.width, sample.height), shape)
 
 
 def _border(border: int, length: int) -> int:
