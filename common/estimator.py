@@ -74,23 +74,38 @@ class Hook:
 class Estimator:
     """Trains a model: forward, backward and update of one batch, over one device or several.
 
-    optimizer: of the framework. clip_norm: gradients are scaled down to this global norm. precision: "float32",
-    "bfloat16" or "float16" for the operators that gain from it.
+    optimizer: of the framework. precision: "float32", "bfloat16" or "float16" for the operators that gain from it.
+
+    No weight changes by more than `trust` of its own norm in a step: where the learning rate asks for more, that
+    weight's gradient is scaled down (LARC, "Large Batch Training of Convolutional Networks", You et al. 2017, as a
+    limit). Random deep networks have gradients that differ a thousandfold between layers; without the limit the first
+    steps of a training from scratch would destroy it, and one limit for all layers together would stop the others.
     """
 
     def __init__(
-        self, model: Model, contexts: Sequence[Any], optimizer: Any, *, clip_norm: float, precision: str = "float32"
+        self,
+        model: Model,
+        contexts: Sequence[Any],
+        optimizer: Any,
+        *,
+        precision: str = "float32",
+        trust: float = 0.02,
     ) -> None:
         self.model = model
         self.contexts = list(contexts)
-        self.clip_norm = clip_norm
+        self._trust = trust
+        # float16 has no small numbers: the loss is multiplied up, and halved where gradients overflow.
+        self._loss_scale = 2.0**15 if precision == "float16" else 1.0
         block, names = model.training_block()
         self._train = compile_graph(block, names, precision)
         self._infer = compile_graph(model.inference_block(), ["images"], precision)
         self._parameters = [p for p in model.network.collect_params().values() if p.grad_req != "null"]
         self._optimizer = optimizer
         self._trainer = gluon.Trainer(
-            self._parameters, optimizer, kvstore="device" if len(self.contexts) > 1 else None, update_on_kvstore=False
+            self._parameters,
+            optimizer,
+            kvstore="device" if len(self.contexts) > 1 else None,
+            update_on_kvstore=False,
         )
         self._skipped_in_a_row = 0
 
@@ -126,7 +141,9 @@ class Estimator:
             else:
                 sums += losses
                 images += batch.count
-            state.losses = dict(zip(self.model.losses, sums / max(state.step - state.skipped, 1), strict=True))
+            state.losses = dict(
+                zip(self.model.losses, sums / max(state.step - state.skipped, 1), strict=True)
+            )
             state.images_per_second = images / max(time.monotonic() - began, 1e-9)
             for hook in hooks:
                 hook.after_step(state)
@@ -139,24 +156,46 @@ class Estimator:
         parts = self._load(batch)
         with autograd.record():
             outputs = [self._train(*part) for part in parts]
-        autograd.backward([output[0] for output in outputs])
-        rows = sum(output[0].shape[0] for output in outputs)
+            totals = [output[0] * self._loss_scale for output in outputs]
+        autograd.backward(totals)
         if len(self.contexts) > 1:
             self._trainer.allreduce_grads()
-        norm = self._gradient_norm() / rows
+        rows = sum(len(total) for total in totals)
+        finite = self._limit_gradients(rows * self._loss_scale, learning_rate)
         losses = np.sum([[loss.sum().asscalar() for loss in output] for output in outputs], axis=0) / rows
-        if not (math.isfinite(norm) and np.isfinite(losses).all()):
-            self._skipped_in_a_row += 1
-            if self._skipped_in_a_row >= MAX_SKIPPED:
-                raise TrainingError(
-                    f"the loss was not finite for {MAX_SKIPPED} batches in a row; a smaller train.lr usually helps "
-                    f"(it was {learning_rate:g})"
-                )
+        if finite and np.isfinite(losses).all():
+            self._skipped_in_a_row = 0
+            self._trainer.set_learning_rate(learning_rate)
+            self._trainer.update(rows * self._loss_scale)
+            return losses
+        if self._loss_scale > 1.0:
+            self._loss_scale /= 2
             return None
-        self._skipped_in_a_row = 0
-        self._trainer.set_learning_rate(learning_rate)
-        self._trainer.update(rows * max(norm / self.clip_norm, 1.0))
-        return losses
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MAX_SKIPPED:
+            raise TrainingError(
+                f"the loss was not finite for {MAX_SKIPPED} batches in a row (the learning rate was {learning_rate:g}); "
+                "a smaller train.lr usually helps"
+            )
+        return None
+
+    def _limit_gradients(self, divisor: float, learning_rate: float) -> bool:
+        """Scale down gradients that would change a weight too much. Returns False if any is not finite.
+
+        divisor: what the optimizer divides gradients by. Vectors (biases, BatchNorm) begin at 0 and have no norm to
+        measure by; they are left as they are.
+        """
+        gradients = [parameter.list_grad()[0] for parameter in self._parameters]
+        norms = np.sqrt(mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).asnumpy()) / divisor
+        if not np.isfinite(norms).all():
+            return False
+        weights = [parameter.list_data()[0] for parameter in self._parameters]
+        allowed = self._trust * np.sqrt(mx.nd.multi_sum_sq(*weights, num_arrays=len(weights)).asnumpy())
+        for parameter, norm, limit in zip(self._parameters, norms * learning_rate, allowed, strict=True):
+            if len(parameter.shape) > 1 and norm > limit:
+                for gradient in parameter.list_grad():
+                    gradient *= limit / norm
+        return True
 
     def _load(self, batch: Batch) -> list[list[Any]]:
         inputs = self.model.training_inputs(batch)
@@ -166,12 +205,9 @@ class Estimator:
             for i, context in enumerate(self.contexts)
         ]
 
-    def _gradient_norm(self) -> float:
-        gradients = [parameter.list_grad()[0] for parameter in self._parameters]
-        squares = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients))
-        return math.sqrt(squares.sum().asscalar())
-
-    def predict(self, loader: Loader, advance: Callable[[float], None] | None = None) -> dict[int, np.ndarray]:
+    def predict(
+        self, loader: Loader, advance: Callable[[float], None] | None = None
+    ) -> dict[int, np.ndarray]:
         """Predictions by index of the sample, in the precision of training; failed samples are missing."""
         return predict(self.model, self._infer, self.contexts, loader, advance)
 
@@ -224,7 +260,10 @@ def _array(value: Any, context: Any) -> Any:
 
 def parameters(network: gluon.HybridBlock) -> dict[str, np.ndarray]:
     """Parameters of a network by their structural name ("stages.0.1.weight"), the mean over its devices."""
-    return {name: parameter._reduce().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
+    return {
+        name: parameter._reduce().asnumpy()
+        for name, parameter in network._collect_params_with_prefix().items()
+    }
 
 
 def set_parameters(network: gluon.HybridBlock, values: dict[str, np.ndarray]) -> None:
@@ -234,7 +273,11 @@ def set_parameters(network: gluon.HybridBlock, values: dict[str, np.ndarray]) ->
 
 
 def predict(
-    model: Model, graph: Any, contexts: Sequence[Any], loader: Loader, advance: Callable[[float], None] | None = None
+    model: Model,
+    graph: Any,
+    contexts: Sequence[Any],
+    loader: Loader,
+    advance: Callable[[float], None] | None = None,
 ) -> dict[int, np.ndarray]:
     """Run `graph` over a set. Returns the predictions by index of the sample; samples that failed are missing.
 
@@ -252,8 +295,13 @@ def predict(
 def _outputs(graph: Any, contexts: Sequence[Any], loader: Loader) -> Iterator[tuple[Batch, list[np.ndarray]]]:
     for batch in loader.epoch(0):
         parts = []
-        for piece, context in zip(np.array_split(batch.arrays["image"], len(contexts)), contexts, strict=True):
+        for piece, context in zip(
+            np.array_split(batch.arrays["image"], len(contexts)), contexts, strict=True
+        ):
             if len(piece):
                 output = graph(_on(piece, context))
                 parts.append(output if isinstance(output, (list, tuple)) else [output])
-        yield batch, [np.concatenate([array.asnumpy() for array in arrays]) for arrays in zip(*parts, strict=True)]
+        yield (
+            batch,
+            [np.concatenate([array.asnumpy() for array in arrays]) for arrays in zip(*parts, strict=True)],
+        )

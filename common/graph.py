@@ -44,11 +44,25 @@ def compile_graph(
         output = mx.sym.Group(list(output))
     if precision != "float32":
         output = mixed_precision.convert_symbol(
-            output, target_dtype=precision, data_names=[variable.name for variable in variables], cast_optional_params=False
+            output,
+            target_dtype=precision,
+            data_names=[variable.name for variable in variables],
+            cast_optional_params=False,
         )
     graph = gluon.SymbolBlock(output, variables, params=block.collect_params())
     graph.hybridize(static_alloc=static, static_shape=static)
     return graph
+
+
+def settle(network: gluon.HybridBlock, shape: Sequence[int] = (1, 3, 64, 64)) -> None:
+    """Give every initialised parameter its shape and values, by shape inference alone.
+
+    Running an image through would do it too, but on the CPU an inference in float32 brings weights into an order of
+    memory that a graph of mixed precision cannot read.
+    """
+    network.infer_shape(mx.nd.zeros(shape))
+    for parameter in network.collect_params().values():
+        parameter._finish_deferred_init()
 
 
 def export_symbol(network: gluon.HybridBlock) -> Any:

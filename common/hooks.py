@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from common.datasets import Report
 from common.estimator import Hook, TrainingState
+from common.loader import Loader
 from common.progress import Progress
 from common.status import Status
 from common.task import Evaluation
@@ -85,10 +87,26 @@ class Watch(Hook):
         )
 
 
+class Problems(Hook):
+    """Adds images that could not be read when their turn came to the data report."""
+
+    def __init__(self, loaders: dict[str, Loader], report: Report) -> None:
+        self._loaders = loaders
+        self._report = report
+        self._told = dict.fromkeys(loaders, 0)
+
+    def after_epoch(self, state: TrainingState) -> None:
+        for name, loader in self._loaders.items():
+            self._report.leave_out(name, loader.problems[self._told[name] :])
+            self._told[name] = len(loader.problems)
+
+
 class Validation(Hook):
     """Validates every `interval` epochs and after the last one."""
 
-    def __init__(self, evaluate: Callable[[], Evaluation], interval: int, metric: str, progress: Progress) -> None:
+    def __init__(
+        self, evaluate: Callable[[], Evaluation], interval: int, metric: str, progress: Progress
+    ) -> None:
         self._evaluate = evaluate
         self._interval = interval
         self._metric = metric
@@ -120,7 +138,9 @@ class BestCheckpoint(Hook):
     A metric that is no number never replaces one that is.
     """
 
-    def __init__(self, write: Callable[[TrainingState], None], metric: str, status: Status, validated: bool) -> None:
+    def __init__(
+        self, write: Callable[[TrainingState], None], metric: str, status: Status, validated: bool
+    ) -> None:
         self._write = write
         self._metric = metric
         self._status = status
@@ -173,7 +193,10 @@ class EarlyStopping(Hook):
             state.stop_reason = f"the metric {value:.4f} has reached early_stop_max_value {self._max_value:g}"
             return
         if self._best_epoch is None or value > self._best + self._min_delta:
-            self._best, self._best_epoch = max(value, self._best) if value == value else self._best, state.epoch
+            self._best, self._best_epoch = (
+                max(value, self._best) if value == value else self._best,
+                state.epoch,
+            )
             return
         waited = state.epoch - self._best_epoch
         if 0 <= self._patience <= waited and (self._baseline is None or self._best >= self._baseline):

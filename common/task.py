@@ -85,6 +85,8 @@ class Task(ABC, Generic[C]):
 
     name: ClassVar[str]
     metric: ClassVar[str]
+    # Steps over which the learning rate rises where the configuration asks for no warm-up.
+    soft_steps: ClassVar[int] = 50
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -118,16 +120,36 @@ class Task(ABC, Generic[C]):
     def shape(self) -> tuple[int, int]:
         """Width and height of the network's input."""
 
-    def training_shapes(self, model: Model) -> Callable[[int, int], tuple[int, int]]:
+    def training_shapes(self) -> Callable[[int, int], tuple[int, int]]:
         """Input size by epoch and batch; the same for all unless a task varies it."""
         return lambda epoch, batch: self.shape
 
+    def optimizer(self) -> Any:
+        """The framework's optimizer, as configured; the learning rate is set before every step."""
+        import mxnet as mx
+
+        train = self.config.train
+        return mx.optimizer.SGD(learning_rate=train.lr, momentum=train.momentum, wd=train.wd)
+
+    def precision(self, on_gpu: bool) -> str:
+        """Type in which the operators that gain from it compute in training: float32, bfloat16 or float16."""
+        return "float32"
+
+    @property
+    def early_stop_baseline(self) -> float | None:
+        """What the metric must have reached before patience counts; None: no such condition."""
+        return self.config.train.early_stop_baseline
+
     @abstractmethod
-    def build(self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None) -> Model:
+    def build(
+        self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
+    ) -> Model:
         """The model, with parameters: from the checkpoint (which then also says which network), pretrained or random."""
 
     @abstractmethod
-    def evaluate(self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model) -> Evaluation:
+    def evaluate(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
+    ) -> Evaluation:
         """Hold predictions against annotations."""
 
     @abstractmethod

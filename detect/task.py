@@ -12,11 +12,11 @@ from common.errors import DataError
 from common.samples import Annotate, Sample
 from common.task import Evaluation, Model, Task
 from detect.annotations import DetectionAnnotations, summary
-from detect.config import DetectionConfig
+from detect.config import DetectConfig
 from detect.metric import MeanAveragePrecision
 from detect.results import result_document
 
-D = TypeVar("D", bound=DetectionConfig)
+D = TypeVar("D", bound=DetectConfig)
 
 
 class DetectionTask(Task[D]):
@@ -31,7 +31,9 @@ class DetectionTask(Task[D]):
     def classes(self, train_folder: Path, sets: Sequence[Sequence[Sample]]) -> list[str]:
         if self.config.dataset.classes:
             return list(self.config.dataset.classes)
-        ids = [sample.annotation[:, 0].max() for samples in sets for sample in samples if len(sample.annotation)]
+        ids = [
+            sample.annotation[:, 0].max() for samples in sets for sample in samples if len(sample.annotation)
+        ]
         if not ids:
             raise DataError(
                 "no annotation holds an object, so that dataset.classes cannot be found out; name them in dataset.classes"
@@ -49,12 +51,18 @@ class DetectionTask(Task[D]):
         width, height = self.config.model.data_shape
         return width, height
 
-    def evaluate(self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model) -> Evaluation:
-        metric = MeanAveragePrecision(len(model.classes), self.config.valid.iou_thresh, self.config.valid.metric)
+    def evaluate(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
+    ) -> Evaluation:
+        metric = MeanAveragePrecision(
+            len(model.classes), self.config.valid.iou_thresh, self.config.valid.metric
+        )
         for sample, prediction in zip(samples, predictions, strict=True):
             metric.update(sample.annotation, prediction)
         by_class, mean = metric.result()
-        return Evaluation(mean, {f"AP/{name}": float(ap) for name, ap in zip(model.classes, by_class, strict=True)})
+        return Evaluation(
+            mean, {f"AP/{name}": float(ap) for name, ap in zip(model.classes, by_class, strict=True)}
+        )
 
     def results(
         self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model

@@ -10,8 +10,10 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from common.errors import CheckpointError, PretrainedError
+from common.devices import bfloat16_supported
+from common.errors import CheckpointError, DeviceError, PretrainedError
 from common.estimator import set_parameters
+from common.graph import settle
 from common.loader import Batch, Transform
 from common.pretrained import find_parameters
 from common.samples import Sample
@@ -45,7 +47,9 @@ class YOLOv3Model(Model):
 
     losses = ("total", "box", "object", "class")
 
-    def __init__(self, network: YOLOv3Network, base_network: str, classes: Sequence[str], syncbn: bool) -> None:
+    def __init__(
+        self, network: YOLOv3Network, base_network: str, classes: Sequence[str], syncbn: bool
+    ) -> None:
         self.network = network
         self.classes = list(classes)
         self.base_network = base_network
@@ -94,9 +98,17 @@ class YOLOv3Model(Model):
         return {
             "resize": "stretched to width x height, whatever the aspect ratio",
             "outputs": [
-                {"name": "ids", "shape": ["batch", 100, 1], "meaning": "class id; -1: no detection in this row"},
+                {
+                    "name": "ids",
+                    "shape": ["batch", 100, 1],
+                    "meaning": "class id; -1: no detection in this row",
+                },
                 {"name": "scores", "shape": ["batch", 100, 1], "meaning": "0 to 1, falling"},
-                {"name": "boxes", "shape": ["batch", 100, 4], "meaning": "x1, y1, x2, y2 in pixels of the input"},
+                {
+                    "name": "boxes",
+                    "shape": ["batch", 100, 4],
+                    "meaning": "x1, y1, x2, y2 in pixels of the input",
+                },
             ],
         }
 
@@ -112,28 +124,37 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     def evaluation_transform(self) -> Transform:
         return StretchEvaluation(1)
 
-    def training_shapes(self, model: Model) -> Callable[[int, int], tuple[int, int]]:
+    def training_shapes(self) -> Callable[[int, int], tuple[int, int]]:
         if self.config.train.no_random_shape:
-            return super().training_shapes(model)
+            return super().training_shapes()
         return RandomShapes(self.shape, self.config.train.seed)
 
-    def build(self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None) -> YOLOv3Model:
+    def build(
+        self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
+    ) -> YOLOv3Model:
         config = self.config
         transferred = False
         base_network, syncbn = config.model.base_network, config.model.syncbn
         if checkpoint:
-            base_network, syncbn = checkpoint["model"].get("base_network"), bool(checkpoint["model"].get("syncbn"))
+            base_network, syncbn = (
+                checkpoint["model"].get("base_network"),
+                bool(checkpoint["model"].get("syncbn")),
+            )
             if base_network not in BASE_NETWORKS:
-                raise CheckpointError(f"the checkpoint's base network {base_network!r} is not one of {BASE_NETWORKS}")
+                raise CheckpointError(
+                    f"the checkpoint's base network {base_network!r} is not one of {BASE_NETWORKS}"
+                )
         sync_devices = len(contexts) if syncbn and len(contexts) > 1 else 0
         if checkpoint:
             network, _ = build_network(base_network, checkpoint["classes"], sync_devices)
             initialise(network, contexts)
-            _settle(network, contexts)
+            settle(network)
             try:
                 set_parameters(network, checkpoint["parameters"])
             except (KeyError, ValueError, AssertionError, mx.MXNetError) as error:
-                raise CheckpointError(f"the checkpoint's parameters do not fit its network: {error}") from None
+                raise CheckpointError(
+                    f"the checkpoint's parameters do not fit its network: {error}"
+                ) from None
         elif config.model.use_pretrained:
             dataset = config.model.transfer_dataset
             network, _ = build_network(base_network, _published_classes(dataset), sync_devices)
@@ -144,11 +165,13 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
             initialise(network, contexts)
             if config.train.pretrained_base:
                 _load(backbone, base_network, contexts)
-            _settle(network, contexts)
+            settle(network)
             set_priors(network, contexts)
         if (checkpoint or transferred) and list(network.classes) != list(classes):
             known = transfer_classes(network, classes, contexts)
-            log.info("Classes known from before: %s", ", ".join(known) or "none (boxes and objectness are kept)")
+            log.info(
+                "Classes known from before: %s", ", ".join(known) or "none (boxes and objectness are kept)"
+            )
         if transferred:
             for head in head_layers(network):
                 head.weight.lr_mult = head.bias.lr_mult = config.train.output_lr_mult
@@ -176,11 +199,6 @@ def _published_classes(dataset: str) -> list[str]:
     from gluoncv.data import COCODetection, VOCDetection
 
     return list((COCODetection if dataset == "coco" else VOCDetection).CLASSES)
-
-
-def _settle(network: YOLOv3Network, contexts: Sequence[Any]) -> None:
-    """Run one small image through, so that every parameter has its shape."""
-    network(mx.nd.zeros((1, 3, 64, 64), ctx=contexts[0]))
 
 
 def _load(network: Any, name: str, contexts: Sequence[Any]) -> None:

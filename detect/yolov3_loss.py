@@ -27,7 +27,18 @@ class YOLOv3Training(gluon.HybridBlock):
     trained to be empty (Redmon & Farhadi 2018, 2.1); boxes are trained by complete IoU (Zheng et al. 2020).
     """
 
-    inputs = ("images", "boxes", "positive", "weight", "target", "target_class", "objects", "cell", "anchor", "stride")
+    inputs = (
+        "images",
+        "boxes",
+        "positive",
+        "weight",
+        "target",
+        "target_class",
+        "objects",
+        "cell",
+        "anchor",
+        "stride",
+    )
 
     def __init__(self, network: YOLOv3Network, ignore_iou: float = 0.7) -> None:
         super().__init__(prefix="")
@@ -62,9 +73,15 @@ class YOLOv3Training(gluon.HybridBlock):
         where = F.stack(rows, positive, axis=0)
         box_loss = F.sum((1.0 - _complete_iou(F, F.gather_nd(predicted, where), target)) * weight, axis=1)
         class_logits = F.gather_nd(raw, where).slice_axis(axis=2, begin=5, end=None)
-        class_loss = F.sum(F.sum(_binary_cross_entropy(F, class_logits, target_class), axis=2) * weight, axis=1)
+        class_loss = F.sum(
+            F.sum(_binary_cross_entropy(F, class_logits, target_class), axis=2) * weight, axis=1
+        )
 
-        box_loss, object_loss, class_loss = BOX_WEIGHT * box_loss, OBJECT_WEIGHT * object_loss, CLASS_WEIGHT * class_loss
+        box_loss, object_loss, class_loss = (
+            BOX_WEIGHT * box_loss,
+            OBJECT_WEIGHT * object_loss,
+            CLASS_WEIGHT * class_loss,
+        )
         return box_loss + object_loss + class_loss, box_loss, object_loss, class_loss
 
 
@@ -73,7 +90,12 @@ def _decode(F: Any, raw: Any, cell: Any, anchor: Any, stride: Any) -> Any:
     centre = F.sigmoid(raw.slice_axis(axis=2, begin=0, end=2))
     centre = F.broadcast_mul(F.broadcast_add(centre, cell.expand_dims(0)), stride.expand_dims(0))
     # exp() of an untrained output must not become infinite: 8 is a box 2981 times the anchor.
-    half = F.broadcast_mul(F.exp(F.clip(raw.slice_axis(axis=2, begin=2, end=4), -8.0, 8.0)), anchor.expand_dims(0)) / 2
+    half = (
+        F.broadcast_mul(
+            F.exp(F.clip(raw.slice_axis(axis=2, begin=2, end=4), -8.0, 8.0)), anchor.expand_dims(0)
+        )
+        / 2
+    )
     return F.concat(centre - half, centre + half, dim=2)
 
 
@@ -101,9 +123,13 @@ def _complete_iou(F: Any, predicted: Any, target: Any) -> Any:
     px1, py1, px2, py2 = (_corner(F, predicted, i) for i in range(4))
     tx1, ty1, tx2, ty2 = (_corner(F, target, i) for i in range(4))
     pw, ph, tw, th = px2 - px1, py2 - py1, tx2 - tx1, ty2 - ty1
-    both = F.relu(F.minimum(px2, tx2) - F.maximum(px1, tx1)) * F.relu(F.minimum(py2, ty2) - F.maximum(py1, ty1))
+    both = F.relu(F.minimum(px2, tx2) - F.maximum(px1, tx1)) * F.relu(
+        F.minimum(py2, ty2) - F.maximum(py1, ty1)
+    )
     iou = both / (pw * ph + tw * th - both + 1e-9)
-    diagonal = (F.maximum(px2, tx2) - F.minimum(px1, tx1)) ** 2 + (F.maximum(py2, ty2) - F.minimum(py1, ty1)) ** 2
+    diagonal = (F.maximum(px2, tx2) - F.minimum(px1, tx1)) ** 2 + (
+        F.maximum(py2, ty2) - F.minimum(py1, ty1)
+    ) ** 2
     distance = ((px1 + px2 - tx1 - tx2) ** 2 + (py1 + py2 - ty1 - ty2) ** 2) / 4
     aspect = (4 / math.pi**2) * (F.arctan(tw / (th + 1e-9)) - F.arctan(pw / (ph + 1e-9))) ** 2
     # The factor is a weight, not a quantity to be learnt (Zheng et al. 2020, equation 11).

@@ -20,8 +20,15 @@ BASE_NETWORKS = ("darknet53", "mobilenet1.0")
 # the many empty places do not drown the first steps ("Focal Loss for Dense Object Detection", Lin et al. 2017, 4.1).
 _PRIOR = 0.01
 
+# Non-maximum suppression as in GluonCV's YOLOv3: overlap, candidates before it, detections after it.
+NMS_IOU = 0.45
+NMS_CANDIDATES = 400
+MOST_DETECTIONS = 100
 
-def build_backbone(base_network: str, norm_layer: Any, norm_kwargs: dict[str, Any] | None) -> gluon.HybridBlock:
+
+def build_backbone(
+    base_network: str, norm_layer: Any, norm_kwargs: dict[str, Any] | None
+) -> gluon.HybridBlock:
     """The ImageNet classifier whose stages YOLOv3 stands on, without parameters."""
     if base_network == "darknet53":
         return darknet53(pretrained=False, norm_layer=norm_layer, norm_kwargs=norm_kwargs)
@@ -48,7 +55,13 @@ def build_network(
     )
     anchors = [[side for anchor in scale for side in anchor] for scale in ANCHORS]
     network = YOLOv3Network(
-        stages, [512, 256, 128], anchors, list(STRIDES), classes=list(classes), norm_layer=norm_layer, norm_kwargs=norm_kwargs
+        stages,
+        [512, 256, 128],
+        anchors,
+        list(STRIDES),
+        classes=list(classes),
+        norm_layer=norm_layer,
+        norm_kwargs=norm_kwargs,
     )
     return network, backbone
 
@@ -56,7 +69,7 @@ def build_network(
 class YOLOv3Network(YOLOV3):
     """Input (B, 3, H, W), normalised; output ids (B, 100, 1), scores (B, 100, 1) and boxes (B, 100, 4) in input pixels.
 
-    Rows without a detection are -1. Overlapping boxes of one class (IoU > 0.45) are suppressed.
+    Rows without a detection are -1. Of boxes of one class that overlap the one with the highest score stays.
     """
 
     def predictions(self, F: Any, x: Any) -> Any:
@@ -64,24 +77,48 @@ class YOLOv3Network(YOLOV3):
 
         The order is coarsest scale first, then row, column and anchor.
         """
+        raw = [
+            output.prediction(tip) for output, tip in zip(self.yolo_outputs, self._tips(F, x), strict=True)
+        ]
+        return F.concat(
+            *[r.transpose((0, 2, 3, 1)).reshape((0, -1, 5 + len(self.classes))) for r in raw], dim=1
+        )
+
+    def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, Any, Any]:
+        detections = [output(tip) for output, tip in zip(self.yolo_outputs, self._tips(F, x), strict=True)]
+        kept = F.contrib.box_nms(
+            F.concat(*detections, dim=1),
+            overlap_thresh=NMS_IOU,
+            valid_thresh=0.01,
+            topk=NMS_CANDIDATES,
+            id_index=0,
+            score_index=1,
+            coord_start=2,
+        ).slice_axis(axis=1, begin=0, end=MOST_DETECTIONS)
+        return (
+            kept.slice_axis(axis=2, begin=0, end=1),
+            kept.slice_axis(axis=2, begin=1, end=2),
+            kept.slice_axis(axis=2, begin=2, end=6),
+        )
+
+    def _tips(self, F: Any, x: Any) -> list[Any]:
+        """The feature maps that the outputs stand on, coarsest first."""
         routes = []
         for stage in self.stages:
             x = stage(x)
             routes.append(x)
-        outputs = []
-        for i, (block, output) in enumerate(zip(self.yolo_blocks, self.yolo_outputs, strict=True)):
+        tips = []
+        for i, block in enumerate(self.yolo_blocks):
             x, tip = block(x)
-            raw = output.prediction(tip).transpose((0, 2, 3, 1))
-            outputs.append(raw.reshape((0, -1, 5 + len(self.classes))))
+            tips.append(tip)
             if i < len(routes) - 1:
-                x = self.transitions[i](x)
-                finer = routes[::-1][i + 1]
-                x = x.repeat(axis=-1, repeats=2).repeat(axis=-2, repeats=2)
+                finer = routes[-2 - i]
+                x = F.UpSampling(self.transitions[i](x), scale=2, sample_type="nearest")
                 x = F.slice_like(x, finer, axes=(2, 3))
                 # In mixed precision the two arrive in different types, which concat does not take.
                 x, finer = F.amp_multicast(x, finer, num_outputs=2, cast_narrow=True)
                 x = F.concat(x, finer, dim=1)
-        return F.concat(*outputs, dim=1)
+        return tips
 
 
 def head_layers(network: YOLOv3Network) -> list[gluon.HybridBlock]:
@@ -114,7 +151,9 @@ def transfer_classes(network: YOLOv3Network, classes: Sequence[str], contexts: S
     """
     old_names, new_names = list(network.classes), list(classes)
     known = [name for name in new_names if name in old_names]
-    old_parameters = [(head.weight.data().asnumpy(), head.bias.data().asnumpy()) for head in head_layers(network)]
+    old_parameters = [
+        (head.weight.data().asnumpy(), head.bias.data().asnumpy()) for head in head_layers(network)
+    ]
     network.reset_class(new_names)
     for head, old in zip(head_layers(network), old_parameters, strict=True):
         head.initialize(mx.init.Normal(0.01), ctx=list(contexts), force_reinit=True)

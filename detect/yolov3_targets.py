@@ -49,7 +49,12 @@ def grid(shape: tuple[int, int]) -> Grid:
         rows.append(height)
         start += len(cell) * count
     return Grid(
-        np.concatenate(cells), np.concatenate(anchors), np.concatenate(strides), tuple(starts), tuple(columns), tuple(rows)
+        np.concatenate(cells),
+        np.concatenate(anchors),
+        np.concatenate(strides),
+        tuple(starts),
+        tuple(columns),
+        tuple(rows),
     )
 
 

@@ -1,0 +1,48 @@
+# The two commands: `make demo` trains a detector on this machine's CPU, `make test` passes the tests.
+
+# The Python to make .venv with: 3.10 or 3.11; empty: whichever of them is found.
+PYTHON ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEMO_OUT := demo_out
+
+.PHONY: demo test check lock docs clean
+
+demo: $(VENV)/ready
+	@$(RUN) detect/fit_yolov3.py --config configs/demo.json --linger 0
+	@echo
+	@echo "Results: $(DEMO_OUT)/ (valid_data_result.json: detections; *-symbol.json, *.params, model.json: the model)"
+	@echo "Curves:  $(VENV)/bin/tensorboard --load_fast=false --logdir $(DEMO_OUT)"
+	@echo "Next:    put your own images into folders as in README.md, copy configs/demo.json, and run"
+	@echo "         $(RUN) detect/fit_yolov3.py --config my_job.json"
+
+test: $(VENV)/ready-for-development
+	@$(RUN) -m pytest
+
+# Formatting, linting and types, as the gate sees them.
+check: $(VENV)/ready-for-development
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(RUN) configs/generate.py --check
+
+$(VENV)/ready: requirements.lock .ci/requirements.sh
+	@bash .ci/requirements.sh "$(PYTHON)" $(VENV) requirements.lock
+	@touch $@
+
+$(VENV)/ready-for-development: requirements-dev.lock .ci/requirements.sh
+	@bash .ci/requirements.sh "$(PYTHON)" $(VENV) requirements-dev.lock
+	@touch $@ $(VENV)/ready
+
+# Write configuration schemas and the tables of the documents anew after a change of the configuration classes.
+docs: $(VENV)/ready-for-development
+	$(RUN) configs/generate.py
+
+# Solve the dependencies of pyproject.toml anew; needs uv.
+LOCK := uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url
+lock:
+	$(LOCK) pyproject.toml -o requirements.lock
+	$(LOCK) --group dev pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUT)

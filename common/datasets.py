@@ -1,0 +1,134 @@
+"""The sets of a job: which folders there are, what is split off, and the report on all of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config import DatasetConfig
+from common.errors import DataError
+from common.progress import Step
+from common.samples import FolderReport, Problem, Sample, read_folder, split, write_report
+from common.task import Task
+from common.workers import WorkerPool
+
+log = logging.getLogger("visualtl")
+
+# Opens a step of the progress and gives the function that advances it.
+Steps = Callable[[Step], AbstractContextManager[Callable[[float], None]]]
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """The samples of each set; none: there is no such set. classes: names by id. report: where the report stands."""
+
+    train: list[Sample]
+    valid: list[Sample] | None
+    test: list[Sample] | None
+    classes: list[str]
+    report: "Report"
+
+
+class Report:
+    """`data_report.json`: what was read and what was left out, by set; what comes to light later is added."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._folders: dict[str, FolderReport] = {}
+        self._summaries: dict[str, dict[str, Any]] = {}
+
+    def add(self, name: str, folder: FolderReport) -> None:
+        """The report on the folder of a set."""
+        self._folders[name] = folder
+
+    def summarise(self, name: str, summary: dict[str, Any]) -> None:
+        """The task's figures of a set."""
+        self._summaries[name] = summary
+
+    def leave_out(self, name: str, problems: Sequence[Problem]) -> None:
+        """Samples of the set `name` that could no longer be read when their turn came."""
+        if problems:
+            for problem in problems:
+                log.warning("Left out: %s: %s", problem.file, problem.reason)
+            self._folders[name].problems.extend(problems)
+            self.write()
+
+    def write(self) -> None:
+        """Bring the file up to date."""
+        write_report(self._path, self._folders, self._summaries)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Folders of the sets; none: no such folder."""
+
+    train: Path
+    valid: Path | None
+    test: Path | None
+
+
+def find_folders(dataset: DatasetConfig) -> Folders:
+    """The folders that the configuration means. Raises DataError for one that it names and that is not there."""
+    found: dict[str, Path | None] = {}
+    for name in ("train_dir", "valid_dir", "test_dir"):
+        value = getattr(dataset, name)
+        folder = Path(dataset.data_root) / value if value is not None else None
+        if folder is not None and not folder.is_dir():
+            if name != "train_dir" and dataset.is_default(name):
+                folder = None
+            else:
+                kind = "is not a folder" if folder.exists() else "does not exist"
+                raise DataError(f"dataset.{name}: the folder {folder} {kind}")
+        found[name] = folder
+    train = found["train_dir"]
+    assert train is not None
+    return Folders(train, found["valid_dir"], found["test_dir"])
+
+
+def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report_path: Path) -> Datasets:
+    """Read all sets, split off what the configuration asks for, and write the report.
+
+    Raises DataError for a folder that is missing, a set without samples, or annotations that no job can use.
+    """
+    dataset = task.config.dataset
+    folders = find_folders(dataset)
+    annotate = task.annotations(folders.train)
+    report = Report(report_path)
+    try:
+        with steps(_first_step(dataset)) as advance:
+            train, folder_report = read_folder(folders.train, annotate, pool, advance)
+            report.add("train", folder_report)
+            split_valid, split_test = [], []  # type: list[Sample], list[Sample]
+            if dataset.valid_share or dataset.test_share:
+                train, split_valid, split_test = split(
+                    train, folders.train, task.groups, dataset.valid_share, dataset.test_share
+                )
+        others: dict[str, list[Sample]] = {"valid": split_valid, "test": split_test}
+        for name, folder, step in (
+            ("valid", folders.valid, Step.LOAD_VALID_DATA),
+            ("test", folders.test, Step.LOAD_TEST_DATA),
+        ):
+            if folder is not None:
+                with steps(step) as advance:
+                    others[name], folder_report = read_folder(folder, annotate, pool, advance)
+                    report.add(name, folder_report)
+            elif others[name]:
+                report.add(name, FolderReport.split_off(folders.train, len(others[name])))
+        classes = task.classes(folders.train, [train, others["valid"], others["test"]])
+        for name, samples in {"train": train, **others}.items():
+            if samples:
+                report.summarise(name, task.summary(samples, classes))
+    finally:
+        report.write()
+    return Datasets(train, others["valid"] or None, others["test"] or None, classes, report)
+
+
+def _first_step(dataset: DatasetConfig) -> Step:
+    """The step under which the training folder is read: it says what is split off from it."""
+    if dataset.valid_share and dataset.test_share:
+        return Step.LOAD_ALL_DATA
+    return Step.LOAD_TRAIN_VALID_DATA if dataset.valid_share else Step.LOAD_TRAIN_DATA

@@ -1,0 +1,151 @@
+"""How a job ends: exit status, last line, and `status.json`, for every way in which it can end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from common.errors import JobError, LogDirError, MemoryLimitError
+from common.lock import lock
+from common.log import last_words, open_log
+from common.status import Status
+
+log = logging.getLogger("visualtl")
+
+
+class Stopped(BaseException):
+    """A signal asks the job to end. Not an Exception: nothing on the way may take it for a failure of its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_status = 128 + number
+
+
+class Signals:
+    """SIGTERM and SIGINT: raised as `Stopped` where the job can bear it.
+
+    While `hold` is in force (a file is being written) the signal waits. A second one ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._held = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            os._exit(128 + number)
+        self._received = number
+        if not self._held:
+            raise Stopped(number)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let a signal wait until the block has ended."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+        if self._received is not None and not self._held:
+            raise Stopped(self._received)
+
+
+@contextmanager
+def ending(status: Status) -> Iterator[None]:
+    """Say how the block ended, in `status` and as the last line of log and standard error; raise SystemExit.
+
+    A block that ends well says nothing here. Errors that are not the job's own (a defect) leave their traceback in
+    estimator.log, and their one line at its end.
+    """
+    try:
+        yield
+    except Stopped as stopped:
+        status.update(state="stopped", error={"kind": "stopped", "message": str(stopped)})
+        status.close()
+        last_words(str(stopped))
+        raise SystemExit(stopped.exit_status) from None
+    except Exception as error:
+        known = explain(error)
+        if not isinstance(error, (JobError, OSError, MemoryError)):
+            log.debug("%s", traceback.format_exc())
+            _keep_traceback()
+        status.update(state="failed", error={"kind": known.kind, "message": str(known)})
+        status.close()
+        last_words(str(known))
+        raise SystemExit(known.exit_status) from None
+
+
+def _keep_traceback() -> None:
+    """Into the log file alone: people who read the console want the reason, people who mend want the place."""
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.stream.write(traceback.format_exc())
+            handler.flush()
+
+
+def explain(error: Exception) -> JobError:
+    """The error as one line for people."""
+    if isinstance(error, JobError):
+        return error
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or re.search(
+        r"out of memory|cudaMalloc|bad_alloc|Cannot allocate", text, re.I
+    ):
+        return MemoryLimitError(
+            f"memory ran out; a smaller train.batch_size needs less ({text[:200] or 'MemoryError'})"
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return LogDirError(
+            f"the disk is full: {error.filename or 'log_dir'} could not be written; older files are whole"
+        )
+    if isinstance(error, OSError):
+        return LogDirError(f"{error.filename or 'a file'}: {error.strerror or error}")
+    message = JobError(
+        f"internal error: {type(error).__name__}: {text[:500]} (the place is in estimator.log)"
+    )
+    return message
+
+
+def fail_before(error: JobError, config: Path) -> int:
+    """A configuration that cannot be used: say so, also in its log_dir where it names one that can be written.
+
+    Returns the exit status.
+    """
+    folder = _log_dir_of(config)
+    if folder is None:
+        for line in str(error).splitlines():
+            print(line, file=sys.stderr)
+        return error.exit_status
+    try:
+        with lock(folder):
+            open_log(folder)
+            status = Status(folder)
+            status.update(state="failed", error={"kind": error.kind, "message": str(error)})
+            status.close()
+            last_words(str(error))
+    except (JobError, OSError):
+        for line in str(error).splitlines():
+            print(line, file=sys.stderr)
+    return error.exit_status
+
+
+def _log_dir_of(config: Path) -> Path | None:
+    try:
+        document: Any = json.loads(config.read_text("utf-8-sig"))
+        value = document.get("log_dir") if isinstance(document, dict) else None
+        return Path(value) if isinstance(value, str) and value.strip() else None
+    except (OSError, ValueError, RecursionError):
+        return None

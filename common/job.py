@@ -1,0 +1,337 @@
+"""A job from its command line to its exit status: what happens, in which order, and what is said.
+
+    argv → configuration → samples → loader → training → best checkpoint → predictions → exported model
+
+`main` owns what surrounds a job (command line, log_dir, endings); `run` is the job: read it top to bottom.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.checkpoint import read_checkpoint
+from common.cli import Options, parse
+from common.config import JobConfig, read_configuration
+from common.devices import check_gpus, contexts, visible_gpus
+from common.endings import Signals, ending, fail_before
+from common.errors import ConfigurationError, JobError
+from common.files import write_json
+from common.lock import lock
+from common.log import open_log
+from common.progress import Progress, Step
+from common.server import ProgressServer, archive_old_events
+from common.status import Status
+from common.workers import WorkerPool
+
+if (
+    TYPE_CHECKING
+):  # MXNet, which these import, takes seconds to come up: the progress server does not wait for it
+    from common.datasets import Datasets
+    from common.task import Evaluation, Model, Task
+
+log = logging.getLogger("visualtl")
+
+BEST_CHECKPOINT = "best_checkpoint.pkl"
+DATA_REPORT = "data_report.json"
+RESULT = "{}_data_result.json"
+# What a checkpoint holds beside its kind of task.
+CHECKPOINT_KEYS = ("classes", "model", "configuration", "parameters", "epoch")
+_STATES = {
+    Step.TRAIN: "training",
+    Step.PREDICT_VALID: "predicting",
+    Step.PREDICT_TEST: "predicting",
+    Step.EXPORT: "exporting",
+}
+
+
+def main(
+    config_class: type[JobConfig], task: str, description: str, argv: Sequence[str] | None = None
+) -> int:
+    """Run the job that the command line asks for and return its exit status.
+
+    task: "module:class", imported when the progress server is on its way. Every failure is one line on standard error
+    and, where log_dir can be written, in estimator.log and status.json.
+    """
+    options = parse(config_class, argv, description)
+    try:
+        ignored = ("model",) if options.load else ()  # the checkpoint says which network
+        config = read_configuration(config_class, options.config, options.overrides, ignored)
+    except ConfigurationError as error:
+        return fail_before(error, options.config)
+    try:
+        with lock(config.log_dir):
+            open_log(config.log_dir)
+            status = Status(config.log_dir)
+            with ending(status):
+                run(config, options, task, status, Signals())
+                status.update(state="finished")
+                status.close()
+    except JobError as error:  # log_dir itself cannot be used
+        return fail_before(error, options.config)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def run(config: JobConfig, options: Options, task_name: str, status: Status, signals: Signals) -> None:
+    """The job. Raises JobError where it cannot go on."""
+    with ExitStack() as stack:
+        check_gpus(config.gpus, visible_gpus())
+        _remove_old_outputs(config.log_dir)
+        archive_old_events(config.log_dir)
+        server = stack.enter_context(ProgressServer(config.log_dir, options.port))
+        progress = Progress(config.log_dir, server.publish)
+        stack.callback(progress.close)
+        pool = WorkerPool(min(config.train.num_workers, len(os.sched_getaffinity(0))))
+        stack.callback(pool.close)
+        log.info("Progress: http://127.0.0.1:%d/ (every address of this machine)", server.port)
+
+        def step(which: Step) -> Any:
+            return _step(which, progress, status)
+
+        task = _task(task_name, config)
+        devices = contexts(config.gpus)
+        precision = task.precision(on_gpu=bool(config.gpus))
+        checkpoint = read_checkpoint(options.load, task.name, CHECKPOINT_KEYS) if options.load else None
+        data = load_data(task, step, pool, status)
+        _seed(config.train.seed)
+        model = task.build(data.classes, devices, checkpoint)
+        best = train(task, model, data, devices, precision, bool(checkpoint), pool, progress, step, status, signals)
+        predict_and_write(task, model, data, devices, pool, step)
+        with step(Step.EXPORT):
+            from common.export import export_model
+
+            for path in export_model(model, config.log_dir, task.shape, best):
+                log.info("Exported: %s", path)
+        log.info("Finished: results are in %s", config.log_dir)
+        status.update(state="finished")
+        _linger(options.linger)
+
+
+def load_data(task: Task[Any], step: Callable[[Step], Any], pool: WorkerPool, status: Status) -> Datasets:
+    """Read the sets, and say what there is."""
+    from common.datasets import load_datasets
+
+    data = load_datasets(task, step, pool, task.config.log_dir / DATA_REPORT)
+    log.info("Classes: %s", ", ".join(data.classes))
+    if data.valid is None:
+        log.info(
+            "There is no validation set: the latest epoch counts as the best, and early stopping has nothing to watch"
+        )
+    return data
+
+
+def train(
+    task: Task[Any],
+    model: Model,
+    data: Datasets,
+    devices: Sequence[Any],
+    precision: str,
+    loaded: bool,
+    pool: WorkerPool,
+    progress: Progress,
+    step: Callable[[Step], Any],
+    status: Status,
+    signals: Signals,
+) -> dict[str, Any]:
+    """Train, and leave the best parameters in the model. Returns name, value and epoch of the best metric."""
+    from common import hooks as around
+    from common.estimator import Estimator, TrainingState, set_parameters
+    from common.loader import Loader
+    from common.schedule import Schedule
+
+    config = task.config
+    keys = config.train
+    estimator = Estimator(model, devices, task.optimizer(), precision=precision)
+    with ExitStack() as stack:
+        loader = stack.enter_context(
+            Loader(
+                data.train,
+                task.training_transform(data.train),
+                pool,
+                batch_size=keys.batch_size,
+                shapes=task.training_shapes(),
+                seed=keys.seed,
+                training=True,
+            )
+        )
+        valid = stack.enter_context(_evaluation_loader(task, data.valid, pool)) if data.valid else None
+        state = TrainingState(
+            epochs=keys.epochs, steps=len(loader), start_epoch=keys.start_epoch, epoch=keys.start_epoch
+        )
+        schedule = Schedule(
+            keys.lr,
+            keys.lr_mode,
+            epochs=keys.epochs,
+            steps_per_epoch=state.steps,
+            decay=keys.lr_decay,
+            decay_epochs=keys.lr_decay_epoch,
+            decay_period=keys.lr_decay_period,
+            warmup_lr=keys.warmup_lr,
+            warmup_epochs=keys.warmup_epochs,
+            soft_steps=0 if keys.warmup_epochs else task.soft_steps,
+            first_step=first * state.steps,
+        )
+
+        def evaluate() -> Evaluation:
+            assert valid is not None
+            found = estimator.predict(valid)
+            return task.evaluate(*_paired(data.valid or [], found), model)
+
+        def write_checkpoint_of(state: TrainingState) -> None:
+            with signals.hold():
+                _write_checkpoint(task, model, data, estimator, state, hooks)
+
+        best = around.BestCheckpoint(write_checkpoint_of, task.metric, status, validated=valid is not None)
+        hooks: list[around.Hook] = [around.LogLines(keys.log_interval), around.Curves(progress)]
+        with step(Step.TRAIN) as advance:
+            hooks.append(around.Watch(advance, status))
+            hooks.append(around.Problems({"train": loader}, data.report))
+            if valid is not None:
+                hooks.append(around.Validation(evaluate, config.valid.interval, task.metric, progress))
+                hooks.append(
+                    around.EarlyStopping(
+                        keys.early_stop_patience,
+                        keys.early_stop_min_delta,
+                        task.early_stop_baseline,
+                        keys.early_stop_max_value,
+                    )
+                )
+            hooks.append(best)
+            estimator.fit(loader, schedule, hooks, state)
+            if state.stop_reason:
+                log.info("Stopped early after epoch %d: %s", state.epoch, state.stop_reason)
+    if best.epoch is not None:
+        checkpoint = read_checkpoint(config.log_dir / BEST_CHECKPOINT, task.name, CHECKPOINT_KEYS)
+        set_parameters(model.network, checkpoint["parameters"])
+    return {"name": task.metric, "value": None if math.isnan(best.value) else best.value, "epoch": best.epoch}
+
+
+def predict_and_write(
+    task: Task[Any],
+    model: Model,
+    data: Datasets,
+    devices: Sequence[Any],
+    pool: WorkerPool,
+    step: Callable[[Step], Any],
+) -> None:
+    """Predict validation and test set with what is going to be exported, in float32, and write the result files."""
+    from common.estimator import predict
+    from common.graph import compile_graph
+
+    graph = compile_graph(model.inference_block(), ["images"])
+    for name, samples, which in (
+        ("valid", data.valid, Step.PREDICT_VALID),
+        ("test", data.test, Step.PREDICT_TEST),
+    ):
+        if samples is None:
+            continue
+        with step(which) as advance, _evaluation_loader(task, samples, pool) as loader:
+            found = predict(model, graph, devices, loader, advance)
+            data.report.leave_out(name, loader.problems)
+            evaluation, document = task.results(*_paired(samples, found), model)
+            write_json(task.config.log_dir / RESULT.format(name), document)
+            figures = {task.metric: evaluation.value, **evaluation.curves}
+            log.info(
+                "%s set: %s",
+                {"valid": "Validation", "test": "Test"}[name],
+                ", ".join(f"{key}={value:.4f}" for key, value in figures.items()),
+            )
+
+
+def _evaluation_loader(task: Task[Any], samples: Sequence[Any], pool: WorkerPool) -> Any:
+    from common.loader import Loader
+
+    return Loader(
+        samples,
+        task.evaluation_transform(),
+        pool,
+        batch_size=task.config.train.batch_size,
+        shapes=lambda epoch, batch: task.shape,
+        training=False,
+    )
+
+
+def _paired(samples: Sequence[Any], found: dict[int, Any]) -> tuple[list[Any], list[Any]]:
+    """Samples that were predicted, and their predictions."""
+    indices = sorted(found)
+    return [samples[index] for index in indices], [found[index] for index in indices]
+
+
+def _write_checkpoint(
+    task: Task[Any], model: Model, data: Datasets, estimator: Any, state: Any, hooks: Sequence[Any]
+) -> None:
+    from common.checkpoint import write_checkpoint
+
+    write_checkpoint(
+        task.config.log_dir / BEST_CHECKPOINT,
+        task.name,
+        {
+            "classes": list(data.classes),
+            "model": model.description(),
+            "configuration": task.config.model_dump(mode="json"),
+            "parameters": estimator.parameters(),
+            "optimizer": estimator.optimizer_state(),
+            "epoch": state.epoch,
+            "metric": {
+                "name": task.metric,
+                "value": state.evaluation.value if state.evaluation else math.nan,
+            },
+            "hooks": {type(hook).__name__: hook.state() for hook in hooks if hook.state()},
+        },
+    )
+
+
+def _task(name: str, config: JobConfig) -> Task[Any]:
+    module, _, attribute = name.partition(":")
+    task: Task[Any] = getattr(importlib.import_module(module), attribute)(config)
+    return task
+
+
+@contextmanager
+def _step(which: Step, progress: Progress, status: Status) -> Iterator[Callable[[float], None]]:
+    """A step of the job: what the poller and status.json are told of it."""
+    status.update(state=_STATES.get(which, "loading"), step=which, progress=0.0)
+    with progress.step(which) as advance:
+
+        def both(fraction: float) -> None:
+            advance(fraction)
+            status.update(progress=fraction)
+
+        yield both
+    status.update(progress=1.0)
+
+
+def _seed(seed: int) -> None:
+    """Parameters begin the same in every run; everything else that is random has its own generator."""
+    import mxnet as mx
+    import numpy as np
+
+    mx.random.seed(seed)
+    np.random.seed(seed)  # MXNet's initialisers draw from it
+
+
+def _remove_old_outputs(log_dir: Path) -> None:
+    """Results of an earlier run in the same folder must not pass for this run's. Its checkpoint stays: --load may name
+    it, and the first validation of this run replaces it."""
+    for name in ("valid", "test"):
+        (log_dir / RESULT.format(name)).unlink(missing_ok=True)
+    for pattern in ("*-symbol.json", "*-0000.params"):
+        for path in log_dir.glob(pattern):
+            path.unlink()
+    (log_dir / "model.json").unlink(missing_ok=True)
+
+
+def _linger(seconds: float) -> None:
+    """The progress stays up for pollers that come seldom."""
+    if seconds > 0:
+        log.info("The progress page stays up for %g s", seconds)
+        time.sleep(seconds)
