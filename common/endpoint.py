@@ -43,6 +43,7 @@ _NO_CACHE = [
 ]
 
 _CONNECTIONS = 512
+_SMALL = 1 << 16  # bytes of a poll's body, which nobody reads
 _READ_TIMEOUT = 10.0  # seconds that a client may take for each piece of its request
 _TENSORBOARD_TIMEOUT = 60.0  # seconds that a request for TensorBoard waits for it to be imported
 _RELOAD_INTERVAL = 2.0  # seconds between two looks of TensorBoard at the event files
@@ -66,6 +67,10 @@ def is_progress(path: str, query: str) -> bool:
     return wanted and parameters.get("format") != "csv"
 
 
+def _answer(status: str, content_type: str, body: bytes) -> tuple[str, list[tuple[str, str]], bytes]:
+    return status, [("Content-Type", content_type), ("Content-Length", str(len(body))), *_NO_CACHE], body
+
+
 class Endpoint:
     """The WSGI application: progress from memory, the rest from TensorBoard once that is there."""
 
@@ -84,22 +89,21 @@ class Endpoint:
         self._tensorboard = application
         self._loaded.set()
 
-    def progress(self) -> tuple[str, str, bytes]:
-        """Status, content type and body of the answer to a poller."""
+    def progress(self) -> tuple[str, list[tuple[str, str]], bytes]:
+        """Status, headers and body of the answer to a poller."""
         if not self._points:
-            return "404 NOT FOUND", "text/plain; charset=utf-8", _NOT_FOUND
-        return "200 OK", "application/json", f"[{', '.join(self._points)}]".encode()
+            return _answer("404 NOT FOUND", "text/plain; charset=utf-8", _NOT_FOUND)
+        return _answer("200 OK", "application/json", f"[{', '.join(self._points)}]".encode())
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if is_progress(environ["PATH_INFO"], environ["QUERY_STRING"]):
-            status, content_type, body = self.progress()
+            status, headers, body = self.progress()
         elif self._loaded.wait(_TENSORBOARD_TIMEOUT) and self._tensorboard is not None:
             return self._tensorboard(environ, start_response)
         else:
-            status, content_type = "503 SERVICE UNAVAILABLE", "text/plain; charset=utf-8"
-            body = b"TensorBoard is not available; progress is."
-        length = ("Content-Length", str(len(body)))
-        start_response(status, [("Content-Type", content_type), length, *_NO_CACHE])
+            text = b"TensorBoard is not available; progress is."
+            status, headers, body = _answer("503 SERVICE UNAVAILABLE", "text/plain; charset=utf-8", text)
+        start_response(status, headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
@@ -114,6 +118,20 @@ class _Handler(WSGIRequestHandler):
 
     def version_string(self) -> str:
         return "TensorBoard"
+
+    def run_wsgi(self) -> None:
+        """A poll without the detour over WSGI, at less than half the cost; everything else over it."""
+        length = self.headers.get("Content-Length", "0")
+        small = length.isdecimal() and int(length) <= _SMALL and "Transfer-Encoding" not in self.headers
+        if self.command == "HEAD" or not small or not is_progress(*self.path.partition("?")[::2]):
+            super().run_wsgi()
+            return
+        self.rfile.read(int(length))  # what is left unread when the connection closes would reset it
+        self.close_connection = True
+        status, headers, body = self.server.app.progress()  # type: ignore[attr-defined]
+        lines = [f"{name}: {value}\r\n" for name, value in [("Connection", "close"), *headers]]
+        date = f"Server: {self.version_string()}\r\nDate: {self.date_time_string()}\r\n"
+        self.wfile.write(f"HTTP/1.1 {status}\r\n{date}{''.join(lines)}\r\n".encode() + body)
 
 
 class Server(ThreadedWSGIServer):

@@ -25,6 +25,10 @@ from tqdm import tqdm
 NAME = "visualtl"
 FILE = "estimator.log"
 
+# tqdm's own lock takes a semaphore of the system, its monitor a thread: neither suits forked workers.
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0
+
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -98,7 +102,7 @@ def open_log(log_dir: Path) -> logging.Logger:
     for handler in (file, _Console()):
         handler.setFormatter(logging.Formatter(_FORMAT))
         logger.addHandler(handler)
-    logger.info("===== %s", shlex.join(sys.orig_argv))
+    logger.info("===== %s", shlex.join(sys.orig_argv).replace("\n", "\\n"))
     return logger
 
 
@@ -109,11 +113,12 @@ def last_words(message: str) -> None:
     """
     logger = logging.getLogger(NAME)
     lines = [line for line in message.splitlines() if line.strip()] or ["unknown error"]
-    logger.error("the job failed:")
-    for handler in logger.handlers:
-        if isinstance(handler, _File):
-            handler.setFormatter(logging.Formatter("%(message)s"))
-            handler.emit(logger.makeRecord(NAME, logging.ERROR, "", 0, "\n".join(lines), (), None))
+    files = [handler for handler in logger.handlers if isinstance(handler, _File)]
+    if files:
+        logger.error("the job failed:")
+    for file in files:
+        file.setFormatter(logging.Formatter("%(message)s"))
+        file.emit(logger.makeRecord(NAME, logging.ERROR, "", 0, "\n".join(lines), (), None))
     _reset()
     for line in lines:
         _say("stderr", line)
@@ -137,16 +142,13 @@ _bars: set[tqdm] = set()
 
 @contextlib.contextmanager
 def bar(total: int, title: str) -> Iterator[Callable[[int], object]]:
-    """A progress bar of `total` steps on standard error while the block runs; the block gets
-    `advance(steps)`.
+    """A progress bar of `total` steps on standard error while the block runs; the block gets `advance`.
 
     Only at a terminal: in a file or a pipe the log lines have to do.
     """
     if not _is_terminal():
         yield lambda steps: None
         return
-    tqdm.set_lock(threading.RLock())  # tqdm's own takes a semaphore of the system
-    tqdm.monitor_interval = 0  # and a thread
     shown = tqdm(total=total, desc=title, file=sys.stderr, leave=False, dynamic_ncols=True)
     _bars.add(shown)
     try:

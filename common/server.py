@@ -241,7 +241,7 @@ class ProgressServer:
         return " | ".join([f"status {status}", *tail])
 
     def _feed(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
-        """Write points to the child's input, a JSON line each: those there are, a blank line, those to come."""
+        """Write points to the child's input, a JSON line each: those there are, a blank line, new ones."""
         assert process.stdin is not None
         sent, mark = 0, "\n"
         # An error means that the child died, which `_attend` sees.

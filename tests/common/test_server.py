@@ -68,7 +68,7 @@ def gone(pid: int) -> bool:
 
 
 def free(port: int) -> bool:
-    """Whether a job could have `port`; the threads of a process that is gone may hold it for another moment."""
+    """Whether a job could have `port`; threads of a process that is gone may hold it for another moment."""
     try:
         server._listen(port).close()
     except PortError:
@@ -119,6 +119,31 @@ def test_a_poller_may_use_any_method(watched: ProgressServer, method: str) -> No
     status, body = ask(watched.port, method=method, data=b"ignored=1" if method == "POST" else None)
     assert status == 200
     assert [point[1:] for point in json.loads(body)][:3] == [[1, 0.0], [1, 1.0], [10, 0.0]]
+
+
+@pytest.mark.parametrize("body", [b"x" * 1000, b"x" * 3_000_000, [b"one", b"two"]])
+def test_a_body_that_a_poller_sends_is_ignored(watched: ProgressServer, body: Any) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", watched.port, timeout=60)
+    connection.request("POST", PROGRESS, body=body, encode_chunked=isinstance(body, list))
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert answer.getheader("Content-Type") == "application/json"
+    assert json.loads(answer.read()) == points(watched.port)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "request_line", ["GET {} HTTP/1.0", "GET http://host{} HTTP/1.1", "PATCH {} HTTP/1.1"]
+)
+@pytest.mark.parametrize("length", ["", "Content-Length: none\r\n", "Content-Length: -5\r\n"])
+def test_requests_of_old_or_odd_clients_are_answered_alike(
+    watched: ProgressServer, request_line: str, length: str
+) -> None:
+    with socket.create_connection(("127.0.0.1", watched.port), timeout=60) as connection:
+        connection.sendall(f"{request_line.format(PROGRESS)}\r\n{length}\r\n".encode())
+        head, _, body = b"".join(iter(lambda: connection.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert json.loads(body) == points(watched.port)
 
 
 def test_head_has_no_body(watched: ProgressServer) -> None:
