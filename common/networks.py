@@ -31,9 +31,11 @@ from common.network_names import (
 )
 
 __all__ = [
+    "AveragePool",
     "GroupNorm",
     "Network",
     "base_features",
+    "base_map",
     "base_network",
     "embedding_dimension",
     "freeze",
@@ -107,7 +109,7 @@ class Network(nn.HybridBlock):
         return self.output(self.features(x))
 
 
-class _AveragePool(nn.HybridBlock):
+class AveragePool(nn.HybridBlock):
     """Average a map of any size to `size` x `size`."""
 
     def __init__(self, size: int) -> None:
@@ -116,6 +118,14 @@ class _AveragePool(nn.HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         return F.contrib.AdaptiveAvgPooling2D(x, output_size=self._size)
+
+
+class _PoolTo7(nn.HybridSequential):
+    """The last pooling of a VGG, and then the average over 7 x 7 places that its Dense layers expect."""
+
+    def __init__(self, pool: nn.HybridBlock) -> None:
+        super().__init__()
+        self.add(pool, AveragePool(7))
 
 
 def base_features(
@@ -144,18 +154,12 @@ def base_features(
     if name.startswith("densenet"):
         _replace(features, nn.AvgPool2D, last=True, make=lambda _: nn.GlobalAvgPool2D())
     if name.startswith("vgg"):
-        _replace(features, nn.MaxPool2D, last=True, make=_pooled_to_7)
+        _replace(features, nn.MaxPool2D, last=True, make=_PoolTo7)
     features.add(nn.Flatten())
     features.infer_shape(mx.nd.zeros((1, 3, SMALLEST_SIZE, SMALLEST_SIZE)))
     if use_gn:
         _replace_normalisation(features)
     return features
-
-
-def _pooled_to_7(pool: nn.HybridBlock) -> nn.HybridBlock:
-    both = nn.HybridSequential()
-    both.add(pool, _AveragePool(7))
-    return both
 
 
 def _replace(layers: nn.HybridSequential, kind: type, *, last: bool, make: Any) -> None:
@@ -182,6 +186,17 @@ def _replace_normalisation(block: nn.HybridBlock) -> None:
             setattr(block, key, group_norm)
         else:
             block._children[key] = group_norm
+
+
+def base_map(name: str, **variants: bool) -> nn.HybridSequential:
+    """The layers of base_features up to their last map (B, C, H / 32, W / 32), rounded up (VGG: down).
+
+    What stands behind its pooling (VGG's Dense layers, MobileNetV3's last convolution) is no part of this.
+    """
+    features = base_features(name, **variants)
+    kinds = (nn.GlobalAvgPool2D, _PoolTo7)
+    last = next(int(key) for key, layer in features._children.items() if isinstance(layer, kinds))
+    return features[: last + 1 if name.startswith("vgg") else last]
 
 
 def base_network(name: str, outputs: int, **variants: bool) -> Network:

@@ -94,7 +94,7 @@ class BatchHardTriplet(nn.HybridBlock):
 
 
 class ReidTraining(nn.HybridBlock):
-    """Images and identities to losses (B,): their sum, cross entropy and, with a weight above 0, triplet loss.
+    """Images and identities to losses (B,): their sum, cross entropy and, if it has a weight, triplet loss.
 
     images (B, H, W, 3) uint8 RGB; labels (B,) identities of training, 0 ... identities - 1.
     """

@@ -22,6 +22,7 @@ from common.network_names import (
 from common.networks import (
     GroupNorm,
     Network,
+    base_map,
     base_network,
     group_count,
     initialize,
@@ -128,6 +129,31 @@ def test_the_embedding_is_the_zoos_at_224(name: str, tmp_path: Path) -> None:
 )
 def test_a_variant_builds_trains_and_exports(name: str, option: str, tmp_path: Path) -> None:
     check_builds_trains_exports(tmp_path, name, (SMALLEST_SIZE, SMALLEST_SIZE), **{option: True})
+
+
+@pytest.mark.parametrize("name", ["resnet18_v1", "resnet18_v2", "mobilenet0.25", "mobilenetv2_0.25"])
+def test_the_last_map_is_what_the_embedding_pools(name: str) -> None:
+    network, x = built(name), images(96, 64)
+    last = base_map(name)
+    last.initialize()
+    for parameter, value in zip(
+        last.collect_params().values(), network.features.collect_params().values(), strict=True
+    ):
+        parameter.set_data(value.data())
+    found = last(x)
+    assert found.shape[2:] == (2, 3)
+    np.testing.assert_allclose(
+        found.mean(axis=(2, 3)).asnumpy(), network.features(x).asnumpy(), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small", "vgg11", "densenet121"])
+def test_a_map_has_the_zoos_parameters_and_nothing_behind_it(name: str) -> None:
+    last = {n: p.shape for n, p in base_map(name)._collect_params_with_prefix().items()}
+    whole = {n: p.shape for n, p in base_network(name, 1).features._collect_params_with_prefix().items()}
+    assert last.items() <= whole.items()
+    behind = {"mobilenetv3_small": 1, "vgg11": 4, "densenet121": 0}
+    assert len(whole) - len(last) == behind[name]
 
 
 def kinds(block: gluon.HybridBlock) -> list[str]:

@@ -1,0 +1,140 @@
+"""How a sample becomes the classifier's input: a region of its image, drawn in one warp."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from common.samples import Sample
+
+from common.augment import MEAN_COLOUR, jitter_colour, stretching
+from common.drawing import draw_sample
+
+Region = tuple[float, float, float, float]
+
+#: Share of the image's shorter side that evaluation looks at: the field's 224 of 256 pixels.
+CENTRE = 0.875
+
+
+def layout(shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Arrays of one sample: "image" (H, W, 3) uint8 RGB and "label", the class id."""
+    return {"image": ((shape[1], shape[0], 3), "uint8"), "label": ((), "float32")}
+
+
+def box_of(sample: Sample) -> Region:
+    """The sample's part of its image: x1, y1, x2, y2 in pixels."""
+    x1, y1, x2, y2 = (float(edge) for edge in sample.annotation[1:5])
+    return x1, y1, x2, y2
+
+
+def is_whole(sample: Sample) -> bool:
+    """Whether the sample is all of its image."""
+    return box_of(sample) == (0.0, 0.0, float(sample.width), float(sample.height))
+
+
+def random_crop(
+    region: Region, aspect: float, least_area: float, distortion: float, rng: np.random.Generator
+) -> Region:
+    """A random part of `region`: `least_area` of it or more, of `aspect` (width / height) up to `distortion`.
+
+    As Inception's (Szegedy et al. 2014), but a crop that does not fit is scaled down until it does, where
+    others try again.
+    """
+    x1, y1, x2, y2 = region
+    area = (x2 - x1) * (y2 - y1) * rng.uniform(least_area, 1.0)
+    aspect = aspect * math.exp(rng.uniform(-1.0, 1.0) * math.log(distortion))
+    width, height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+    fitting = min(1.0, (x2 - x1) / width, (y2 - y1) / height)
+    width, height = width * fitting, height * fitting
+    left, top = x1 + rng.random() * (x2 - x1 - width), y1 + rng.random() * (y2 - y1 - height)
+    return left, top, left + width, top + height
+
+
+def centre_crop(region: Region, aspect: float, share: float = CENTRE) -> Region:
+    """The largest part of `region` with `aspect` (width / height) about its centre, times `share`."""
+    x1, y1, x2, y2 = region
+    width = min(x2 - x1, (y2 - y1) * aspect) * share
+    height = min(y2 - y1, (x2 - x1) / aspect) * share
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def jitter_box(box: Region, size: tuple[int, int], amount: float, rng: np.random.Generator) -> Region:
+    """`box` with its edges moved by up to `amount` (below 0.5) of its sides, within an image of `size`."""
+    x1, y1, x2, y2 = box
+    moves = rng.uniform(-amount, amount, 4) * (x2 - x1, y2 - y1, x2 - x1, y2 - y1)
+    left, top, right, bottom = (np.array(box) + moves).clip(0.0, (*size, *size)).tolist()
+    return left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """A random part of the image, mirrored in half of the cases, in random colours.
+
+    A whole image gives a random crop; a box gives itself with jittered edges, stretched to the input.
+    brightness, contrast, saturation, lighting: see `common.augment.jitter_colour` (defaults: GluonCV's for
+    ImageNet).
+    """
+
+    least_area: float = 0.25
+    distortion: float = 4.0 / 3.0
+    box_jitter: float = 0.1
+    mirror: float = 0.5
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    lighting: float = 0.1
+
+    def layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
+        """See `layout`."""
+        return layout(shape)
+
+    def __call__(
+        self,
+        sample: Sample,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+        draw: Callable[[], Sample],
+        out: dict[str, np.ndarray],
+    ) -> None:
+        """Fill "image" and "label". Raises images.ImageError."""
+        if is_whole(sample):
+            region = random_crop(box_of(sample), shape[0] / shape[1], self.least_area, self.distortion, rng)
+        else:
+            region = jitter_box(box_of(sample), (sample.width, sample.height), self.box_jitter, rng)
+        matrix = stretching(region, shape, mirrored=bool(rng.random() < self.mirror))
+        draw_sample(sample, matrix, MEAN_COLOUR, out["image"])
+        jitter_colour(
+            out["image"],
+            rng,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            saturation=self.saturation,
+            lighting=self.lighting,
+        )
+        out["label"][...] = sample.annotation[0]
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """The centre of a whole image in the input's aspect, as the field evaluates; a box exactly, stretched."""
+
+    def layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
+        """See `layout`."""
+        return layout(shape)
+
+    def __call__(
+        self,
+        sample: Sample,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+        draw: Callable[[], Sample],
+        out: dict[str, np.ndarray],
+    ) -> None:
+        """Fill "image" and "label". Raises images.ImageError."""
+        box = box_of(sample)
+        region = centre_crop(box, shape[0] / shape[1]) if is_whole(sample) else box
+        draw_sample(sample, stretching(region, shape), MEAN_COLOUR, out["image"])
+        out["label"][...] = sample.annotation[0]

@@ -1,0 +1,74 @@
+"""What a landmark network is trained by: distances of coordinates, in per cent of the input's sides."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mxnet.gluon import nn
+
+from common.graph import Normalise
+
+#: Normalised coordinates times this are what the losses see: a face's points are then some units apart.
+UNIT = 100.0
+
+
+class L2Loss(nn.HybridBlock):
+    """Half the mean square difference: predicted and annotated points (B, k, 2) to losses (B,)."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="")
+
+    def hybrid_forward(self, F: Any, predicted: Any, points: Any) -> Any:
+        return F.mean(F.square(UNIT * (predicted - points)), axis=0, exclude=True) / 2.0
+
+
+class SmoothL1Loss(nn.HybridBlock):
+    """Square below `beta` and linear above ("Fast R-CNN", Girshick 2015): points (B, k, 2) to losses (B,)."""
+
+    def __init__(self, beta: float = 1.0) -> None:
+        super().__init__(prefix="")
+        self._beta = beta
+
+    def hybrid_forward(self, F: Any, predicted: Any, points: Any) -> Any:
+        # MXNet's smooth_l1 with scalar s: (s x)^2 / 2 where |x| < 1 / s^2, |x| - 1 / (2 s^2) elsewhere.
+        smooth = F.smooth_l1(UNIT * (predicted - points), scalar=1.0 / math.sqrt(self._beta))
+        return F.mean(smooth, axis=0, exclude=True)
+
+
+class WingLoss(nn.HybridBlock):
+    """Logarithmic below `width` and linear above: points (B, k, 2) to losses (B,).
+
+    "Wing Loss for Robust Facial Landmark Localisation with Convolutional Neural Networks" (Feng et al. 2018),
+    with its width 10 and curvature 2 in pixels of a 256 pixel input brought to per cent.
+    """
+
+    def __init__(self, width: float = 10.0 / 2.56, curvature: float = 2.0 / 2.56) -> None:
+        super().__init__(prefix="")
+        self._width, self._curvature = width, curvature
+
+    def hybrid_forward(self, F: Any, predicted: Any, points: Any) -> Any:
+        distance = F.abs(UNIT * (predicted - points))
+        near = self._width * F.log1p(distance / self._curvature)
+        far = distance - self._width * (1.0 - math.log1p(self._width / self._curvature))
+        return F.mean(F.where(distance < self._width, near, far), axis=0, exclude=True)
+
+
+#: The losses by name.
+LOSSES: dict[str, type[nn.HybridBlock]] = {"l2": L2Loss, "smooth_l1": SmoothL1Loss, "wing": WingLoss}
+
+
+class LandmarkTraining(nn.HybridBlock):
+    """Images (B, H, W, 3) uint8 RGB and normalised points (B, k, 2) to losses (B,)."""
+
+    inputs = ("images", "points")
+    losses = ("loss",)
+
+    def __init__(self, network: nn.HybridBlock, loss: nn.HybridBlock) -> None:
+        super().__init__(prefix="")
+        self.network = network
+        self.normalise = Normalise()
+        self.loss = loss
+
+    def hybrid_forward(self, F: Any, images: Any, points: Any) -> Any:
+        return self.loss(self.network(self.normalise(images)), points)

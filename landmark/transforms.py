@@ -1,0 +1,158 @@
+"""How a sample becomes the landmark network's input: image and keypoints move by the same matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from common.samples import Sample
+
+from common.augment import (
+    MEAN_COLOUR,
+    compose,
+    invert,
+    jitter_colour,
+    mirroring,
+    rotation,
+    scaling,
+    stretching,
+    transform_points,
+    translation,
+)
+from common.drawing import draw_sample
+
+#: Which point a point of the 68 of a face becomes in the mirror (order: iBUG 300-W, Sagonas et al. 2013).
+MIRRORED_68 = (
+    *range(16, -1, -1),  # the jaw
+    *range(26, 16, -1),  # the brows
+    *(27, 28, 29, 30),  # the bridge of the nose
+    *range(35, 30, -1),  # its base
+    *(45, 44, 43, 42, 47, 46),  # the right eye becomes the left,
+    *(39, 38, 37, 36, 41, 40),  # and the left the right
+    *range(54, 47, -1),  # the outer lip, above
+    *range(59, 54, -1),  # and below
+    *range(64, 59, -1),  # the inner lip, above
+    *range(67, 64, -1),  # and below
+)
+
+
+def mirror_table(num_joints: int, given: Sequence[int] | None = None) -> tuple[int, ...] | None:
+    """Index of the point that each point becomes in a mirrored image; None: there is to be no mirroring.
+
+    given: a table of the user's; without one, that of 68-point faces is known. Raises ValueError if it is no
+    table for `num_joints` points.
+    """
+    if given is None:
+        return MIRRORED_68 if num_joints == len(MIRRORED_68) else None
+    table = tuple(int(index) for index in given)
+    if len(table) != num_joints:
+        raise ValueError(f"has {len(table)} entries; {num_joints} keypoints need one each")
+    for index, other in enumerate(table):
+        if not 0 <= other < num_joints or table[other] != index:
+            raise ValueError(
+                f"is no mirroring: entry {index} is {other}, so entry {other} must exist and be {index}"
+            )
+    return table
+
+
+def layout(shape: tuple[int, int], num_joints: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Arrays of one sample.
+
+    "image" (H, W, 3) uint8 RGB; "points" (num_joints, 2), x and y as shares of the input's width and height;
+    "matrix" (2, 3), from pixels of the input back to pixels of the original image.
+    """
+    return {
+        "image": ((shape[1], shape[0], 3), "uint8"),
+        "points": ((num_joints, 2), "float32"),
+        "matrix": ((2, 3), "float64"),
+    }
+
+
+def to_original(points: np.ndarray, matrices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Normalised points (B, k, 2) of inputs of `shape` to original pixels by "matrix" (B, 2, 3)."""
+    pixels = np.asarray(points, np.float64) * shape
+    return np.einsum("bkj,bij->bki", pixels, matrices[:, :, :2]) + matrices[:, None, :, 2]
+
+
+def _fill(sample: Sample, matrix: np.ndarray, shape: tuple[int, int], out: dict[str, np.ndarray]) -> None:
+    draw_sample(sample, matrix, MEAN_COLOUR, out["image"])
+    out["points"][...] = transform_points(sample.annotation.astype(np.float64), matrix) / shape
+    out["matrix"][...] = invert(matrix)
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """Turned, scaled and shifted about the middle of the keypoints, in random colours, perhaps mirrored.
+
+    degrees, scale: up to so much either way; shift: share of the image's sides. mirrored: a table of
+    `mirror_table`, or None for no mirroring. The image is stretched to the input, as in evaluation.
+    """
+
+    num_joints: int
+    mirrored: tuple[int, ...] | None = None
+    degrees: float = 20.0
+    scale: float = 0.15
+    shift: float = 0.06
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+
+    def layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
+        """See `layout`."""
+        return layout(shape, self.num_joints)
+
+    def __call__(
+        self,
+        sample: Sample,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+        draw: Callable[[], Sample],
+        out: dict[str, np.ndarray],
+    ) -> None:
+        """Fill the arrays of `layout`. Raises images.ImageError."""
+        mirrors = self.mirrored is not None and bool(rng.random() < 0.5)
+        _fill(sample, self._matrix(sample, shape, mirrors, rng), shape, out)
+        if mirrors:
+            out["points"][...] = out["points"][list(self.mirrored or ())]
+        jitter_colour(
+            out["image"], rng, brightness=self.brightness, contrast=self.contrast, saturation=self.saturation
+        )
+
+    def _matrix(
+        self, sample: Sample, shape: tuple[int, int], mirrors: bool, rng: np.random.Generator
+    ) -> np.ndarray:
+        x, y = sample.annotation.astype(np.float64).mean(axis=0).tolist()
+        turn, size, right, down = rng.uniform(-1.0, 1.0, 4).tolist()
+        factor = (1.0 + self.scale) ** size
+        steps = [
+            translation(-x, -y),
+            rotation(turn * self.degrees),
+            scaling(factor, factor),
+            translation(x + right * self.shift * sample.width, y + down * self.shift * sample.height),
+        ]
+        if mirrors:
+            steps.append(mirroring(sample.width))
+        return compose(*steps, stretching((0, 0, sample.width, sample.height), shape))
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """The whole image, stretched to the input."""
+
+    num_joints: int
+
+    def layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
+        """See `layout`."""
+        return layout(shape, self.num_joints)
+
+    def __call__(
+        self,
+        sample: Sample,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+        draw: Callable[[], Sample],
+        out: dict[str, np.ndarray],
+    ) -> None:
+        """Fill the arrays of `layout`. Raises images.ImageError."""
+        _fill(sample, stretching((0, 0, sample.width, sample.height), shape), shape, out)
