@@ -30,7 +30,6 @@ import simplejpeg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.samples import Sample
-
 from detect.transforms import CenterNetTraining, LetterboxEvaluation, StretchEvaluation, YOLOv3Training
 
 BOXES = np.array(

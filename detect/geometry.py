@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from common.samples import Sample
 
 from common import augment, images
+from common.samples import Sample
 
 # Crops of YOLOv3's training: the share of every visible box that must be inside, drawn evenly; 1 stands for
 # no crop.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
 from common.samples import Sample
 
 
@@ -22,7 +23,7 @@ def clip_detections(detections: np.ndarray, width: int, height: int) -> np.ndarr
     return rows[(rows[:, 4:] > rows[:, 2:4]).all(axis=1)]
 
 
-def detection_results(
+def result_document(
     samples: Iterable[Sample],
     detections: Iterable[np.ndarray],
     names: Sequence[str],

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from common.samples import Sample
 
 from common import augment
+from common.samples import Sample
 from detect.geometry import choose_crop, draw_sample, letterbox, store_objects, visible_objects
 
 Arrays = dict[str, np.ndarray]

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from common.samples import Sample
 
-from detect.results import clip_detections, detection_results
+from common.samples import Sample
+from detect.results import clip_detections, result_document
 
 NAMES = ["dog", "cat"]
 
@@ -20,7 +20,7 @@ def sample(width: int = 640, height: int = 480) -> Sample:
 
 def objects(rows: list, score_thresh: float = 0.3, **size: int) -> list[dict[str, str]]:
     detections = np.array(rows, np.float32).reshape(-1, 6)
-    result = detection_results(
+    result = result_document(
         [sample(**size)], [detections], NAMES, np.array([0.5, 0.25]), 0.375, score_thresh
     )
     assert result["Result"][0]["image"] == "/data/21.jpg"
@@ -41,7 +41,7 @@ def test_a_result_has_the_text_values_of_the_contract() -> None:
 
 def test_average_precision_is_text_and_the_mean_comes_last() -> None:
     values = np.array([0.4797081864339048, math.nan])
-    result = detection_results([], [], NAMES, values, 0.4797081864339048, 0.3)
+    result = result_document([], [], NAMES, values, 0.4797081864339048, 0.3)
     assert result == {
         "AP": [{"dog": "0.4797081864339048"}, {"cat": "nan"}, {"mAP": "0.4797081864339048"}],
         "Result": [],
@@ -109,6 +109,6 @@ def test_clipping_leaves_the_given_array_alone() -> None:
 
 def test_samples_and_detections_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        detection_results([sample()], [], NAMES, np.array([0.5, 0.25]), 0.375, 0.3)
+        result_document([sample()], [], NAMES, np.array([0.5, 0.25]), 0.375, 0.3)
     with pytest.raises(ValueError, match="zip"):
-        detection_results([], [], NAMES, np.array([0.5]), 0.375, 0.3)
+        result_document([], [], NAMES, np.array([0.5]), 0.375, 0.3)

@@ -11,12 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from common.samples import Sample
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common import augment
 from common.images import ImageError
+from common.samples import Sample
 from detect.geometry import choose_crop, letterbox, visible_objects
 from detect.transforms import CenterNetTraining, LetterboxEvaluation, StretchEvaluation, YOLOv3Training
 

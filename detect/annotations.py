@@ -1,0 +1,169 @@
+"""Reading the objects of a detection image, and what a set of them looks like.
+
+A line is `id,x1,y1,x2,y2`: class id from 0, then left, top, right, bottom in pixels of the image as a person
+sees it. An image without objects has the one line `-1,-1,-1,-1,-1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from common.errors import DataError
+from common.images import printable
+from common.samples import BadSample, Problem, Row, Sample, read_rows
+
+HIGHEST_ID = 9999
+"""The highest class id there can be where the classes are not named; one beyond is a mistake, not a class."""
+
+_NONE = [-1.0] * 5
+_TINY = 2.0
+_UNEVEN = 50
+
+
+@dataclass(frozen=True)
+class DetectionAnnotations:
+    """Reads the txt file beside an image into (n, 5) float32 rows of class id, x1, y1, x2, y2.
+
+    class_count: number of classes, or None if any id up to HIGHEST_ID is one.
+
+    A box that sticks out of the image is clipped, one without area inside of it is left out; both are
+    reported. If that leaves no object of an image that has some, the image is left out: as a sample without
+    objects it would teach that what it shows is none.
+    """
+
+    class_count: int | None
+
+    def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
+        """The objects of `image`, one array, and notes on what was clipped or left out.
+
+        Raises BadSample if the file is missing or malformed or no object is left, DataError for a class id
+        that is none of class_count.
+        """
+        path, rows = read_rows(image, 5)
+        if not rows:
+            reason = "is empty; of an image without objects it has the line -1,-1,-1,-1,-1"
+            raise BadSample(Problem(path, None, reason))
+        objects: list[list[float]] = []
+        problems: list[Problem] = []
+        for row in rows:
+            if row.values == _NONE:
+                if len(rows) > 1:
+                    reason = f"{row.text} says that there are no objects, but there are other lines"
+                    raise BadSample(Problem(path, row.line, reason))
+                return [np.empty((0, 5), np.float32)], []
+            self._check_id(path, row)
+            box, reason = clip_box(row.values[1:], width, height)
+            if reason:
+                problems.append(Problem(path, row.line, f"{row.text}: {reason}", clipped=box is not None))
+            if box:
+                objects.append([row.values[0], *box])
+        if not objects:
+            nothing = Problem(image, None, "none of its objects is left, so it is left out as well")
+            raise BadSample(*problems, nothing)
+        return [np.array(objects, np.float32)], problems
+
+    def _check_id(self, path: str, row: Row) -> None:
+        """Raise BadSample for what is no class id at all, DataError for one that is none of the classes."""
+        class_id = row.values[0]
+        highest = HIGHEST_ID if self.class_count is None else self.class_count - 1
+        if class_id < 0 or class_id != int(class_id) or (self.class_count is None and class_id > highest):
+            reason = f"{row.text}: class id {class_id:.10g} is no whole number from 0 to {highest}"
+            raise BadSample(Problem(path, row.line, reason))
+        if class_id > highest:
+            raise DataError(
+                f"{printable(path)}:{row.line}: class id {class_id:.0f} is beyond dataset.classes,"
+                f" which has ids from 0 to {highest}: {row.text}"
+            )
+
+
+def clip_box(box: Sequence[float], width: int, height: int) -> tuple[list[float] | None, str]:
+    """The part of a box x1, y1, x2, y2 that is inside an image, None without area, and what was wrong.
+
+    The reason is "" for a box that is inside; one that touches the edges is.
+    """
+    x1, y1, x2, y2 = box
+    if x1 > x2 or y1 > y2:
+        return None, "a box without area (x1 must be less than x2, y1 less than y2); left out"
+    if x1 == x2 or y1 == y2:
+        return None, "a box without area; left out"
+    clipped = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
+    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+        return None, f"a box outside of the image of {width}x{height}; left out"
+    stored = np.array(clipped, np.float32).tolist()
+    if stored[0] >= stored[2] or stored[1] >= stored[3]:
+        return None, "a box without area to speak of; left out"
+    if clipped != list(box):
+        return stored, f"a box that sticks out of the image of {width}x{height}; clipped"
+    return stored, ""
+
+
+def summary(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
+    """What a set looks like, for the data report.
+
+    For each class the number of objects, of images that show it, and the least, median and greatest width,
+    height (pixels) and area (share of the image); how many images have no objects; warnings in words.
+    """
+    counts = [len(sample.annotation) for sample in samples]
+    rows = np.concatenate([np.empty((0, 5)), *(sample.annotation for sample in samples)])
+    owners = np.repeat(np.arange(len(samples)), counts)
+    surfaces = np.array([float(sample.width * sample.height) for sample in samples])
+    ids = rows[:, 0].astype(int)
+    sides = rows[:, 3:5] - rows[:, 1:3]
+    areas = sides.prod(axis=1) / surfaces[owners] if len(samples) else np.empty(0)
+    classes = {}
+    for class_id, name in enumerate(names):
+        of_class = ids == class_id
+        classes[name] = {
+            "id": class_id,
+            "objects": int(of_class.sum()),
+            "images": len(np.unique(owners[of_class])),
+            "width": _spread(sides[of_class, 0], 1),
+            "height": _spread(sides[of_class, 1], 1),
+            "area": _spread(areas[of_class], 6),
+        }
+    return {
+        "images_without_objects": counts.count(0),
+        "objects": len(rows),
+        "most_objects_in_an_image": max(counts, default=0),
+        "classes": classes,
+        "warnings": list(_warnings(ids, sides, names)),
+    }
+
+
+def _spread(values: np.ndarray, digits: int) -> dict[str, float] | None:
+    if not values.size:
+        return None
+    spread = np.quantile(values, (0.0, 0.5, 1.0)).round(digits).tolist()
+    return dict(zip(("min", "median", "max"), spread, strict=True))
+
+
+def _warnings(ids: np.ndarray, sides: np.ndarray, names: Sequence[str]) -> list[str]:
+    """What may be meant otherwise, or will be hard to learn."""
+    found = []
+    counts = np.bincount(ids, minlength=len(names))[: len(names)]
+    missing = [name for name, count in zip(names, counts, strict=True) if not count]
+    if missing:
+        found.append(f"no object of {len(missing)} of the {len(names)} classes: {_listed(missing)}")
+    present = counts[counts > 0]
+    if present.size and present.max() >= _UNEVEN * present.min():
+        most, least = (
+            names[int(counts.argmax())],
+            names[int(np.where(counts > 0, counts, counts.max()).argmin())],
+        )
+        found.append(f"uneven classes: {present.max()} objects of {most}, {present.min()} of {least}")
+    beyond = np.unique(ids[ids >= len(names)]).tolist()
+    if beyond:
+        found.append(f"class ids without a name: {_listed([str(value) for value in beyond])}")
+    tiny = int((sides < _TINY).any(axis=1).sum())
+    if tiny:
+        found.append(f"{tiny} of {len(sides)} boxes are less than {_TINY:g} pixels wide or high")
+    return found
+
+
+def _listed(words: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
