@@ -1,0 +1,134 @@
+"""What was wrong with a set: problems with their places, the report on a folder, the file that keeps it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import DataError
+from common.files import write_json
+from common.images import printable
+
+log = logging.getLogger("visualtl")
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp")
+PROBLEMS_LOGGED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An entry of data_report.json. line: from 1, none where the whole file is meant. clipped: something was
+    changed
+    to fit and is still there; otherwise it was left out."""
+
+    file: str
+    line: int | None
+    reason: str
+    clipped: bool = False
+
+    def __str__(self) -> str:
+        place = "" if self.line is None else f":{self.line}"
+        return f"{printable(self.file)}{place}: {self.reason}"
+
+
+class BadSample(Exception):
+    """An image, with all its samples, is left out because of `problems`."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "; ".join(str(problem) for problem in self.problems)
+
+
+@dataclass
+class FolderReport:
+    """What was found in a folder.
+
+    images: files that are images by their extension. samples: made of them. problems: what was left out.
+    clipped: what was changed to fit. skipped: files and folders that were not looked into. other_files:
+    neither images nor skipped, texts beside images among them.
+    """
+
+    folder: str
+    images: int = 0
+    samples: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    clipped: list[Problem] = field(default_factory=list)
+    skipped: list[Problem] = field(default_factory=list)
+    other_files: int = 0
+
+    @staticmethod
+    def split_off(folder: str | Path, samples: int) -> FolderReport:
+        """The report of a set that is a part of `folder`: what was left out stands in the report of the
+        folder."""
+        return FolderReport(str(folder), samples, samples)
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of data_report.json."""
+        return {
+            "folder": _encodable(self.folder),
+            "images": self.images,
+            "samples": self.samples,
+            "other_files": self.other_files,
+            "left_out": [_entry(problem) for problem in self.problems],
+            "clipped": [_entry(problem) for problem in self.clipped],
+            "skipped": [_entry(problem) for problem in self.skipped],
+        }
+
+
+class NoSamples(DataError):
+    """A set of which nothing is left. report: what became of it."""
+
+    def __init__(self, report: FolderReport) -> None:
+        super().__init__(_nothing_left(report))
+        self.report = report
+
+
+def write_report(
+    path: Path, reports: Mapping[str, FolderReport], summaries: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write data_report.json: by set what was found and left out, and the task's own figures of it."""
+    content = {name: {**report.as_json(), **summaries.get(name, {})} for name, report in reports.items()}
+    write_json(path, content)
+
+
+def _encodable(path: str) -> str:
+    """`path` with bytes that are no UTF-8 as backslash escapes; JSON has escapes of its own for the rest."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _entry(problem: Problem) -> dict[str, Any]:
+    return {"file": _encodable(problem.file), "line": problem.line, "reason": _encodable(problem.reason)}
+
+
+def log_report(report: FolderReport) -> None:
+    """Say what was found in a folder, and the first PROBLEMS_LOGGED of what was wrong with it."""
+    log.info(
+        "%s: %d images, %d samples, %d left out, %d clipped, %d skipped",
+        printable(report.folder), report.images, report.samples,
+        len(report.problems), len(report.clipped), len(report.skipped),
+    )  # fmt: skip
+    notes = [(problem, "left out") for problem in report.problems]
+    notes += [(problem, "skipped") for problem in report.skipped]
+    notes += [(problem, "clipped") for problem in report.clipped]
+    for problem, kind in notes[:PROBLEMS_LOGGED]:
+        log.warning("%s: %s", kind.capitalize(), problem)
+    if len(notes) > PROBLEMS_LOGGED:
+        log.warning("... and %d more in data_report.json", len(notes) - PROBLEMS_LOGGED)
+
+
+def _nothing_left(report: FolderReport) -> str:
+    folder = printable(report.folder)
+    if not report.images:
+        text = f"{folder} holds no image ({' '.join(IMAGE_EXTENSIONS)})"
+    else:
+        text = f"no sample is left of the {report.images} images in {folder}"
+    reasons = Counter(problem.reason for problem in [*report.problems, *report.skipped])
+    named = "; ".join(f"{reason} ({count} times)" for reason, count in reasons.most_common(3))
+    return f"{text}: {named}" if named else text
