@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mxnet as mx
@@ -27,18 +27,18 @@ class Normalise(gluon.HybridBlock):
 
 def compile_graph(
     block: gluon.HybridBlock,
-    inputs: Mapping[str, str] | Sequence[str],
+    inputs: Sequence[str],
     precision: str = "float32",
     *,
     static: bool = True,
 ) -> gluon.SymbolBlock:
     """Trace `block` once into an operator graph that shares its parameters, and compile that.
 
-    inputs: names of the arrays in the order in which the block takes them. precision: "float32", or "bfloat16" /
+    inputs: names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32. precision: "float32", or "bfloat16" /
     "float16": the operators that gain from it compute in it, parameters stay float32 (mixed precision). static:
     memory is planned once for a shape, and planned anew when the shape changes.
     """
-    variables = [mx.sym.var(name) for name in inputs]
+    variables = [mx.sym.var(name, dtype="uint8" if name == "images" else "float32") for name in inputs]
     output = block(*variables)
     if isinstance(output, (list, tuple)):
         output = mx.sym.Group(list(output))

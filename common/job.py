@@ -164,9 +164,8 @@ def train(
             )
         )
         valid = stack.enter_context(_evaluation_loader(task, data.valid, pool)) if data.valid else None
-        state = TrainingState(
-            epochs=keys.epochs, steps=len(loader), start_epoch=keys.start_epoch, epoch=keys.start_epoch
-        )
+        first = keys.first_epoch(loaded)
+        state = TrainingState(epochs=keys.epochs, steps=len(loader), start_epoch=first, epoch=first)
         schedule = Schedule(
             keys.lr,
             keys.lr_mode,

@@ -14,7 +14,7 @@ from common.task import Evaluation, Model, Task
 from detect.annotations import DetectionAnnotations, summary
 from detect.config import DetectConfig
 from detect.metric import MeanAveragePrecision
-from detect.results import result_document
+from detect.results import clip_detections, result_document
 
 D = TypeVar("D", bound=DetectConfig)
 
@@ -58,7 +58,7 @@ class DetectionTask(Task[D]):
             len(model.classes), self.config.valid.iou_thresh, self.config.valid.metric
         )
         for sample, prediction in zip(samples, predictions, strict=True):
-            metric.update(sample.annotation, prediction)
+            metric.update(sample.annotation, clip_detections(prediction, sample.width, sample.height))
         by_class, mean = metric.result()
         return Evaluation(
             mean, {f"AP/{name}": float(ap) for name, ap in zip(model.classes, by_class, strict=True)}
@@ -68,7 +68,7 @@ class DetectionTask(Task[D]):
         self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
     ) -> tuple[Evaluation, dict[str, Any]]:
         evaluation = self.evaluate(samples, predictions, model)
-        precisions = [evaluation.curves[f"AP/{name}"] for name in model.classes]
+        precisions = np.array([evaluation.curves[f"AP/{name}"] for name in model.classes])
         document = result_document(
             samples, predictions, model.classes, precisions, evaluation.value, self.config.valid.score_thresh
         )

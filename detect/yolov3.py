@@ -122,7 +122,7 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
         return TrainingTransform(most_objects(samples))
 
     def evaluation_transform(self) -> Transform:
-        return StretchEvaluation(1)
+        return StretchEvaluation()
 
     def training_shapes(self) -> Callable[[int, int], tuple[int, int]]:
         if self.config.train.no_random_shape:

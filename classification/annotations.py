@@ -1,0 +1,131 @@
+"""Reading a classification or ReID sample: its class is its folder; a txt beside the image may hold boxes.
+
+`CLASS/1.jpg` is an image of CLASS. With `CLASS/1.txt`, each line `id,x1,y1,x2,y2` is a sample: that box of
+the image, in pixels as a person sees it. The id says nothing here, as the folder names the class.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import DataError
+from common.samples import BadSample, Problem, Sample, read_rows
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the class folders of a set, sorted, without hidden ones. Raises DataError if there is none."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise DataError(
+            f"{folder}: no class folders; images belong into {folder}/CLASS/, a folder for each class"
+        )
+    return names
+
+
+@dataclass(frozen=True)
+class ClassAnnotations:
+    """Reads the class and the boxes of an image: (5,) float32 arrays of class id, x1, y1, x2, y2.
+
+    classes: names by id. others: folders that may be there without being classes (identities that a ReID
+    training does not know); their ids go on after those of the classes.
+
+    An image without a txt, or with an empty one or `-1,-1,-1,-1,-1`, is one sample, its whole. A box that
+    sticks out is clipped and one without area inside of the image is left out; both are reported.
+    """
+
+    classes: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        new = [name for name in self.others if name not in set(self.classes)]
+        object.__setattr__(self, "_ids", {name: index for index, name in enumerate([*self.classes, *new])})
+
+    @property
+    def names(self) -> list[str]:
+        """Names by id: of the classes, then of the others."""
+        return list(self._ids)
+
+    def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
+        """The samples of `image`, and what was clipped or left out.
+
+        Raises BadSample if the image stands in no class folder, or its txt is malformed or leaves no box;
+        DataError for a folder that is no class.
+        """
+        class_id = self._class_id(image)
+        whole = np.array([class_id, 0, 0, width, height], np.float32)
+        path = os.path.splitext(image)[0] + ".txt"
+        if not os.path.exists(path):
+            return [whole], []
+        rows = read_rows(path, 5)
+        boxes: list[np.ndarray] = []
+        problems: list[Problem] = []
+        for row in rows:
+            if list(row.values) == [-1.0] * 5:
+                continue
+            box, reason = clip_box(row.values[1:], width, height)
+            if reason:
+                problems.append(Problem(path, row.line, f"{row.text!r}: {reason}"))
+            if box is not None:
+                boxes.append(np.array([class_id, *box], np.float32))
+        if boxes:
+            return boxes, problems
+        if problems:
+            raise BadSample(*problems)
+        return [whole], []
+
+    def _class_id(self, image: str) -> int:
+        folder = Path(image).parent
+        found = self._ids.get(folder.name)
+        if found is not None:
+            return found
+        if folder.parent.name in self._ids:
+            raise BadSample(
+                Problem(
+                    image, None, f"lies in a folder within the class folder {folder.parent.name!r}, not in it"
+                )
+            )
+        if any((folder / name).is_dir() for name in self._ids):
+            raise BadSample(Problem(image, None, "lies beside the class folders, not in one"))
+        raise DataError(
+            f"{folder}: the class folder {folder.name!r} is not in the training set, "
+            f"which has {_some(self.classes)}"
+        )
+
+
+def clip_box(edges: Sequence[float], width: int, height: int) -> tuple[list[float] | None, str | None]:
+    """A box x1, y1, x2, y2 within an image, and what was done to it.
+
+    The box is None where nothing of it has an area within the image; the reason is None where all is well.
+    """
+    x1, y1, x2, y2 = edges
+    if not (x1 < x2 and y1 < y2):
+        return None, "left out: the box has no area; x1 < x2 and y1 < y2 are needed"
+    box = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
+    if box == [x1, y1, x2, y2]:
+        return box, None
+    if not (box[0] < box[2] and box[1] < box[3]):
+        return None, f"left out: the box lies outside of the {width}x{height} image"
+    return box, f"clipped: the box sticks out of the {width}x{height} image"
+
+
+def summary(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
+    """What a set holds, for the data report: samples by class, in the order of `classes`."""
+    counts = Counter(int(sample.annotation[0]) for sample in samples)
+    return {
+        "samples": len(samples),
+        "classes": {name: counts.get(index, 0) for index, name in enumerate(classes)},
+    }
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,57 @@
+"""Reading the keypoints of an image: `x,y` a line, in pixels of the image as a person sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from common.samples import BadSample, Problem, Sample, annotation_path, read_rows
+
+
+@dataclass(frozen=True)
+class LandmarkAnnotations:
+    """Reads the txt file beside an image into (num_joints, 2) float32 points.
+
+    Keypoints of something that is cut off by the image's edge lie outside, and are kept. A point further out
+    than the image is large is a mistake, and the image is left out.
+    """
+
+    num_joints: int
+
+    def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
+        """The keypoints of `image`, one array; there are no lesser problems.
+
+        Raises BadSample if the file is missing or malformed, has another number of keypoints, or one far
+        outside.
+        """
+        path = annotation_path(image)
+        rows = read_rows(path, 2)
+        if len(rows) != self.num_joints:
+            raise BadSample(
+                Problem(path, None, f"{len(rows)} keypoints; dataset.num_joints is {self.num_joints}")
+            )
+        for row in rows:
+            x, y = row.values
+            if not (-width <= x <= 2 * width and -height <= y <= 2 * height):
+                raise BadSample(
+                    Problem(path, row.line, f"{row.text!r}: far outside of the {width}x{height} image")
+                )
+        return [np.array([row.values for row in rows], np.float32)], []
+
+
+def summary(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What a set holds, for the data report."""
+    outside = sum(
+        bool(((sample.annotation < 0) | (sample.annotation > (sample.width, sample.height))).any())
+        for sample in samples
+    )
+    return {"samples": len(samples), "with points outside of the image": outside}
+
+
+def mean_shape(samples: Sequence[Sample]) -> np.ndarray:
+    """Mean keypoints (num_joints, 2) as shares of the images' widths and heights: where a network begins."""
+    shapes = [sample.annotation / (sample.width, sample.height) for sample in samples]
+    return np.mean(shapes, axis=0).astype(np.float32)

@@ -1,0 +1,217 @@
+"""A training does what the configuration says, on one device and on several, and survives numbers that go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import gluon
+
+from common.errors import TrainingError
+from common.estimator import MAX_SKIPPED, Estimator, Hook, TrainingState, parameters, set_parameters
+from common.graph import Normalise, settle
+from common.loader import Batch
+from common.task import Inputs, Model
+
+SIDE = 8
+
+
+class Distance(gluon.HybridBlock):
+    """Squared distance of a linear layer's output from the target, and its absolute value."""
+
+    def __init__(self, network: gluon.HybridBlock) -> None:
+        super().__init__(prefix="")
+        self.network = network
+        self.normalise = Normalise()
+
+    def hybrid_forward(self, F: Any, images: Any, target: Any) -> Any:
+        error = self.network(self.normalise(images)) - target
+        return F.sum(error**2, axis=1), F.sum(F.abs(error), axis=1)
+
+
+class Tiny(Model):
+    """A linear layer that learns the mean of an image's channels."""
+
+    name = "tiny"
+    classes = ["only"]
+    losses = ("total", "absolute")
+
+    def __init__(self, contexts: Sequence[Any]) -> None:
+        mx.random.seed(0)
+        np.random.seed(0)
+        self.network = gluon.nn.HybridSequential(prefix="tiny_")
+        with self.network.name_scope():
+            self.network.add(gluon.nn.Flatten(), gluon.nn.Dense(3))
+        self.network.initialize(ctx=list(contexts))
+        settle(self.network, (1, 3, SIDE, SIDE))
+
+    def training_block(self) -> tuple[Any, Sequence[str]]:
+        return Distance(self.network), ("images", "target")
+
+    def training_inputs(self, batch: Batch) -> Inputs:
+        return Inputs([batch.arrays["image"], batch.arrays["target"]])
+
+    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
+        return list(outputs[0])
+
+    def description(self) -> dict[str, Any]:
+        return {}
+
+    def interface(self) -> dict[str, Any]:
+        return {}
+
+
+def batches(count: int = 20, rows: int = 6, seed: int = 0) -> list[Batch]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        images = rng.integers(0, 256, (rows, SIDE, SIDE, 3)).astype(np.uint8)
+        target = (images / 255).mean((1, 2)).astype(np.float32)
+        made.append(Batch({"image": images, "target": target}, np.arange(rows), rows, (SIDE, SIDE)))
+    return made
+
+
+class Given:
+    """Serves the same batches every epoch."""
+
+    def __init__(self, content: list[Batch]) -> None:
+        self.content = content
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def epoch(self, number: int) -> Any:
+        return iter(self.content)
+
+
+def estimator(contexts: Sequence[Any] = (mx.cpu(),), momentum: float = 0.9, wd: float = 0.0, **keys: Any) -> Estimator:
+    return Estimator(Tiny(contexts), contexts, mx.optimizer.SGD(learning_rate=1.0, momentum=momentum, wd=wd), **keys)
+
+
+def trained(made: Estimator, count: int = 20, learning_rate: float = 0.01) -> dict[str, np.ndarray]:
+    for batch in batches(count):
+        made.step(batch, learning_rate)
+    return parameters(made.model.network)
+
+
+def test_the_loss_falls() -> None:
+    made = estimator()
+    losses = [made.step(batch, 0.01) for batch in batches(60)]
+    assert losses[-1][0] < 0.2 * losses[0][0]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("contexts", [(mx.cpu(0), mx.cpu(1)), (mx.cpu(0), mx.cpu(1), mx.cpu(2), mx.cpu(3))])
+def test_several_devices_learn_what_one_learns(contexts: tuple[Any, ...]) -> None:
+    one, several = trained(estimator()), trained(estimator(contexts))
+    for name, value in one.items():
+        np.testing.assert_allclose(several[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_same_start_gives_the_same_parameters_bit_for_bit() -> None:
+    first, second = trained(estimator()), trained(estimator())
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_momentum_and_weight_decay_change_what_is_learnt() -> None:
+    base = trained(estimator())
+    assert not np.allclose(base["1.weight"], trained(estimator(momentum=0.0))["1.weight"])
+    decayed = trained(estimator(wd=5.0))
+    assert np.linalg.norm(decayed["1.weight"]) < 0.9 * np.linalg.norm(base["1.weight"])
+
+
+def test_no_weight_changes_by_more_than_the_limit_in_a_step() -> None:
+    made = estimator(momentum=0.0, trust=0.05)
+    before = parameters(made.model.network)["1.weight"]
+    made.step(batches(1)[0], 1e6)
+    change = parameters(made.model.network)["1.weight"] - before
+    assert np.linalg.norm(change) == pytest.approx(0.05 * np.linalg.norm(before), rel=1e-3)
+
+
+def test_a_batch_that_is_not_finite_changes_nothing_and_too_many_end_the_training() -> None:
+    made = estimator()
+    bad = batches(1)[0]
+    bad.arrays["target"][2, 1] = np.nan
+    before = parameters(made.model.network)
+    assert made.step(bad, 0.01) is None
+    after = parameters(made.model.network)
+    assert all((before[name] == after[name]).all() for name in before)
+    with pytest.raises(TrainingError, match="smaller train.lr"):
+        for _ in range(MAX_SKIPPED):
+            made.step(bad, 0.01)
+
+
+def test_good_batches_between_bad_ones_keep_the_training_alive() -> None:
+    made = estimator()
+    good, bad = batches(2)
+    bad.arrays["target"][:] = np.inf
+    for _ in range(MAX_SKIPPED):
+        assert made.step(bad, 0.01) is None
+        assert made.step(good, 0.01) is not None
+
+
+def test_a_training_taken_up_again_goes_on_bit_for_bit() -> None:
+    content = batches(20)
+    whole = estimator()
+    for batch in content:
+        whole.step(batch, 0.01)
+    first = estimator()
+    for batch in content[:9]:
+        first.step(batch, 0.01)
+    second = estimator()
+    set_parameters(second.model.network, parameters(first.model.network))
+    second.restore_optimizer(first.optimizer_state())
+    for batch in content[9:]:
+        second.step(batch, 0.01)
+    wanted, found = parameters(whole.model.network), parameters(second.model.network)
+    assert all((wanted[name] == found[name]).all() for name in wanted)
+
+
+class Recorder(Hook):
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.calls: list[tuple[str, int, int]] = []
+        self.rates: list[float] = []
+        self.stop_after = stop_after
+
+    def before_training(self, state: TrainingState) -> None:
+        self.calls.append(("before", state.epoch, state.step))
+
+    def after_step(self, state: TrainingState) -> None:
+        self.rates.append(state.learning_rate)
+
+    def after_epoch(self, state: TrainingState) -> None:
+        self.calls.append(("epoch", state.epoch, state.step))
+        if state.epoch == self.stop_after:
+            state.stop_reason = "enough"
+
+    def after_training(self, state: TrainingState) -> None:
+        self.calls.append(("after", state.epoch, state.step))
+
+
+def test_epochs_run_from_start_epoch_and_steps_follow_the_schedule() -> None:
+    recorder = Recorder()
+    state = TrainingState(epochs=4, steps=3, start_epoch=2, epoch=2)
+    estimator().fit(Given(batches(3)), lambda step: step / 1000, [recorder], state)  # type: ignore[arg-type]
+    assert recorder.calls == [("before", 2, 0), ("epoch", 2, 3), ("epoch", 3, 3), ("after", 3, 3)]
+    assert recorder.rates == [step / 1000 for step in range(6, 12)]
+    assert state.fraction == 1.0
+
+
+def test_a_hook_ends_training_after_the_epoch() -> None:
+    recorder = Recorder(stop_after=1)
+    state = TrainingState(epochs=9, steps=2)
+    estimator().fit(Given(batches(2)), lambda step: 0.01, [recorder], state)  # type: ignore[arg-type]
+    assert state.epoch == 1
+    assert recorder.calls[-1] == ("after", 1, 2)
+
+
+def test_hooks_end_when_training_fails() -> None:
+    recorder = Recorder()
+    content = batches(MAX_SKIPPED)
+    for batch in content:
+        batch.arrays["target"][:] = np.nan
+    with pytest.raises(TrainingError):
+        estimator().fit(Given(content), lambda step: 0.01, [recorder], TrainingState(1, len(content)))  # type: ignore[arg-type]
+    assert recorder.calls[-1][0] == "after"
