@@ -65,7 +65,7 @@ class ClassAnnotations:
         path = os.path.splitext(image)[0] + ".txt"
         if not os.path.exists(path):
             return [whole], []
-        rows = read_rows(path, 5)
+        path, rows = read_rows(image, 5)
         boxes: list[np.ndarray] = []
         problems: list[Problem] = []
         for row in rows:

@@ -14,7 +14,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.images import printable
-from common.samples import BadSample, Problem, Row, Sample, annotation_path, read_rows
+from common.samples import BadSample, Problem, Row, Sample, read_rows
 
 HIGHEST_ID = 9999
 """The highest class id there can be where the classes are not named; one beyond is a mistake, not a class."""
@@ -43,8 +43,7 @@ class DetectionAnnotations:
         Raises BadSample if the file is missing or malformed or no object is left, DataError for a class id
         that is none of class_count.
         """
-        path = annotation_path(image)
-        rows = read_rows(path, 5)
+        path, rows = read_rows(image, 5)
         if not rows:
             reason = "is empty; of an image without objects it has the line -1,-1,-1,-1,-1"
             raise BadSample(Problem(path, None, reason))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.samples import BadSample, Problem, Sample, annotation_path, read_rows
+from common.samples import BadSample, Problem, Sample, read_rows
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class LandmarkAnnotations:
         Raises BadSample if the file is missing or malformed, has another number of keypoints, or one far
         outside.
         """
-        path = annotation_path(image)
-        rows = read_rows(path, 2)
+        path, rows = read_rows(image, 2)
         if len(rows) != self.num_joints:
             raise BadSample(
                 Problem(path, None, f"{len(rows)} keypoints; dataset.num_joints is {self.num_joints}")
