@@ -11,17 +11,18 @@ from common.graph import Normalise
 from detect.centernet_network import CenterNetNetwork
 from detect.deformable import sampling
 
-# Beyond these a score's logarithm, and the gradient, would not stay finite (the paper's code and GluonCV have the same).
+# Beyond these a score's logarithm, and the gradient, would not stay finite (the paper's code and GluonCV
+# have the same).
 _LOWEST_SCORE = 1e-4
 
 
 class CenterNetTraining(gluon.HybridBlock):
     """Images and targets to losses, one value an image: their weighted sum, heatmap, sizes, offsets.
 
-    images (B, H, W, 3) uint8 RGB; the rest as `centernet_targets.target_layout` describes it, with B before it. The
-    means over the images are the paper's losses of the batch, which are per object of the batch: the focal loss by the
-    number of cells that are a centre, the L1 losses the mean of both coordinates (as the paper's code and GluonCV's
-    `MaskedL1Loss` have it). The parts are returned with their weights.
+    images (B, H, W, 3) uint8 RGB; the rest as `centernet_targets.target_layout` describes it, with B before
+    it. The means over the images are the paper's losses of the batch, which are per object of the batch: the
+    focal loss by the number of cells that are a centre, the L1 losses the mean of both coordinates (as the
+    paper's code and GluonCV's `MaskedL1Loss` have it). The parts are returned with their weights.
 
     sampled: deformable layers are traced so that they can be trained on the CPU (see `deformable`).
     """
@@ -29,7 +30,12 @@ class CenterNetTraining(gluon.HybridBlock):
     inputs = ("images", "heatmap", "cells", "sizes", "offsets", "weights")
 
     def __init__(
-        self, network: CenterNetNetwork, *, wh_weight: float = 0.1, center_reg_weight: float = 1.0, sampled: bool = False
+        self,
+        network: CenterNetNetwork,
+        *,
+        wh_weight: float = 0.1,
+        center_reg_weight: float = 1.0,
+        sampled: bool = False,
     ) -> None:
         super().__init__(prefix="")
         self.network = network
@@ -50,8 +56,8 @@ class CenterNetTraining(gluon.HybridBlock):
 def focal_loss(F: Any, predicted: Any, target: Any, alpha: int = 2, beta: int = 4) -> Any:
     """Focal loss (B,) of heatmaps (B, C, h, w); the mean over the images is the batch's loss per centre.
 
-    Paper, equation 1: (1 - p)^alpha log(p) where the target is 1, (1 - target)^beta p^alpha log(1 - p) elsewhere, less
-    than one centre counting as one.
+    Paper, equation 1: (1 - p)^alpha log(p) where the target is 1, (1 - target)^beta p^alpha log(1 - p)
+    elsewhere, less than one centre counting as one.
     """
     predicted = F.clip(predicted, _LOWEST_SCORE, 1 - _LOWEST_SCORE)
     centre = target == 1

@@ -23,13 +23,15 @@ from detect.deformable import ModulatedDeformableConvolution
 _BACKBONE_CHANNELS = {"resnet18_v1b": 512, "resnet50_v1b": 2048, "resnet101_v1b": 2048}
 BASE_NETWORKS = tuple(name + kind for name in _BACKBONE_CHANNELS for kind in ("", "_dcnv2"))
 
-# Each doubles the map of the backbone, which is 1/32 of the image. GluonCV's networks have the first three (scale 4).
+# Each doubles the map of the backbone, which is 1/32 of the image. GluonCV's networks have the first three
+# (scale 4).
 _DECONVOLUTION_CHANNELS = (256, 128, 64, 64)
 _HEAD_CHANNELS = 64
 
-# Bias of the heatmap's logits: a share of 0.1 of all places, so that the many empty places do not drown the first steps
-# (Lin et al. 2017, "Focal Loss for Dense Object Detection", 4.1; the value is the paper's).
-_PRIOR_LOGIT = -2.19
+# The share of places expected to be a centre before anything is learnt: the heatmap's bias is set to it so
+# that the many empty places do not drown the first steps (Lin et al. 2017, "Focal Loss for Dense Object
+# Detection", 4.1).
+_PRIOR = 0.01
 
 
 def build_network(
@@ -47,8 +49,8 @@ def build_network(
 ) -> tuple[CenterNetNetwork, gluon.HybridBlock]:
     """CenterNet without parameters, and its backbone (a classifier, for loading ImageNet parameters into it).
 
-    base_network: one of BASE_NETWORKS. scale: input size / map size, one of 2, 4, 8, 16, 32; parameters are published
-    for 4. The rest is described at `CenterNetNetwork`. Raises ValueError for anything else.
+    base_network: one of BASE_NETWORKS. scale: input size / map size, one of 2, 4, 8, 16, 32; parameters are
+    published for 4. The rest is described at `CenterNetNetwork`. Raises ValueError for anything else.
     """
     if base_network not in BASE_NETWORKS:
         raise ValueError(f"unknown base network {base_network!r}; {', '.join(BASE_NETWORKS)} are known")
@@ -124,14 +126,16 @@ class _Features(gluon.HybridBlock):
 
 
 class CenterNetNetwork(CenterNet):
-    """Input (B, 3, H, W), normalised; output ids (B, K, 1), scores (B, K, 1) and boxes (B, K, 4) in input pixels.
+    """Normalised images (B, 3, H, W) to ids (B, K, 1), scores (B, K, 1) and boxes (B, K, 4) in input pixels.
 
-    K is topk, or with NMS the smaller of topk and post_nms. Rows are sorted by score; rows without a detection are -1.
-    Any size will do: the map has ceil(H / 32) * 32 / scale rows, and what it shows beyond the image is empty.
+    K is topk, or with NMS the smaller of topk and post_nms. Rows are sorted by score; rows without a
+    detection are -1. Any size will do: the map has ceil(H / 32) * 32 / scale rows, and what it shows beyond
+    the image is empty.
 
-    topk: detections kept. flip_test: the mirrored image is looked at too. nms_thresh: boxes of one class that overlap a
-    better one by more than this IoU are left out (0 and 1 and beyond: off); nms_topk: candidates that takes part in
-    (<= 0: topk); post_nms: detections after it (<= 0: topk). All may be changed until a graph is traced.
+    topk: detections kept. flip_test: the mirrored image is looked at too. nms_thresh: boxes of one class
+    that overlap a better one by more than this IoU are left out (0 and 1 and beyond: off); nms_topk:
+    candidates that take part (<= 0: topk); post_nms: detections after it (<= 0: topk). All may be changed
+    until a graph is traced.
     """
 
     def __init__(
@@ -149,17 +153,26 @@ class CenterNetNetwork(CenterNet):
         if topk < 1:
             raise ValueError(f"topk is {topk}; it must be 1 or more")
         heads = OrderedDict(
-            heatmap={"num_output": len(classes), "bias": _PRIOR_LOGIT}, wh={"num_output": 2}, reg={"num_output": 2}
+            heatmap={"num_output": len(classes)},
+            wh={"num_output": 2},
+            reg={"num_output": 2},
         )
         super().__init__(
-            features, heads, list(classes), head_conv_channel=_HEAD_CHANNELS, scale=scale, topk=topk, flip_test=flip_test
+            features,
+            heads,
+            list(classes),
+            head_conv_channel=_HEAD_CHANNELS,
+            scale=scale,
+            topk=topk,
+            flip_test=flip_test,
         )
         self.nms_thresh, self.nms_topk, self.post_nms = nms_thresh, nms_topk, post_nms
 
     def maps(self, F: Any, x: Any) -> tuple[Any, Any, Any]:
-        """Heatmap (B, C, h, w) of scores in 0...1, sizes (B, 2, h, w): width and height, and offsets (B, 2, h, w).
+        """Heatmap (B, C, h, w) of scores from 0 to 1, sizes (width, height) and offsets (x, y) (B, 2, h, w).
 
-        An object's centre is its cell's column and row plus the offset x and y; all in cells of `scale` input pixels.
+        An object's centre is its cell's column and row plus the offset x and y; all in cells of `scale`
+        input pixels.
         """
         features = self.base_network(x)
         heatmap, sizes, offsets = (head(features) for head in self.heads)
@@ -192,11 +205,12 @@ class CenterNetNetwork(CenterNet):
     def _mirrored_maps(self, F: Any, x: Any, heatmap: Any) -> tuple[Any, Any, Any]:
         """The maps of the mirrored image, mirrored back onto those of the image.
 
-        A centre at column c + o of a map of w columns is at w - c - o in the mirror, which is cell w - 1 - c and offset
-        1 - o: so the offset in x turns round. (The paper's code and GluonCV leave the mirror's offsets unused; with them
-        the mirrored image gives exactly the mirrored boxes.)
+        A centre at column c + o of a map of w columns is at w - c - o in the mirror, which is cell w - 1 - c
+        and offset 1 - o: so the offset in x turns round. (The paper's code and GluonCV leave the mirror's
+        offsets unused; with them the mirrored image gives exactly the mirrored boxes.)
         """
-        # The map reaches up to the next multiple of 32 pixels. It can only be mirrored onto itself if the image does too.
+        # The map reaches up to the next multiple of 32 pixels. It can only be mirrored onto itself if the
+        # image does too.
         width = F.repeat(F.slice_axis(heatmap, axis=1, begin=0, end=1), repeats=self.scale, axis=3)
         padded = F.pad(x, mode="constant", constant_value=0, pad_width=(0, 0, 0, 0, 0, 0, 0, 31))
         mirrored = F.reverse(F.slice_like(padded, width, axes=(3,)), axis=3)
@@ -206,7 +220,7 @@ class CenterNetNetwork(CenterNet):
 
 
 def decode(F: Any, peaks: Any, sizes: Any, offsets: Any, topk: int, scale: int) -> Any:
-    """The `topk` highest of `peaks` (B, C, h, w) as rows (B, topk, 6): id, score, x1, y1, x2, y2 in input pixels.
+    """The `topk` highest of `peaks` (B, C, h, w) as rows (B, topk, 6): id, score, x1, y1, x2, y2 in pixels.
 
     Rows beyond the peaks (score 0) are -1.
     """
@@ -222,7 +236,9 @@ def decode(F: Any, peaks: Any, sizes: Any, offsets: Any, topk: int, scale: int) 
     images = F.cast(F.contrib.arange_like(scores, axis=0).expand_dims(1), "int64")
     where = F.stack(F.broadcast_like(images, cells), cells, axis=0)
     values = F.concat(sizes, offsets, dim=1).reshape((0, 0, -1)).transpose((0, 2, 1))
-    width, height, offset_x, offset_y = F.split(F.gather_nd(values, where), num_outputs=4, axis=2, squeeze_axis=True)
+    width, height, offset_x, offset_y = F.split(
+        F.gather_nd(values, where), num_outputs=4, axis=2, squeeze_axis=True
+    )
     x = F.cast(F.broadcast_mod(cells, columns), "float32") + offset_x
     y = F.cast(F.broadcast_div(cells, columns), "float32") + offset_y
     corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
@@ -241,9 +257,22 @@ def head_parameters(network: CenterNetNetwork) -> list[Any]:
     return list(network.heads.collect_params().values())
 
 
-def initialise(network: CenterNetNetwork, contexts: Sequence[Any]) -> None:
-    """Random parameters; those of the heads and deconvolutions as the paper's code has them."""
+def initialise(
+    network: CenterNetNetwork, contexts: Sequence[Any], mean_size: tuple[float, float] | None = None
+) -> None:
+    """Random parameters; the heads begin at what is known of objects before anything is learnt.
+
+    mean_size: mean width and height of the objects in input pixels. From the paper's start (weights of 0.001
+    in both layers of a head, sizes of 0) sizes take hundreds of steps to move at all.
+    """
+    rectified = mx.init.MSRAPrelu(factor_type="in", slope=0)
+    for head in network.heads:
+        head[0].weight.init, head[-1].weight.init = rectified, mx.init.Normal(0.01)
     network.initialize(mx.init.MSRAPrelu(factor_type="avg", slope=0), ctx=list(contexts))
+    size = np.divide(mean_size, network.scale) if mean_size else np.zeros(2)
+    priors = (np.full(len(network.classes), -np.log((1 - _PRIOR) / _PRIOR)), size, np.full(2, 0.5))
+    for head, prior in zip(network.heads, priors, strict=True):
+        head[-1].bias.set_data(mx.nd.array(prior))
 
 
 def transfer_classes(network: CenterNetNetwork, classes: Sequence[str], contexts: Sequence[Any]) -> list[str]:
@@ -254,7 +283,7 @@ def transfer_classes(network: CenterNetNetwork, classes: Sequence[str], contexts
     old_names, new_names = list(network.classes), list(classes)
     known = [name for name in new_names if name in old_names]
     old_head = network.heads[0]
-    old_layer = old_head[len(old_head) - 1]
+    old_layer = old_head[-1]
     with network.name_scope():
         layer = nn.Conv2D(len(new_names), kernel_size=1, in_channels=_HEAD_CHANNELS)
     layer.initialize(mx.init.Normal(0.01), ctx=list(contexts))

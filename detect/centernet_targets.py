@@ -1,4 +1,4 @@
-"""Training targets of CenterNet ("Objects as Points", Zhou et al. 2019, section 3), image by image in numpy."""
+"""Training targets of CenterNet ("Objects as Points", Zhou et al. 2019, section 3), an image at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def check_scale(scale: float) -> int:
 def map_shape(shape: tuple[int, int], scale: float = 4) -> tuple[int, int]:
     """Width and height of the network's maps for input of `shape` (width, height).
 
-    The backbone's five halvings round up, so that a map covers its input up to the next multiple of 32 pixels.
+    The backbone's five halvings round up, so that a map covers its input up to the next multiple of 32
+    pixels.
     """
     cells = 32 // check_scale(scale)
     return -(-shape[0] // 32) * cells, -(-shape[1] // 32) * cells
@@ -47,11 +48,11 @@ def target_layout(
 def fill_targets(boxes: np.ndarray, out: Mapping[str, np.ndarray], scale: float = 4) -> None:
     """Fill `out`, arrays as `target_layout` describes them, for the objects of one image.
 
-    boxes (n, 5): x1, y1, x2, y2 in input pixels and class id; rows with a negative id, and what is without area inside
-    the input, are no objects. heatmap: 1 at an object's centre, falling off as a Gaussian around it. cells: index of
-    the centre's cell (row * columns + column) with weights 1; there sizes (width, height) and offsets (x, y of the
-    centre within the cell), in cells. Unused rows are 0. Of several objects whose centres share a cell the last one
-    gives size and offset, as in GluonCV.
+    boxes (n, 5): x1, y1, x2, y2 in input pixels and class id; rows with a negative id, and what is without
+    area inside the input, are no objects. heatmap: 1 at an object's centre, falling off as a Gaussian around
+    it. cells: index of the centre's cell (row * columns + column) with weights 1; there sizes (width,
+    height) and offsets (x, y of the centre within the cell), in cells. Unused rows are 0. Of several objects
+    whose centres share a cell the last one gives size and offset, as in GluonCV.
 
     Raises ValueError for more objects than `out` has rows and for a class id beyond the heatmap.
     """
@@ -88,8 +89,9 @@ def fill_targets(boxes: np.ndarray, out: Mapping[str, np.ndarray], scale: float 
 def gaussian_radius(sizes: np.ndarray, min_overlap: float = 0.7) -> np.ndarray:
     """Radius in cells (n,), rounded down, of the Gaussian of objects of `sizes` (n, 2).
 
-    Corners moved by less leave an IoU of at least `min_overlap`: "CornerNet", Law & Deng 2018, 3.2, with the roots as
-    CornerNet's, CenterNet's and GluonCV's code have them (not divided by 2a), which published parameters are trained with.
+    Corners moved by less leave an IoU of at least `min_overlap`: "CornerNet", Law & Deng 2018, 3.2, with the
+    roots as CornerNet's, CenterNet's and GluonCV's code have them (not divided by 2a), which published
+    parameters are trained with.
     """
     # Products of two sides need more digits than float32 has.
     total, area = sizes.sum(axis=1, dtype=np.float64), sizes.prod(axis=1, dtype=np.float64)
@@ -105,7 +107,7 @@ def gaussian_radius(sizes: np.ndarray, min_overlap: float = 0.7) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def _profile(radius: int) -> np.ndarray:
-    """The Gaussian along one axis (2 * radius + 1,), read-only; the one of the plane is its product with itself."""
+    """The Gaussian along one axis (2 * radius + 1,), read-only; that of the plane is its outer product."""
     distance = np.arange(-radius, radius + 1)
     values = np.exp(-(distance**2) / (2 * ((2 * radius + 1) / 6) ** 2)).astype(np.float32)
     values.flags.writeable = False

@@ -12,7 +12,11 @@ from detect.centernet_targets import fill_targets, gaussian_radius, map_shape, t
 
 
 def targets(
-    boxes: np.ndarray, classes: int = 3, shape: tuple[int, int] = (256, 128), objects: int = 20, scale: float = 4
+    boxes: np.ndarray,
+    classes: int = 3,
+    shape: tuple[int, int] = (256, 128),
+    objects: int = 20,
+    scale: float = 4,
 ) -> dict[str, np.ndarray]:
     layout = target_layout(classes, shape, objects, scale)
     # Whatever an earlier batch left in the arrays must not show.
@@ -62,7 +66,8 @@ def test_heatmap_is_the_papers_gaussian() -> None:
 
 
 def test_radius_of_squares_grows_with_their_side() -> None:
-    # For a square the smallest of the three roots is (sqrt(11.2) - 2.8) / 2 = 0.2733 of its side, rounded down.
+    # For a square the smallest of the three roots is (sqrt(11.2) - 2.8) / 2 = 0.2733 of its side, rounded
+    # down.
     assert gaussian_radius(np.array([[1.0, 1.0], [10.0, 10.0], [128.0, 128.0]])).tolist() == [0, 2, 34]
 
 
@@ -92,7 +97,9 @@ def test_of_two_objects_in_one_cell_the_last_gives_size_and_offset_and_both_thei
 
 
 def test_boxes_are_clipped_and_those_outside_left_out() -> None:
-    out = targets(np.array([[-40, 8, 40, 24, 0], [260, 10, 300, 30, 1], [50, 50, 50, 60, 1], [9, 9, 5, 20, 1]]))
+    out = targets(
+        np.array([[-40, 8, 40, 24, 0], [260, 10, 300, 30, 1], [50, 50, 50, 60, 1], [9, 9, 5, 20, 1]])
+    )
     assert out["weights"].sum() == 1
     assert out["sizes"][0].tolist() == [10, 4]
     assert not out["heatmap"][1].any()
@@ -118,5 +125,7 @@ def test_other_scales_and_odd_sizes_have_the_map_of_the_network() -> None:
 
 
 def test_workers_need_no_framework_for_targets() -> None:
-    code = "import sys, detect.centernet_targets; sys.exit(any(m in sys.modules for m in ('mxnet', 'gluoncv')))"
+    code = (
+        "import sys, detect.centernet_targets; sys.exit(any(m in sys.modules for m in ('mxnet', 'gluoncv')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
