@@ -72,8 +72,7 @@ def main(
             status = Status(config.log_dir)
             with ending(status):
                 run(config, options, task, status, Signals())
-                status.update(state="finished")
-                status.close()
+            status.close()
     except JobError as error:  # log_dir itself cannot be used
         return fail_before(error, options.config)
     except SystemExit as end:

@@ -105,7 +105,7 @@ class Status:
 
     def _write_soon(self) -> None:
         wait = max(0.0, self._written + self.interval - time.monotonic())
-        self._timer = threading.Timer(wait, self._write)
+        self._timer = threading.Timer(wait, self._write_later)
         self._timer.daemon = True
         try:
             self._timer.start()
@@ -116,6 +116,12 @@ class Status:
         """Write what has not been written yet."""
         with self._guard:
             if self._timer is not None:
+                self._write()
+
+    def _write_later(self) -> None:
+        with self._guard:
+            # A timer that went off while somebody else was writing has nothing left to say.
+            if self._timer is threading.current_thread():
                 self._write()
 
     def _write(self) -> None:
