@@ -66,21 +66,17 @@ class MeanAveragePrecision:
             truth_boxes,
         )
 
-        # Classes one after the other, each by falling score.
-        order = np.argsort(-rows[:, 0], kind="stable")
-        order = order[np.argsort(ids[order].astype(np.min_scalar_type(self.class_count)), kind="stable")]
-        best = np.where(overlap >= self.iou_thresh, best, -1)[order]
-        candidates = np.flatnonzero(best >= 0)
-        right = np.zeros(len(order), bool)
-        right[candidates[np.unique(best[candidates], return_index=True)[1]]] = True
+        best[overlap < self.iou_thresh] = -1
 
         objects = np.bincount(truth_ids, minlength=self.class_count)
         ends = np.cumsum(np.bincount(ids, minlength=self.class_count))
+        by_class = np.argsort(ids.astype(np.min_scalar_type(self.class_count)), kind="stable")
         average_precision = np.full(self.class_count, np.nan)
         area = _area_under_curve if self.method == "voc" else _eleven_points
         for index in np.flatnonzero(objects):
-            start = ends[index - 1] if index else 0
-            average_precision[index] = area(right[start : ends[index]], int(objects[index]))
+            of_class = by_class[ends[index - 1] if index else 0 : ends[index]]
+            ranked = of_class[np.argsort(-rows[of_class, 0], kind="stable")]
+            average_precision[index] = area(_first_matches(best[ranked], len(truth_ids)), int(objects[index]))
         known = average_precision[objects > 0]
         return average_precision, float(known.mean()) if known.size else float("nan")
 
@@ -140,6 +136,17 @@ def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
             second[3] - second[1]
         )
         return intersection / (areas - intersection)
+
+
+def _first_matches(objects: np.ndarray, count: int) -> np.ndarray:
+    """Whether each entry of `objects` (n,), rows below `count` or -1 for none, is the first with its row."""
+    matched = np.flatnonzero(objects >= 0)
+    first = np.full(count, -1)
+    # Of repeated indices the last assignment stays: from the back to the front that is the first.
+    first[objects[matched[::-1]]] = matched[::-1]
+    right = np.zeros(len(objects), bool)
+    right[first[first >= 0]] = True
+    return right
 
 
 def _area_under_curve(right: np.ndarray, objects: int) -> float:

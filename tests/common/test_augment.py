@@ -85,6 +85,20 @@ def test_a_warp_into_a_view_leaves_what_is_around_it_alone(name: str) -> None:
     assert (canvas == 7).all()
 
 
+@pytest.mark.parametrize("name", ["enlarged", "a crop between pixels", "wider and mirrored"])
+def test_an_image_does_not_fade_at_its_edges(name: str) -> None:
+    out = augment.warp(np.full((70, 90, 3), 200, np.uint8), MATRICES[name], (80, 60), RED)
+    assert ((out == 200).all(axis=2) | (out == RED).all(axis=2)).all()
+
+
+def test_stretching_takes_the_region_to_all_of_the_target() -> None:
+    corners = np.array([[10.0, 20], [50, 90]])
+    plain = augment.stretching((10, 20, 50, 90), (80, 60))
+    mirrored = augment.stretching((10, 20, 50, 90), (80, 60), mirrored=True)
+    np.testing.assert_allclose(augment.transform_points(corners, plain), [[0, 0], [80, 60]])
+    np.testing.assert_allclose(augment.transform_points(corners, mirrored), [[80, 0], [0, 60]])
+
+
 def test_an_image_beside_the_target_leaves_only_the_fill() -> None:
     out = augment.warp(picture(20, 20), augment.translation(500, 0), (30, 30), BLUE)
     assert (out == BLUE).all()

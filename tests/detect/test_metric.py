@@ -188,6 +188,13 @@ def test_of_equal_scores_the_earlier_detection_counts_first() -> None:
     assert measured([([], [wrong]), ([[0, *BOX]], [right])], 1)[1] == 0.5
 
 
+def test_of_objects_that_overlap_alike_the_first_is_taken() -> None:
+    first, second, between = [0.0, 0, 10, 10], [10.0, 0, 20, 10], [5.0, 0, 15, 10]
+    found = [[0, 0.9, *between], [0, 0.8, *first]]
+    assert measured([([[0, *first], [0, *second]], found)], 1, 0.3)[1] == 0.5
+    assert measured([([[0, *second], [0, *first]], found)], 1, 0.3)[1] == 1.0
+
+
 def test_padding_rows_are_ignored() -> None:
     padding = [-1.0] * 6
     assert measured([([[0, *BOX], padding[:5]], [padding, [0, 0.5, *BOX], padding])], 1)[1] == 1.0
