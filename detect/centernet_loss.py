@@ -74,7 +74,7 @@ def l1_loss(F: Any, predicted: Any, cells: Any, target: Any, weights: Any) -> An
     The mean over the images is the batch's mean over objects and coordinates. target (B, M, 2).
     """
     by_cell = predicted.reshape((0, 0, -1)).transpose((0, 2, 1))
-    images = F.cast(F.contrib.arange_like(cells, axis=0).expand_dims(1), "int32")
+    images = F.contrib.arange_like(cells, axis=0).expand_dims(1)
     where = F.stack(F.broadcast_like(images, cells), cells, axis=0)
     difference = F.sum(F.abs(F.gather_nd(by_cell, where) - target), axis=2)
     return _per_object(F, F.sum(difference * weights, axis=1) / 2, F.sum(weights))

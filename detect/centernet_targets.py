@@ -38,7 +38,7 @@ def target_layout(
     objects = max(max_objects, 1)
     return {
         "heatmap": ((class_count, height, width), "float32"),
-        "cells": ((objects,), "int32"),
+        "cells": ((objects,), "float32"),
         "sizes": ((objects, 2), "float32"),
         "offsets": ((objects, 2), "float32"),
         "weights": ((objects,), "float32"),

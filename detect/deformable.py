@@ -138,7 +138,7 @@ def _sampling_grid(
     pad: Sequence[int],
     dilate: Sequence[int],
 ) -> Any:
-    """Where each tap reads (B, taps, 2, H', W'), x and y from -1 to 1 over `x` and its border of one pixel."""
+    """Where each tap reads (B, taps, 2, H', W'), x and y from -1 to 1 over `x` and a border of 1 pixel."""
     taps = kernel[0] * kernel[1]
     row = F.arange(0, kernel[0], repeat=kernel[1])
     column = F.arange(0, taps) - row * kernel[1]

@@ -99,7 +99,8 @@ def test_decoding_gives_back_the_objects_that_targets_were_made_of() -> None:
     heatmap = (out["heatmap"] == 1) * np.array([0.9, 0.5, 0.7]).reshape(3, 1, 1)
     maps = np.zeros((4, 16 * 24), np.float32)
     used = out["weights"] > 0
-    maps[:2, out["cells"][used]], maps[2:, out["cells"][used]] = out["sizes"][used].T, out["offsets"][used].T
+    cells = out["cells"][used].astype(int)
+    maps[:2, cells], maps[2:, cells] = out["sizes"][used].T, out["offsets"][used].T
     arrays = [nd.array(a)[None] for a in (heatmap, maps[:2].reshape(2, 16, 24), maps[2:].reshape(2, 16, 24))]
     rows = decode(nd, arrays[0], arrays[1], arrays[2], topk=5, scale=4).asnumpy()[0]
     np.testing.assert_allclose(rows[:3, 0], [0, 2, 1])
@@ -175,28 +176,54 @@ def test_more_detections_than_places_leaves_empty_rows() -> None:
     assert (rows[found:] == -1).all()
 
 
-def test_nms_leaves_out_what_overlaps_a_better_box_of_its_class(network: CenterNetNetwork) -> None:
-    x = images(1)
-    before = numbers(network(x))[0]
-    network.nms_thresh, network.nms_topk, network.post_nms = 0.05, 15, 12
-    try:
-        after = numbers(network(x))[0]
-    finally:
-        network.nms_thresh, network.nms_topk, network.post_nms = 0, 400, 100
-    assert after.shape == (12, 6)
-    kept: list[np.ndarray] = []
-    for row in before[:15]:
-        if all(other[0] != row[0] or overlap(row[2:], other[2:]) <= 0.05 for other in kept):
-            kept.append(row)
-    assert 1 < len(kept) < 12
-    np.testing.assert_allclose(after[: len(kept)], kept, atol=1e-4)
-    assert (after[len(kept) :] == -1).all()
+def with_peaks(monkeypatch: pytest.MonkeyPatch, peaks: list[tuple[int, float, int, int]]) -> CenterNetNetwork:
+    """A network whose maps show boxes of 40 x 40 pixels: class id, score, and column and row of the cell."""
+    network, _ = build_network("resnet18_v1b", ["a", "b"], topk=3)
+    heatmap = np.zeros((1, 2, 16, 24), np.float32)
+    for class_id, score, column, row in peaks:
+        heatmap[0, class_id, row, column] = score
+    maps = [nd.array(heatmap), nd.full((1, 2, 16, 24), 10), nd.zeros((1, 2, 16, 24))]
+    monkeypatch.setattr(network, "maps", lambda F, x: maps)
+    return network
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0)
-    both = sides.prod()
-    return float(both / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - both))
+def found(network: CenterNetNetwork) -> list[tuple[int, float]]:
+    """Class id and score of each row."""
+    return [(int(row[0]), round(float(row[1]), 3)) for row in numbers(network(images(1)))[0]]
+
+
+def test_nms_leaves_out_what_overlaps_a_better_box_of_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    # All but the last two overlap the first; boxes two cells apart have an IoU of 8 / 12.
+    peaks = [
+        (0, 0.9, 4, 8),
+        (0, 0.8, 6, 8),
+        (1, 0.7, 4, 8),
+        (0, 0.6, 4, 10),
+        (0, 0.5, 18, 8),
+        (1, 0.4, 18, 8),
+    ]
+    network = with_peaks(monkeypatch, peaks)
+    first_three = [(0, 0.9), (0, 0.8), (1, 0.7)]
+    for off in (0.0, 1.0, -1.0):
+        network.nms_thresh = off
+        assert found(network) == first_three
+    network.nms_thresh = 0.5
+    assert found(network) == [(0, 0.9), (1, 0.7), (0, 0.5)]
+    network.nms_thresh = 0.7
+    assert found(network) == first_three
+
+
+def test_nms_looks_at_nms_topk_candidates_and_leaves_post_nms(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = [(0, 0.9, 4, 8), (0, 0.8, 6, 8), (0, 0.7, 4, 10), (0, 0.5, 18, 8), (1, 0.4, 18, 8)]
+    network = with_peaks(monkeypatch, peaks)
+    network.nms_thresh = 0.5
+    assert found(network) == [(0, 0.9), (0, 0.5), (1, 0.4)]
+    network.nms_topk = 4
+    assert found(network) == [(0, 0.9), (0, 0.5), (-1, -1)]
+    network.nms_topk = -1  # no more than topk
+    assert found(network) == [(0, 0.9), (-1, -1), (-1, -1)]
+    network.nms_topk, network.post_nms = 400, 2
+    assert found(network) == [(0, 0.9), (0, 0.5)]
 
 
 @pytest.mark.parametrize("flip_test", [False, True])
@@ -266,6 +293,22 @@ def test_backbone_and_heads_are_told_apart() -> None:
     assert not back & heads
     assert len(heads) == 12
     assert back < {id(parameter) for parameter in backbone.collect_params().values()}
+
+
+def test_imagenet_parameters_loaded_into_the_backbone_are_the_networks(tmp_path: Path) -> None:
+    published = gluoncv.model_zoo.get_model("resnet18_v1b", pretrained=False)
+    published.initialize(mx.init.Normal(0.5))
+    published(images(1))
+    published.save_parameters(str(tmp_path / "resnet18_v1b.params"))
+    network, backbone = build_network("resnet18_v1b_dcnv2", ["a"])
+    initialise(network, CPU)
+    backbone.load_parameters(str(tmp_path / "resnet18_v1b.params"), ctx=CPU)
+    expected = {name: p.data().asnumpy() for name, p in published._collect_params_with_prefix().items()}
+    ours = network.base_network.base_network._collect_params_with_prefix()
+    np.testing.assert_array_equal(ours["0.weight"].data().asnumpy(), expected["conv1.weight"])
+    np.testing.assert_array_equal(
+        ours["7.1.conv2.weight"].data().asnumpy(), expected["layer4.1.conv2.weight"]
+    )
 
 
 def test_what_no_network_has_is_refused() -> None:

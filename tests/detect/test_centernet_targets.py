@@ -35,7 +35,7 @@ def dense(out: dict[str, np.ndarray], name: str) -> np.ndarray:
     height, width = out["heatmap"].shape[1:]
     plane = np.zeros((2, height * width), np.float32)
     used = out["weights"] > 0
-    plane[:, out["cells"][used]] = out[name][used].T if out[name].ndim == 2 else out[name][used]
+    plane[:, out["cells"][used].astype(int)] = out[name][used].T if out[name].ndim == 2 else out[name][used]
     return plane.reshape(2, height, width)
 
 
