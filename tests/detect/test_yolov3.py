@@ -1,0 +1,290 @@
+"""Every key of YOLOv3's model does what it says, and published parameters fit."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import gluoncv
+import mxnet as mx
+import numpy as np
+import pytest
+
+from common.config import configuration
+from common.errors import CheckpointError, DeviceError, PretrainedError
+from common.estimator import Estimator, parameters
+from common.graph import compile_graph
+from common.loader import Batch
+from common.pretrained import find_parameters
+from detect.config import YOLOv3Config
+from detect.yolov3 import RandomShapes, YOLOv3Task
+from detect.yolov3_network import build_network, head_layers, initialise, transfer_classes
+
+CPU = [mx.cpu()]
+SCRATCH = {"base_network": "mobilenet1.0", "use_pretrained": False, "data_shape": [64, 64]}
+
+
+def task(model: dict[str, Any] | None = None, **train: Any) -> YOLOv3Task:
+    values = {"log_dir": "out", "gpus": [], "model": {**SCRATCH, **(model or {})}, "train": train}
+    return YOLOv3Task(configuration(YOLOv3Config, values))
+
+
+def batch(rows: int = 2, side: int = 64, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    boxes = np.full((rows, 3, 5), -1, np.float32)
+    boxes[:, 0] = [4, 4, 40, 50, 1]
+    boxes[0, 1] = [10, 20, 30, 31, 0]
+    images = rng.integers(0, 256, (rows, side, side, 3)).astype(np.uint8)
+    arrays = {"image": images, "boxes": boxes, "size": np.full((rows, 2), 2 * side, np.float32)}
+    return Batch(arrays, np.arange(rows), rows, (side, side))
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of pretrained parameters, and no way to fetch any."""
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    monkeypatch.setenv("MXNET_GLUON_REPO", "http://127.0.0.1:1/")
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """GluonCV's own network for VOC with random parameters, and the file it saves."""
+    network = gluoncv.model_zoo.get_model("yolo3_mobilenet1.0_voc", pretrained=False, pretrained_base=False)
+    network.initialize(mx.init.Xavier())
+    network(mx.nd.zeros((1, 3, 64, 64)))
+    path = tmp_path_factory.mktemp("published") / "yolo3_mobilenet1.0_voc.params"
+    network.save_parameters(str(path))
+    return network, path
+
+
+def test_published_parameters_give_what_gluoncv_gives(published: Any, models: Path) -> None:
+    network, path = published
+    (models / path.name).symlink_to(path)
+    made = task({"use_pretrained": True, "transfer_dataset": "voc"}).build(network.classes, CPU, None)
+    images = mx.nd.random.uniform(-1, 1, (2, 3, 96, 64))
+    for found, wanted in zip(made.network(images), network(images), strict=True):
+        np.testing.assert_allclose(found.asnumpy(), wanted.asnumpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_pretrained_detector_keeps_boxes_objects_and_the_classes_it_knows(published: Any, models: Path) -> None:
+    network, path = published
+    (models / path.name).symlink_to(path)
+    made = task({"use_pretrained": True, "transfer_dataset": "voc"}).build(["robot", "dog"], CPU, None)
+    for head, output in zip(head_layers(made.network), network.yolo_outputs, strict=True):
+        new = head.weight.data().asnumpy().reshape(3, 7, -1)
+        old = output.prediction.weight.data().asnumpy().reshape(3, 25, -1)
+        np.testing.assert_array_equal(new[:, :5], old[:, :5])
+        np.testing.assert_array_equal(new[:, 6], old[:, 5 + list(network.classes).index("dog")])
+        assert head.weight.lr_mult == 0.1
+        assert head.bias.lr_mult == 0.1
+
+
+def test_output_lr_mult_slows_the_last_layers_of_a_pretrained_detector_alone(published: Any, models: Path) -> None:
+    _, path = published
+    (models / path.name).symlink_to(path)
+    made = task({"use_pretrained": True, "transfer_dataset": "voc"}, output_lr_mult=0.0).build(["dog", "x"], CPU, None)
+    before = parameters(made.network)
+    Estimator(made, CPU, mx.optimizer.SGD(wd=0.0)).step(batch(), 0.001)
+    after = parameters(made.network)
+    changed = {name for name, value in before.items() if (after[name] != value).any()}
+    assert changed
+    assert not [name for name in changed if ".prediction." in name]
+    assert task(output_lr_mult=0.5).build(["a", "b"], CPU, None).network.yolo_outputs[0].prediction.weight.lr_mult == 1
+
+
+def test_pretrained_base_loads_the_backbone_alone(models: Path) -> None:
+    from gluoncv.model_zoo.mobilenet import get_mobilenet
+
+    backbone = get_mobilenet(1.0, pretrained=False)
+    backbone.initialize(mx.init.One())
+    backbone(mx.nd.zeros((1, 3, 64, 64)))
+    backbone.save_parameters(str(models / "mobilenet1.0.params"))
+    loaded = task(pretrained_base=True).build(["a"], CPU, None)
+    fresh = task().build(["a"], CPU, None)
+    assert (loaded.network.stages[0][0].weight.data().asnumpy() == 1).all()
+    assert not (fresh.network.stages[0][0].weight.data().asnumpy() == 1).all()
+    assert not (loaded.network.yolo_blocks[0].body[0][0].weight.data().asnumpy() == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "name"),
+    [
+        ({"use_pretrained": True}, {}, "yolo3_mobilenet1.0_coco-66dbbae6.params"),
+        ({"use_pretrained": True, "transfer_dataset": "voc"}, {}, "yolo3_mobilenet1.0_voc-3b47835a.params"),
+        ({"use_pretrained": True, "base_network": "darknet53"}, {}, "yolo3_darknet53_coco-09767802.params"),
+        ({}, {"pretrained_base": True}, "mobilenet1.0-efbb2ca3.params"),
+    ],
+)
+def test_missing_parameters_are_named(models: Path, model: dict[str, Any], train: dict[str, Any], name: str) -> None:
+    with pytest.raises(PretrainedError) as caught:
+        task(model, **train).build(["a"], CPU, None)
+    assert name in str(caught.value)
+    assert str(models) in str(caught.value)
+
+
+def test_parameters_that_do_not_fit_and_files_that_are_damaged_are_named(models: Path) -> None:
+    mx.nd.save(str(models / "yolo3_mobilenet1.0_coco.params"), {"a": mx.nd.zeros(3)})
+    with pytest.raises(PretrainedError, match=r"yolo3_mobilenet1.0_coco.params"):
+        task({"use_pretrained": True}).build(["a"], CPU, None)
+    (models / "yolo3_mobilenet1.0_coco.params").write_bytes(b"not parameters at all")
+    with pytest.raises(PretrainedError, match=r"yolo3_mobilenet1.0_coco.params"):
+        task({"use_pretrained": True}).build(["a"], CPU, None)
+    (models / "yolo3_mobilenet1.0_coco.params").rename(models / "yolo3_mobilenet1.0_coco-66dbbae6.params")
+    with pytest.raises(PretrainedError, match="damaged"):
+        find_parameters("yolo3_mobilenet1.0_coco")
+
+
+def test_a_published_file_is_fetched_checked_and_kept(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zipfile
+
+    from gluoncv.model_zoo import model_store
+
+    content = b"parameters"
+    sha1 = hashlib.sha1(content).hexdigest()
+    monkeypatch.setitem(model_store._model_sha1, "tiny", sha1)
+    folder = tmp_path / "repository" / "gluon" / "models"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("MXNET_GLUON_REPO", (tmp_path / "repository").as_uri())
+    with zipfile.ZipFile(folder / f"tiny-{sha1[:8]}.zip", "w") as bundle:
+        bundle.writestr(f"tiny-{sha1[:8]}.params", content)
+    assert find_parameters("tiny").read_bytes() == content
+    assert [path.name for path in models.iterdir()] == [f"tiny-{sha1[:8]}.params"]
+
+
+def test_classes_that_are_new_begin_as_average_classes() -> None:
+    network, _ = build_network("mobilenet1.0", ["a", "b"])
+    initialise(network, CPU)
+    network(mx.nd.zeros((1, 3, 64, 64)))
+    old = head_layers(network)[0].weight.data().asnumpy().reshape(3, 7, -1)
+    assert transfer_classes(network, ["c", "b", "d"], CPU) == ["b"]
+    new = head_layers(network)[0].weight.data().asnumpy().reshape(3, 8, -1)
+    np.testing.assert_array_equal(new[:, 6], old[:, 6])
+    np.testing.assert_array_equal(new[:, :5], old[:, :5])
+    assert np.abs(new[:, 5] - old[:, 5:].mean(1)).max() < 0.1
+
+
+def test_a_checkpoint_that_does_not_fit_its_network_is_refused() -> None:
+    checkpoint = {"model": {"base_network": "mobilenet1.0"}, "classes": ["a"], "parameters": {}}
+    with pytest.raises(CheckpointError, match="do not fit"):
+        task().build(["a"], CPU, checkpoint)
+    with pytest.raises(CheckpointError, match="vgg"):
+        task().build(["a"], CPU, {**checkpoint, "model": {"base_network": "vgg"}})
+
+
+def test_both_base_networks_are_what_they_are_called() -> None:
+    for name in ("mobilenet1.0", "darknet53"):
+        made = task({"base_network": name}).build(["a"], CPU, None)
+        assert made.name == f"yolo3_{name}_custom"
+        first = made.network.stages[0][0]
+        assert ("Sequential" in type(first).__name__) == (name == "darknet53")
+
+
+def test_syncbn_shares_statistics_across_devices_and_gives_the_loss_of_one_device() -> None:
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    made = task({"syncbn": True}).build(["a", "b"], contexts, None)
+    layers = [type(layer).__name__ for layer in made.network.yolo_blocks[0].body[0]]
+    assert "SyncBatchNorm" in layers
+    alone = task({"syncbn": True}).build(["a", "b"], CPU, None)
+    assert "BatchNorm" in [type(layer).__name__ for layer in alone.network.yolo_blocks[0].body[0]]
+
+
+def test_several_devices_train_one_model() -> None:
+    contexts = [mx.cpu(0), mx.cpu(1), mx.cpu(2)]
+    made = task().build(["a", "b"], contexts, None)
+    estimator = Estimator(made, contexts, mx.optimizer.SGD(momentum=0.9))
+    for seed in range(2):
+        assert np.isfinite(estimator.step(batch(6, seed=seed), 0.01)).all()  # type: ignore[arg-type]
+    weight = made.network.yolo_outputs[0].prediction.weight
+    copies = [copy.asnumpy() for copy in weight.list_data()]
+    assert all((copy == copies[0]).all() for copy in copies)
+
+
+def test_amp_computes_in_bfloat16_where_the_processor_has_it_and_is_refused_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import detect.yolov3
+
+    monkeypatch.setattr(detect.yolov3, "bfloat16_supported", lambda: True)
+    assert task({"amp": True}).precision(on_gpu=False) == "bfloat16"
+    assert task({"amp": True}).precision(on_gpu=True) == "float16"
+    assert task({"amp": False}).precision(on_gpu=False) == "float32"
+    monkeypatch.setattr(detect.yolov3, "bfloat16_supported", lambda: False)
+    with pytest.raises(DeviceError, match=r"model\.amp"):
+        task({"amp": True}).precision(on_gpu=False)
+
+
+def test_a_step_in_bfloat16_is_nearly_one_in_float32() -> None:
+    from common.devices import bfloat16_supported
+
+    if not bfloat16_supported():
+        pytest.skip("this processor has no bfloat16")
+
+    def losses(precision: str) -> np.ndarray:
+        mx.random.seed(0)
+        np.random.seed(0)
+        made = task().build(["a", "b"], CPU, None)
+        found = Estimator(made, CPU, mx.optimizer.SGD(), precision=precision).step(batch(4), 0.001)
+        assert found is not None
+        return found
+
+    full, mixed = losses("float32"), losses("bfloat16")
+    np.testing.assert_allclose(mixed, full, rtol=0.2)
+    assert (mixed != full).any()
+
+
+def test_the_input_varies_over_training_unless_it_is_fixed() -> None:
+    shapes = task({"data_shape": [256, 192]}).training_shapes()
+    assert isinstance(shapes, RandomShapes)
+    seen = {shapes(epoch, number) for epoch in range(20) for number in range(0, 100, 10)}
+    assert len(seen) > 1
+    assert shapes(3, 17) == shapes(3, 12)
+    assert all(width % 32 == 0 == height % 32 for width, height in seen)
+    fixed = task({"data_shape": [256, 192]}, no_random_shape=True).training_shapes()
+    assert {fixed(epoch, number) for epoch in range(9) for number in range(99)} == {(256, 192)}
+
+
+def test_random_shapes_stay_near_the_configured_one_and_keep_its_aspect() -> None:
+    choices = RandomShapes((416, 256), 0).choices
+    assert (416, 256) in choices
+    assert all(0.7 < width / 416 < 1.3 and 0.7 < height / 256 < 1.3 for width, height in choices)
+
+
+def test_a_job_from_scratch_stays_finite_and_learns_to_fit_a_few_images() -> None:
+    made = task().build(["a", "b"], CPU, None)
+    estimator = Estimator(made, CPU, mx.optimizer.SGD(momentum=0.9, wd=1e-4))
+    content = batch(4)
+    losses = [estimator.step(content, 0.001) for _ in range(30)]
+    assert all(loss is not None and np.isfinite(loss).all() for loss in losses)
+    assert losses[-1][0] < 0.6 * losses[0][0]  # type: ignore[index]
+
+
+def test_predictions_come_back_in_pixels_of_the_original() -> None:
+    made = task().build(["a", "b"], CPU, None)
+    ids = np.array([[[1], [-1]], [[0], [0]]], np.float32)
+    scores = np.array([[[0.9], [-1]], [[0.8], [0.7]]], np.float32)
+    boxes = np.tile(np.array([[[1, 2, 3, 4]]], np.float32), (2, 2, 1))
+    content = batch()
+    content.arrays["size"][1] = [640, 64]
+    first, second = made.predictions([ids, scores, boxes], content)
+    np.testing.assert_allclose(first, [[1, 0.9, 2, 4, 6, 8]])
+    np.testing.assert_allclose(second[1], [0, 0.7, 10, 2, 30, 4])
+
+
+def test_an_image_without_objects_trains_and_pulls_every_objectness_down() -> None:
+    made = task().build(["a", "b"], CPU, None)
+    content = batch()
+    content.arrays["boxes"][:] = -1
+    block, names = made.training_block()
+    graph = compile_graph(block, names)
+    inputs = made.training_inputs(content)
+    arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
+    total, box, objectness, classes = (loss.asnumpy() for loss in graph(*arrays))
+    assert (box == 0).all()
+    assert (classes == 0).all()
+    np.testing.assert_allclose(total, objectness)
+    assert (objectness > 0).all()
