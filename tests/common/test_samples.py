@@ -1,0 +1,435 @@
+"""A folder becomes samples and a report; nothing is left out in silence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from common.errors import DataError
+from common.samples import (
+    BadSample,
+    FolderReport,
+    NoSamples,
+    Problem,
+    Sample,
+    annotation_path,
+    read_folder,
+    read_rows,
+    split,
+    write_report,
+)
+from common.workers import WorkerPool
+
+POOL = WorkerPool(0)
+
+
+class Boxes:
+    """Rows of id, x1, y1, x2, y2; id 9 is an error, boxes that stick out are clipped, flat ones left out."""
+
+    def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
+        path, rows = read_rows(image, 5)
+        problems = []
+        boxes = []
+        for line, values in rows:
+            if values[0] == 9:
+                raise DataError(f"{path}:{line}: class id 9")
+            if values[3] > width:
+                problems.append(Problem(path, line, "clipped to the image", clipped=True))
+                values[3] = width
+            if values[1] >= values[3]:
+                problems.append(Problem(path, line, "no area"))
+                continue
+            boxes.append(values)
+        return [np.array(boxes, np.float32).reshape(-1, 5)], problems
+
+
+def add(folder: Path, name: str, text: str | None = "0,1,2,10,12", size: tuple[int, int] = (16, 14)) -> str:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = {".png": "PNG", ".bmp": "BMP"}.get(path.suffix.lower(), "JPEG")
+    Image.new("RGB", size).save(path, kind)
+    if text is not None:
+        Path(annotation_path(str(path))).write_bytes(text.encode())
+    return str(path)
+
+
+def read(folder: Path, pool: WorkerPool = POOL) -> tuple[list[Sample], FolderReport]:
+    return read_folder(folder, Boxes(), pool, lambda done: None)
+
+
+def test_a_folder_is_read_in_order_with_all_its_images(tmp_path: Path) -> None:
+    names = ["b.png", "a.jpg", "z/c.jpeg", "sub/deep/d.bmp", "sub/a.jpg"]
+    for name in names:
+        add(tmp_path, name, size=(20, 10))
+    (tmp_path / "classes.csv").write_text("cat")
+    samples, report = read(tmp_path)
+    found = [os.path.relpath(sample.image, tmp_path) for sample in samples]
+    assert found == ["a.jpg", "b.png", "sub/a.jpg", "sub/deep/d.bmp", "z/c.jpeg"]
+    for sample in samples:
+        assert (sample.width, sample.height) == (20, 10)
+        assert sample.annotation.dtype == np.float32
+        assert sample.annotation.tolist() == [[0, 1, 2, 10, 12]]
+    assert (report.images, report.samples, report.other_files) == (5, 5, 6)
+    assert report.problems == report.clipped == report.skipped == []
+
+
+def test_workers_read_the_same_as_this_process(tmp_path: Path) -> None:
+    # Only what workers can import can be read by them, and this module is not light.
+    import worker_annotations
+
+    for number in range(30):
+        add(tmp_path, f"{number}.jpg", f"{number},1,2,10,12" if number % 7 else "x")
+    done: list[float] = []
+    with WorkerPool(2) as pool:
+        samples, report = read_folder(tmp_path, worker_annotations.Rows(), pool, done.append)
+    expected, expected_report = read_folder(tmp_path, worker_annotations.Rows(), POOL, lambda _: None)
+    assert [sample.image for sample in samples] == [sample.image for sample in expected]
+    assert all(np.array_equal(a.annotation, b.annotation) for a, b in zip(samples, expected, strict=True))
+    assert report == expected_report
+    assert len(report.problems) == 5
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+
+
+def test_bad_samples_are_left_out_with_file_line_and_reason(tmp_path: Path) -> None:
+    good = add(tmp_path, "good.jpg")
+    add(tmp_path, "missing.jpg", None)
+    add(tmp_path, "malformed.jpg", "0,1,2,3,4\n\n0,1,2,3\n")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "page.png").write_text("<html>404</html>")
+    add(tmp_path, "boxes.jpg", "0,1,2,99,12\n0,5,5,5,9\n1,1,2,3,4")
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    samples, report = read(tmp_path)
+    assert [sample.image for sample in samples] == [str(tmp_path / "boxes.jpg"), good]
+    assert samples[0].annotation.tolist() == [[0, 1, 2, 16, 12], [1, 1, 2, 3, 4]]
+    found = {(os.path.relpath(p.file, tmp_path), p.line): p.reason for p in report.problems}
+    assert found == {
+        ("missing.txt", None): "there is no annotation: the file is missing",
+        ("malformed.txt", 3): "'0,1,2,3': 4 values where 5 belong",
+        ("empty.jpg", None): "empty file",
+        ("page.png", None): "its content is HTML, not JPEG, PNG or BMP",
+        ("boxes.txt", 2): "no area",
+        ("gone.jpg", None): "No such file or directory",
+        ("pipe.jpg", None): "not a regular file",
+    }
+    assert [(p.file, p.line) for p in report.clipped] == [(str(tmp_path / "boxes.txt"), 1)]
+    assert (report.images, report.samples) == (8, 2)
+
+
+def test_what_is_not_looked_at_is_named(tmp_path: Path) -> None:
+    add(tmp_path, "a.jpg")
+    add(tmp_path, "b.JPG")
+    add(tmp_path, "c.Png")
+    add(tmp_path, "d.webp")
+    add(tmp_path, ".hidden.jpg")
+    add(tmp_path, ".git/a.jpg")
+    samples, report = read(tmp_path)
+    assert len(samples) == report.images == 1
+    found = {os.path.relpath(p.file, tmp_path): p.reason for p in report.skipped}
+    assert found == {
+        "b.JPG": "extension must be lower case: .jpg",
+        "c.Png": "extension must be lower case: .png",
+        "d.webp": "images are .jpg .jpeg .png .bmp, not .webp",
+        ".hidden.jpg": "hidden: its name begins with a dot",
+        ".git": "hidden: its name begins with a dot",
+    }
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+    add(tmp_path / "elsewhere", "x.jpg")
+    folder = tmp_path / "set"
+    add(folder, "a/1.jpg")
+    (folder / "a" / "up").symlink_to(folder)
+    (folder / "b").symlink_to(tmp_path / "elsewhere")
+    (folder / "c").symlink_to("c")
+    (folder / "d").symlink_to(folder / "a")
+    samples, report = read(folder)
+    assert [os.path.relpath(sample.image, folder) for sample in samples] == ["a/1.jpg", "b/x.jpg"]
+    assert [os.path.relpath(p.file, folder) for p in report.skipped] == ["a/up", "d"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads folders that are closed to others")
+def test_a_closed_folder_is_reported(tmp_path: Path) -> None:
+    add(tmp_path, "a.jpg")
+    add(tmp_path, "closed/b.jpg")
+    (tmp_path / "closed").chmod(0)
+    try:
+        _, report = read(tmp_path)
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+    assert [p.reason for p in report.skipped] == ["cannot be read: Permission denied"]
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path, "a.jpg")
+    add(tmp_path, "closed/b.jpg")
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    _, report = read(tmp_path)
+    assert [p.reason for p in report.skipped] == ["cannot be read: Permission denied"]
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none cannot be read: No such file or directory$"):
+        read(tmp_path / "none")
+
+
+def test_names_with_anything_in_them_work_and_are_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for name in [b"with blank", b"quote'\"", b"new\nline", "漢字，ü".encode(), b"\xff\xfe", b"%s{}\\"]:
+        image = os.fsdecode(os.fsencode(folder) + b"/" + name + b".jpg")
+        Image.new("RGB", (8, 8)).save(image, "JPEG")
+        Path(annotation_path(image)).write_text("0,1,1,4,4")
+    Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff\n.jpg")).write_bytes(b"")
+    samples, report = read(folder)
+    assert len(samples) == 6
+    assert len(report.problems) == 1
+    assert all(Path(sample.image).exists() for sample in samples)
+    write_report(tmp_path / "report.json", {"train": report}, {})
+    entry = json.loads((tmp_path / "report.json").read_text())["train"]["left_out"][0]
+    assert entry["file"].endswith("bad\\xff\n.jpg")
+    assert "\n" not in str(report.problems[0])
+
+
+def test_an_annotation_that_ends_the_job_ends_it(tmp_path: Path) -> None:
+    add(tmp_path, "a.jpg")
+    add(tmp_path, "b.jpg", "9,1,1,2,2")
+    with pytest.raises(DataError, match=r"b.txt:1: class id 9"):
+        read(tmp_path)
+
+
+def test_a_set_with_nothing_left_says_why(tmp_path: Path) -> None:
+    for number in range(5):
+        add(tmp_path, f"{number}.jpg", None)
+    (tmp_path / "6.jpg").write_bytes(b"")
+    with pytest.raises(NoSamples) as caught:
+        read(tmp_path)
+    assert isinstance(caught.value, DataError)
+    assert str(caught.value) == (
+        f"no sample is left of the 6 images in {tmp_path}: "
+        "there is no annotation: the file is missing (5 times); empty file (1 times)"
+    )
+    assert len(caught.value.report.problems) == 6
+    other = tmp_path / "other"
+    add(other, "a.JPG")
+    with pytest.raises(NoSamples, match=r"holds no image \(.jpg .jpeg .png .bmp\): extension must be lower"):
+        read(other)
+
+
+def test_the_log_names_the_first_problems_and_counts_the_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(tmp_path, "good.jpg")
+    for number in range(25):
+        (tmp_path / f"{number}.jpg").write_bytes(b"")
+    with caplog.at_level(logging.INFO, "visualtl"):
+        read(tmp_path)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == f"{tmp_path}: 26 images, 1 samples, 25 left out, 0 clipped, 0 skipped"
+    assert len(messages) == 22
+    assert messages[1] == f"Left out: {tmp_path / '0.jpg'}: empty file"
+    assert messages[-1] == "... and 5 more in data_report.json"
+
+
+def test_the_report_file_has_every_entry(tmp_path: Path) -> None:
+    report = FolderReport("/data/train", 3, 1, [Problem("a.txt", 2, "no area")])
+    report.clipped.append(Problem("b.txt", 1, "sticks out", clipped=True))
+    report.skipped.append(Problem("c.JPG", None, "extension"))
+    part = FolderReport.split_off(Path("/data/train"), 4)
+    write_report(tmp_path / "r.json", {"train": report, "valid": part}, {"train": {"classes": {"cat": 3}}})
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["train"] == {
+        "folder": "/data/train",
+        "images": 3,
+        "samples": 1,
+        "other_files": 0,
+        "left_out": [{"file": "a.txt", "line": 2, "reason": "no area"}],
+        "clipped": [{"file": "b.txt", "line": 1, "reason": "sticks out"}],
+        "skipped": [{"file": "c.JPG", "line": None, "reason": "extension"}],
+        "classes": {"cat": 3},
+    }
+    assert found["valid"]["folder"] == "/data/train"
+    assert found["valid"]["samples"] == 4
+
+
+def rows(folder: Path, data: bytes, columns: int = 3) -> list[tuple[int, list[float]]]:
+    (folder / "a.txt").write_bytes(data)
+    path, found = read_rows(str(folder / "a.jpg"), columns)
+    assert path == str(folder / "a.txt")
+    return [(row.line, row.values) for row in found]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"1,-2.5,3\n\n4,5,6e1",
+        b"1,-2.5,3\r\n \r\n4,5,6e1\r\n",
+        b"1,-2.5,3\r\r4,5,60\r",
+        b" 1 , -2.5 ,3 \n\t\n4,5,60,\n",
+        b"1 -2.5\t3\n\n4  5 60\n",
+        b"1, -2.5 3\n\n4,5 ,60\n",
+        "\ufeff1,-2.5,3\n\n4,5,60".encode(),
+        "１，－２．５，３\n\u3000\n4，5，60".encode(),
+        "1，\u22122.5，3\n\n4，5，60".encode("gb18030"),
+        "1,-2.5,3\n\n4,5,60".encode("utf-16"),
+    ],
+)
+def test_rows_are_read_however_they_were_written(tmp_path: Path, data: bytes) -> None:
+    assert rows(tmp_path, data) == [(1, [1, -2.5, 3]), (3, [4, 5, 60])]
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "reason"),
+    [
+        (b"1,2,3\n1,2", 2, "'1,2': 2 values where 3 belong"),
+        (b"1,2,3,4", 1, "'1,2,3,4': 4 values where 3 belong"),
+        (b"1,,2", 1, "'1,,2': not 3 numbers"),
+        (b"1,2,x", 1, "'1,2,x': not 3 numbers"),
+        (b"1,2,nan", 1, "'1,2,nan': not 3 finite numbers"),
+        (b"1,2,-inf", 1, "'1,2,-inf': not 3 finite numbers"),
+        (b"1,2,1e39", 1, "'1,2,1e39': not 3 finite numbers"),
+        (b"1,2,1_0", 1, "'1,2,1_0': not 3 finite numbers"),
+        (b"\xff\x80\x81,2", None, "not a text in UTF-8 or GBK"),
+        (b"\x00\x01\x02", None, "not a text in UTF-8 or GBK"),
+    ],
+)
+def test_malformed_rows_are_refused_with_their_place(
+    tmp_path: Path, data: bytes, line: int | None, reason: str
+) -> None:
+    with pytest.raises(BadSample) as caught:
+        rows(tmp_path, data)
+    assert caught.value.problems == (Problem(str(tmp_path / "a.txt"), line, reason),)
+
+
+def test_a_text_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSample, match="the file is missing"):
+        read_rows(str(tmp_path / "none.jpg"), 5)
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(BadSample, match="not a regular file"):
+        read_rows(str(tmp_path / "folder.jpg"), 5)
+    with open(tmp_path / "long.txt", "wb") as file:
+        file.truncate(20 << 20)
+    with pytest.raises(BadSample, match="bytes are more than"):
+        read_rows(str(tmp_path / "long.jpg"), 5)
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(st.binary(max_size=60) | st.text("0123456789,.- \t\r\n，－eEx_", max_size=40).map(str.encode))
+def test_any_bytes_are_rows_or_a_bad_sample(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    try:
+        found = rows(tmp_path_factory.getbasetemp(), data, 2)
+    except BadSample as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        return
+    assert all(len(values) == 2 and np.isfinite(np.float32(values)).all() for _, values in found)
+
+
+def test_errors_survive_the_way_from_a_worker() -> None:
+    problem = Problem("a.txt", 3, "no area")
+    error = pickle.loads(pickle.dumps(BadSample(problem)))
+    assert error.problems == (problem,)
+    assert str(error) == "a.txt:3: no area"
+    sample = pickle.loads(pickle.dumps(Sample("a.jpg", 3, 4, np.zeros((1, 5), np.float32))))
+    assert (sample.image, sample.width, sample.height, sample.annotation.shape) == ("a.jpg", 3, 4, (1, 5))
+
+
+def made(root: str, labels: list[list[int]]) -> list[Sample]:
+    """A sample for each label of an image; none: one sample that shows nothing."""
+    return [
+        Sample(f"{root}/{number // 7}/{number:04d}.jpg", 8, 8, np.array([label], np.float32))
+        for number, shown in enumerate(labels)
+        for label in shown or [-1]
+    ]
+
+
+def shown(sample: Sample) -> list[int]:
+    return [int(label) for label in sample.annotation if label >= 0]
+
+
+def names(samples: list[Sample], root: str) -> list[str]:
+    return [os.path.relpath(sample.image, root) for sample in samples]
+
+
+def test_a_split_is_the_same_wherever_the_folder_lies_and_in_any_order() -> None:
+    labels = [[number % 3] for number in range(100)]
+    first = split(made("/data/train", labels), Path("/data/train"), shown, 0.2, 0.1)
+    moved = split(made("/other/place", labels), Path("/other/place"), shown, 0.2, 0.1)
+    again = split(made("/data/train", labels)[::-1], Path("/data/train"), shown, 0.2, 0.1)
+    for part, other, reverse in zip(first, moved, again, strict=True):
+        assert names(part, "/data/train") == names(other, "/other/place")
+        assert names(part, "/data/train") == names(reverse, "/data/train")[::-1]
+    assert [len(part) for part in first] == [70, 20, 10]
+    # Not simply the first or the last of the folder.
+    assert 20 < np.mean([int(Path(sample.image).stem) for sample in first[1]]) < 80
+
+
+def test_a_split_keeps_the_share_of_every_class() -> None:
+    labels = [[0]] * 200 + [[1]] * 50 + [[2]] * 10
+    parts = split(made("/d", labels), Path("/d"), shown, 0.2, 0.1)
+    counts = [Counter(label for sample in part for label in shown(sample)) for part in parts]
+    assert counts == [{0: 140, 1: 35, 2: 7}, {0: 40, 1: 10, 2: 2}, {0: 20, 1: 5, 2: 1}]
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(
+    st.lists(st.lists(st.integers(0, 6), max_size=3, unique=True), min_size=1, max_size=60),
+    st.floats(0, 0.6),
+    st.floats(0, 0.39),
+)
+def test_every_split_has_its_sizes_whole_images_and_all_classes_to_train_on(
+    labels: list[list[int]], valid_size: float, test_size: float
+) -> None:
+    samples = made("/d", labels)
+    parts = split(samples, Path("/d"), shown, valid_size, test_size)
+    images = [{sample.image for sample in part} for part in parts]
+    count = len(labels)
+    assert sum(len(part) for part in parts) == len(samples)
+    assert sum(len(part) for part in images) == len(set.union(*images)) == count
+    assert images[0]
+    wanted = int(count * valid_size + 0.5)
+    assert len(images[1]) == min(max(wanted, 1 if valid_size else 0), count - 1)
+    if test_size and count > len(images[1]) + 1:
+        assert images[2]
+    # An image may show several classes, so that as many images as there are classes are enough for them all.
+    classes = {label for one in labels for label in one}
+    groups = len(classes) + any(not one for one in labels)
+    if len(images[0]) >= groups:
+        assert {label for sample in parts[0] for label in shown(sample)} == classes
+
+
+def test_small_sets_give_training_its_share_first() -> None:
+    assert [len(part) for part in split(made("/d", [[0]]), Path("/d"), shown, 0.4, 0.4)] == [1, 0, 0]
+    assert [len(part) for part in split(made("/d", [[0]] * 2), Path("/d"), shown, 0.4, 0.4)] == [1, 1, 0]
+    assert [len(part) for part in split(made("/d", [[0]] * 3), Path("/d"), shown, 0.01, 0.01)] == [1, 1, 1]
+    with pytest.raises(ValueError, match="leave nothing"):
+        split(made("/d", [[0]]), Path("/d"), shown, 0.5, 0.5)
+
+
+@pytest.mark.shared
+def test_the_odd_files_are_all_accounted_for(shared_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(shared_data / "edge", tmp_path / "edge", copy_function=shutil.copyfile)
+    for path in list((tmp_path / "edge").iterdir()):
+        Path(annotation_path(str(path))).write_text("0,0,0,1,1")
+    samples, report = read(tmp_path / "edge")
+    assert (report.images, len(samples)) == (28, 19)
+    assert len(report.problems) == 9
+    assert [os.path.basename(p.file) for p in report.skipped] == ["UPPERCASE.JPG", "animated.gif"]

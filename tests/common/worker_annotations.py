@@ -1,0 +1,14 @@
+"""An annotation that workers can import."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.samples import Problem, read_rows
+
+
+class Rows:
+    """Rows of five numbers."""
+
+    def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
+        return [np.array([values for _, values in read_rows(image, 5)[1]], np.float32)], []
