@@ -1,0 +1,150 @@
+"""What tasks on a base network share: optimizer, parameters to begin with, rate multipliers, precision."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import mxnet as mx
+from mxnet import gluon
+
+from common.devices import bfloat16_supported
+from common.errors import CheckpointError, DeviceError
+from common.estimator import set_parameters
+from common.network_config import NetworkModelConfig, NetworkTrainConfig
+from common.network_names import parameters_name
+from common.networks import load_pretrained, set_lr_multipliers, set_no_weight_decay
+from common.pretrained import find_parameters
+
+log = logging.getLogger("visualtl")
+
+#: Optimizers with a momentum of their own; the others know no such thing, or call something else so.
+MOMENTUM = ("ccsgd", "dcasgd", "lars", "lbsgd", "nag", "sgd", "signum")
+#: Optimizers whose steps are as long as the gradient: for them alone a limit on the gradient limits the step.
+PROPORTIONAL = ("ccsgd", "dcasgd", "lbsgd", "nag", "sgd")
+#: Share of its own norm by which a weight may change in one step of those.
+TRUST = 0.02
+
+
+@mx.optimizer.Optimizer.register
+class AdamW(mx.optimizer.Optimizer):
+    """Adam with decoupled weight decay.
+
+    "Decoupled Weight Decay Regularization" (Loshchilov & Hutter 2019, algorithm 2); the decay of a step is
+    learning rate times wd, as in PyTorch. MXNet has the operator and no optimizer around it.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, **options)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
+    def create_state(self, index: int, weight: Any) -> tuple[Any, Any]:
+        """Mean and uncentred variance of the gradient."""
+        return mx.nd.zeros_like(weight), mx.nd.zeros_like(weight)
+
+    def update(self, index: int, weight: Any, grad: Any, state: tuple[Any, Any]) -> None:
+        """One step of one parameter."""
+        self._update_count(index)
+        count = self._index_update_count[index]
+        rate, mean, variance = self._get_lr(index), *state
+        corrected = rate * math.sqrt(1.0 - self.beta2**count) / (1.0 - self.beta1**count)
+        mx.nd.contrib.adamw_update(
+            weight,
+            grad,
+            mean,
+            variance,
+            mx.nd.array([self.rescale_grad], ctx=weight.context),
+            lr=corrected,
+            eta=1.0,
+            wd=rate * self._get_wd(index),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            out=weight,
+        )
+
+
+def make_optimizer(train: NetworkTrainConfig) -> Any:
+    """The optimizer that `train` names, with its weight decay, and its momentum where it has one."""
+    options = {"momentum": train.momentum} if train.optimizer in MOMENTUM else {}
+    return mx.optimizer.create(train.optimizer, learning_rate=train.lr, wd=train.wd, **options)
+
+
+def trust(train: NetworkTrainConfig) -> float | None:
+    """The limit on steps (see `common.estimator.Estimator`) that suits the optimizer; None: none."""
+    return TRUST if train.optimizer in PROPORTIONAL else None
+
+
+def precision(train: NetworkTrainConfig) -> str:
+    """Type of the operators that gain from it. Raises DeviceError where the processor has no bfloat16."""
+    if train.dtype == "bfloat16" and not bfloat16_supported():
+        raise DeviceError(
+            "train.dtype: bfloat16 asked for, but this processor does not multiply it "
+            "(it has neither avx512_bf16 nor amx_bf16); take float32"
+        )
+    return train.dtype
+
+
+def variants(model: NetworkModelConfig) -> dict[str, bool]:
+    """The options of `common.networks.base_features`."""
+    return {
+        "use_gn": model.use_gn,
+        "batch_norm": model.batch_norm,
+        "use_se": model.use_se,
+        "last_gamma": model.last_gamma,
+    }
+
+
+def load_base(network: gluon.HybridBlock, model: NetworkModelConfig) -> frozenset[str]:
+    """Load ImageNet parameters into `features` of an initialised network.
+
+    Returns the names of what was loaded. Raises PretrainedError, which names file and folder,
+    if there are none that fit.
+    """
+    path = find_parameters(parameters_name(model.base_network, batch_norm=model.batch_norm))
+    return load_pretrained(network, path)
+
+
+def restore(network: gluon.HybridBlock, parameters: dict[str, Any]) -> None:
+    """Give an initialised network a checkpoint's parameters. Raises CheckpointError if they do not fit."""
+    try:
+        set_parameters(network, parameters)
+    except (KeyError, ValueError, AssertionError, AttributeError, mx.MXNetError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"the checkpoint's parameters do not fit its network: {reason}") from None
+
+
+def fill(
+    network: gluon.HybridBlock, model: NetworkModelConfig, checkpoint: dict[str, Any] | None
+) -> frozenset[str]:
+    """Parameters for an initialised network: the checkpoint's, ImageNet's, or those it has.
+
+    model: of the configuration, or with a checkpoint the one in it. Returns the names of the pretrained
+    layers, for `set_multipliers`. What descends from pretrained parameters stays pretrained through
+    checkpoints: a training taken up again goes on at the rates at which it began.
+    """
+    if checkpoint:
+        restore(network, checkpoint["parameters"])
+        names = network._collect_params_with_prefix() if model.use_pretrained else ()
+        return frozenset(name for name in names if name.startswith("features."))
+    return load_base(network, model) if model.use_pretrained else frozenset()
+
+
+def set_multipliers(
+    network: gluon.HybridBlock, pretrained: frozenset[str], train: NetworkTrainConfig
+) -> None:
+    """transfer_lr_mult for pretrained layers and output_lr_mult for the others, and no_wd.
+
+    Where nothing is pretrained, the multipliers are 1. Call it when the network has its final layers.
+    """
+    set_lr_multipliers(network, pretrained, train.transfer_lr_mult, train.output_lr_mult)
+    if train.no_wd:
+        set_no_weight_decay(network)
