@@ -1,6 +1,6 @@
 """What it costs to be watched: the progress server polled 0, 1, 10 and 50 times a second.
 
-    python benchmarks/watching.py [--seconds 10] [--repeats 3] [--points 300] [--rates 1 10 50]
+    python benchmarks/watching.py [--seconds 3] [--repeats 9] [--points 300] [--rates 1 10 50]
 
 Polls are spread evenly over a second and over 50 pollers, each poll a connection of its own, as platforms do.
 Shown per rate: the CPU time that the server's process takes, as a share of one core and of all; how long a
@@ -134,8 +134,8 @@ def first_answer(log_dir: Path) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--points", type=int, default=300, help="in the answer; a job has a few hundred")
     parser.add_argument("--rates", type=float, nargs="+", default=[1.0, 10.0, 50.0], help="polls a second")
     options = parser.parse_args()

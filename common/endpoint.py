@@ -110,8 +110,11 @@ class Endpoint:
 class _Handler(WSGIRequestHandler):
     """A request: gives up on a client that stops in the middle, writes no access log."""
 
-    timeout = _READ_TIMEOUT
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(_READ_TIMEOUT)
 
     def log(self, type: str, message: str, *args: Any) -> None:
         """Nobody reads it, and fifty pollers would fill it."""

@@ -77,7 +77,11 @@ def test_a_reader_that_goes_away_does_not_end_the_job(tmp_path: Path) -> None:
     for stream in ("stdout", "stderr"):
         read, write = os.pipe()
         os.close(read)
-        done = run(tmp_path, "log.info('a'); log.warning('b'); log.info('end')", **{stream: write})
+        done = run(
+            tmp_path,
+            "log.info('a'); log.warning('b'); print('library'); log.info('end'); print('x')",
+            **{stream: write},
+        )
         os.close(write)
         assert done.returncode == 0  # also nothing goes wrong with what is left in buffers at the exit
         assert lines(tmp_path)[-1].endswith("end")

@@ -187,7 +187,7 @@ def test_points_reach_the_poller_when_nothing_can_be_written(
     job = Job(tmp_path / "file")
     for step in (Step.TRAIN, Step.EXPORT):
         with job.progress.step(step):
-            pass
+            clock.now += module.EventFile.retry_after
     job.progress.close()
     assert job.heard() == [(10, 0.0), (10, 1.0), (30, 0.0), (30, 1.0)]
     assert [record.levelname for record in caplog.records] == ["WARNING"]

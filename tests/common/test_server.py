@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -50,6 +52,14 @@ def ask(port: int, path: str = PROGRESS, method: str = "GET", data: bytes | None
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+def raw(port: int, request: str) -> tuple[bytes, bytes]:
+    """Head and body of the answer to the bytes of `request`, read to the end of the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(request.encode())
+        head, _, body = b"".join(iter(lambda: connection.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    return head, body
 
 
 def points(port: int) -> list[list[float]]:
@@ -135,19 +145,31 @@ def test_a_body_that_a_poller_sends_is_ignored(watched: ProgressServer, body: An
 @pytest.mark.parametrize(
     "request_line", ["GET {} HTTP/1.0", "GET http://host{} HTTP/1.1", "PATCH {} HTTP/1.1"]
 )
-@pytest.mark.parametrize("length", ["", "Content-Length: none\r\n", "Content-Length: -5\r\n"])
+@pytest.mark.parametrize("length", ["", "none", "-5"])
 def test_requests_of_old_or_odd_clients_are_answered_alike(
     watched: ProgressServer, request_line: str, length: str
 ) -> None:
-    with socket.create_connection(("127.0.0.1", watched.port), timeout=60) as connection:
-        connection.sendall(f"{request_line.format(PROGRESS)}\r\n{length}\r\n".encode())
-        head, _, body = b"".join(iter(lambda: connection.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    header = f"Content-Length: {length}\r\n" if length else ""
+    head, body = raw(watched.port, f"{request_line.format(PROGRESS)}\r\n{header}\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK")
     assert json.loads(body) == points(watched.port)
 
 
+def test_the_answer_waits_for_the_end_of_a_small_body(watched: ProgressServer) -> None:
+    # An answer before that, and the close after it, could be lost to a client that is still sending.
+    with socket.create_connection(("127.0.0.1", watched.port), timeout=60) as connection:
+        head = f"POST {PROGRESS} HTTP/1.1\r\nContent-Length: 60000\r\n\r\n".encode()
+        connection.sendall(head + b"x" * 30000)
+        assert not select.select([connection], [], [], 0.2)[0]
+        connection.sendall(b"x" * 30000)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK")
+
+
 def test_head_has_no_body(watched: ProgressServer) -> None:
-    assert ask(watched.port, method="HEAD") == (200, b"")
+    head, body = raw(watched.port, f"HEAD {PROGRESS} HTTP/1.1\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert f"Content-Length: {len(ask(watched.port)[1])}".encode() in head
+    assert body == b""
 
 
 def test_points_from_memory_are_those_that_tensorboard_reads_from_the_event_file(
@@ -252,10 +274,13 @@ def test_a_child_that_is_killed_is_replaced_and_nothing_is_lost(watched: Progres
 JOB = """
 import os, sys, time
 from pathlib import Path
+import common.server
 from common.server import ProgressServer
 server = ProgressServer(Path(sys.argv[1]), 0)
 server.start()
 server.publish([(1.0, 1, 0.0)])
+if sys.argv[2] == "held":  # as if the worker had been started by other means than a fork of Python's
+    common.server._servers.clear()
 worker = os.fork()
 if worker == 0:
     time.sleep(600)
@@ -264,10 +289,12 @@ time.sleep(600)
 """
 
 
-def test_the_server_ends_with_a_job_that_is_killed_even_if_a_forked_worker_lives_on(tmp_path: Path) -> None:
-    job = subprocess.Popen(
-        [sys.executable, "-c", JOB, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+@pytest.mark.parametrize("pipe", ["closed", "held"])
+def test_the_server_ends_with_a_job_that_is_killed_even_if_a_worker_lives_on(
+    tmp_path: Path, pipe: str
+) -> None:
+    command = [sys.executable, "-c", JOB, str(tmp_path), pipe]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert job.stdout is not None
     port, child, worker = map(int, job.stdout.readline().split())
     try:
@@ -276,11 +303,17 @@ def test_the_server_ends_with_a_job_that_is_killed_even_if_a_forked_worker_lives
         job.wait()
         assert eventually(lambda: gone(child))
         assert not gone(worker)
-        assert eventually(lambda: free(port))
+        if pipe == "closed":
+            assert eventually(lambda: free(port))
     finally:
         job.kill()
         job.stdout.close()
         os.kill(worker, signal.SIGKILL)
+
+
+def test_ctrl_c_at_the_terminal_is_for_the_job_alone(watched: ProgressServer) -> None:
+    assert watched.pid is not None
+    assert os.getpgid(watched.pid) != os.getpgid(0)
 
 
 def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path: Path) -> None:
@@ -314,6 +347,18 @@ def test_after_close_nobody_answers(tmp_path: Path) -> None:
     assert gone(child)
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", running.port), timeout=5)
+
+
+@contextlib.contextmanager
+def in_process(application: endpoint.Endpoint) -> Iterator[int]:
+    """The child's HTTP server in a thread of this process; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        web = endpoint.Server(application, listener)
+    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield web.port
+    web.shutdown()
+    thread.join()
 
 
 class Lines(logging.Handler):
@@ -366,6 +411,7 @@ def test_progress_is_served_where_tensorboard_cannot_be_imported(
     application = endpoint.Endpoint()
     application.add(b"[1.0, 1, 0.5]\n")
     endpoint._load(application, tmp_path)
+    assert application._loaded.is_set()  # nobody waits for it
     assert f"{server.WARNING_MARK}TensorBoard cannot be used" in capsys.readouterr().err
     statuses: dict[str, str] = {}
 
@@ -378,26 +424,28 @@ def test_progress_is_served_where_tensorboard_cannot_be_imported(
     assert statuses["/"].startswith("503")
 
 
+def test_a_client_that_stops_in_the_middle_of_a_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_READ_TIMEOUT", 0.1)
+    with (
+        in_process(endpoint.Endpoint()) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=30) as slow,
+    ):
+        slow.sendall(b"GET /data/plugin")
+        assert slow.recv(1) == b""
+
+
 def test_the_oldest_of_too_many_connections_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "_CONNECTIONS", 3)
     application = endpoint.Endpoint()
     application.add(b"[1.0, 1, 0.5]\n")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        web = endpoint.Server(application, listener)
-    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    idle = [socket.create_connection(("127.0.0.1", web.port), timeout=30) for _ in range(3)]
-    try:
-        assert points(web.port) == [[1.0, 1, 0.5]]
+    with in_process(application) as port, contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", port)
+        idle = [stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(3)]
+        assert points(port) == [[1.0, 1, 0.5]]
         assert idle[0].recv(1) == b""
         idle[2].settimeout(0.05)
         with pytest.raises(TimeoutError):
             idle[2].recv(1)
-    finally:
-        for connection in idle:
-            connection.close()
-        web.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize(
