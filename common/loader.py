@@ -37,7 +37,8 @@ class Batch:
     arrays: (B, ...) by name, valid until the next batch is taken or the loader is closed. indices: (B,) into
     the samples, -1 for a row that holds none, which is zero in all arrays. count: rows at the beginning that
     are the turn of an image; those behind are padding, or in training images that come a second time. shape:
-    width and height. failed: indices of samples whose rows are empty because they could not be read.
+    width and height. failed: indices of samples whose rows are empty because they could not be read. epoch,
+    number: whose batch this is, and which of it.
     """
 
     arrays: dict[str, np.ndarray]
@@ -45,6 +46,8 @@ class Batch:
     count: int
     shape: Shape
     failed: list[int] = field(default_factory=list)
+    epoch: int = 0
+    number: int = 0
 
 
 class Loader:
@@ -232,7 +235,7 @@ class Loader:
         if not self._training and count < self.batch_size:
             for array in arrays.values():
                 array[count:] = 0
-        return Batch(arrays, indices, count, shape, failed)
+        return Batch(arrays, indices, count, shape, failed, epoch.number, batch)
 
 
 @dataclass
