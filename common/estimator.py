@@ -155,7 +155,7 @@ class Estimator:
         """
         parts = self._load(batch)
         with autograd.record():
-            outputs = [self._train(*part) for part in parts]
+            outputs = [_listed(self._train(*part)) for part in parts]
             totals = [output[0] * self._loss_scale for output in outputs]
         autograd.backward(totals)
         if len(self.contexts) > 1:
@@ -242,6 +242,11 @@ class Estimator:
                     updater.states_synced[index[name]] = True
 
 
+def _listed(outputs: Any) -> Sequence[Any]:
+    """A graph gives a list of its outputs, and a single output as it is."""
+    return outputs if isinstance(outputs, (list, tuple)) else [outputs]
+
+
 def _on(array: np.ndarray, context: Any) -> Any:
     return mx.nd.array(array, ctx=context, dtype=array.dtype)
 
@@ -299,8 +304,7 @@ def _outputs(graph: Any, contexts: Sequence[Any], loader: Loader) -> Iterator[tu
             np.array_split(batch.arrays["image"], len(contexts)), contexts, strict=True
         ):
             if len(piece):
-                output = graph(_on(piece, context))
-                parts.append(output if isinstance(output, (list, tuple)) else [output])
+                parts.append(_listed(graph(_on(piece, context))))
         yield (
             batch,
             [np.concatenate([array.asnumpy() for array in arrays]) for arrays in zip(*parts, strict=True)],

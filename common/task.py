@@ -48,7 +48,7 @@ class Model(ABC):
     network: Any
     name: str
     classes: list[str]
-    losses: ClassVar[tuple[str, ...]]
+    losses: tuple[str, ...]
 
     @abstractmethod
     def training_block(self) -> tuple[Any, Sequence[str]]:
