@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import mxnet as mx
@@ -15,67 +14,18 @@ from common.estimator import set_parameters
 from common.network_config import NetworkModelConfig, NetworkTrainConfig
 from common.network_names import parameters_name
 from common.networks import load_pretrained, set_lr_multipliers, set_no_weight_decay
+from common.optimizers import PROPORTIONAL, create
 from common.pretrained import find_parameters
 
 log = logging.getLogger("visualtl")
 
-#: Optimizers with a momentum of their own; the others know no such thing, or call something else so.
-MOMENTUM = ("ccsgd", "dcasgd", "lars", "lbsgd", "nag", "sgd", "signum")
-#: Optimizers whose steps are as long as the gradient: for them alone a limit on the gradient limits the step.
-PROPORTIONAL = ("ccsgd", "dcasgd", "lbsgd", "nag", "sgd")
-#: Share of its own norm by which a weight may change in one step of those.
+#: Share of its own norm by which a weight may change in one step of an optimizer such as SGD.
 TRUST = 0.02
-
-
-@mx.optimizer.Optimizer.register
-class AdamW(mx.optimizer.Optimizer):
-    """Adam with decoupled weight decay.
-
-    "Decoupled Weight Decay Regularization" (Loshchilov & Hutter 2019, algorithm 2); the decay of a step is
-    learning rate times wd, as in PyTorch. MXNet has the operator and no optimizer around it.
-    """
-
-    def __init__(
-        self,
-        learning_rate: float = 0.001,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
-        **options: Any,
-    ) -> None:
-        super().__init__(learning_rate=learning_rate, **options)
-        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
-
-    def create_state(self, index: int, weight: Any) -> tuple[Any, Any]:
-        """Mean and uncentred variance of the gradient."""
-        return mx.nd.zeros_like(weight), mx.nd.zeros_like(weight)
-
-    def update(self, index: int, weight: Any, grad: Any, state: tuple[Any, Any]) -> None:
-        """One step of one parameter."""
-        self._update_count(index)
-        count = self._index_update_count[index]
-        rate, mean, variance = self._get_lr(index), *state
-        corrected = rate * math.sqrt(1.0 - self.beta2**count) / (1.0 - self.beta1**count)
-        mx.nd.contrib.adamw_update(
-            weight,
-            grad,
-            mean,
-            variance,
-            mx.nd.array([self.rescale_grad], ctx=weight.context),
-            lr=corrected,
-            eta=1.0,
-            wd=rate * self._get_wd(index),
-            beta1=self.beta1,
-            beta2=self.beta2,
-            epsilon=self.epsilon,
-            out=weight,
-        )
 
 
 def make_optimizer(train: NetworkTrainConfig) -> Any:
     """The optimizer that `train` names, with its weight decay, and its momentum where it has one."""
-    options = {"momentum": train.momentum} if train.optimizer in MOMENTUM else {}
-    return mx.optimizer.create(train.optimizer, learning_rate=train.lr, wd=train.wd, **options)
+    return create(train.optimizer, train.lr, train.momentum, train.wd)
 
 
 def trust(train: NetworkTrainConfig) -> float | None:

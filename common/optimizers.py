@@ -1,0 +1,143 @@
+"""Optimizers that MXNet lacks, or has and that do not do what a training asks of every optimizer here.
+
+That is: follow the learning rate, a rate of 0 included (a warm-up begins there, frozen layers stay there).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mxnet as mx
+
+
+class AdamW(mx.optimizer.Optimizer):
+    """Adam with decoupled weight decay.
+
+    "Decoupled Weight Decay Regularization" (Loshchilov & Hutter 2019, algorithm 2); the decay of a step is
+    learning rate times wd, as in PyTorch. MXNet has the operator and no optimizer around it.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, **options)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
+    def create_state(self, index: int, weight: Any) -> tuple[Any, Any]:
+        """Mean and uncentred variance of the gradient."""
+        return mx.nd.zeros_like(weight), mx.nd.zeros_like(weight)
+
+    def update(self, index: int, weight: Any, grad: Any, state: tuple[Any, Any]) -> None:
+        """One step of one parameter."""
+        self._update_count(index)
+        count = self._index_update_count[index]
+        rate, mean, variance = self._get_lr(index), *state
+        mx.nd.contrib.adamw_update(
+            weight,
+            grad,
+            mean,
+            variance,
+            mx.nd.array([self.rescale_grad], ctx=weight.context),
+            lr=rate * math.sqrt(1.0 - self.beta2**count) / (1.0 - self.beta1**count),
+            eta=1.0,
+            wd=rate * self._get_wd(index),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            out=weight,
+        )
+
+
+class AdaDelta(mx.optimizer.AdaDelta):
+    """MXNet's AdaDelta ("ADADELTA", Zeiler 2012) knows no learning rate; here it scales the step."""
+
+    def update(self, index: int, weight: Any, grad: Any, state: tuple[Any, Any]) -> None:
+        """One step of one parameter."""
+        before = weight.copy()
+        super().update(index, weight, grad, state)
+        weight[:] = before + self._get_lr(index) * (weight - before)
+
+
+class DCASGD(mx.optimizer.DCASGD):
+    """MXNet's delay-compensated SGD (Zheng et al. 2016) fails with a momentum."""
+
+    def update(self, index: int, weight: Any, grad: Any, state: tuple[Any, Any]) -> None:
+        """One step of one parameter."""
+        self._update_count(index)
+        momentum, previous = state
+        grad = grad * self.rescale_grad
+        compensated = grad + self._get_wd(index) * weight + self.lamda * grad * grad * (weight - previous)
+        step = -self._get_lr(index) * compensated
+        if momentum is not None:
+            momentum *= self.momentum
+            momentum += step
+            step = momentum
+        previous[:] = weight
+        weight += step
+
+
+class FTML(mx.optimizer.FTML):
+    """MXNet's FTML divides by the learning rate, even where it is 0."""
+
+    def update(self, index: int, weight: Any, grad: Any, state: Any) -> None:
+        """One step of one parameter."""
+        if self._get_lr(index) > 0:
+            super().update(index, weight, grad, state)
+
+
+class Ftrl(mx.optimizer.Ftrl):
+    """MXNet's FTRL takes every weight to begin at 0, and to grow with the learning rate.
+
+    Its weights are a function of a sum of gradients and of the rate alone ("Ad Click Prediction", McMahan et
+    al. 2013). Here that sum is what the weights of the moment say it is.
+    """
+
+    def update(self, index: int, weight: Any, grad: Any, state: tuple[Any, Any]) -> None:
+        """One step of one parameter."""
+        rate = self._get_lr(index)
+        if rate <= 0:
+            return
+        z, n = state
+        scale = (self.beta + n.sqrt()) / rate + self._get_wd(index)
+        z[:] = mx.nd.where(weight == 0, z, -weight * scale - weight.sign() * self.lamda1)
+        super().update(index, weight, grad, state)
+
+
+class SGLD(mx.optimizer.SGLD):
+    """MXNet's Langevin dynamics asks for noise of no width, which is an error, at a learning rate of 0."""
+
+    def update(self, index: int, weight: Any, grad: Any, state: Any) -> None:
+        """One step of one parameter."""
+        if self._get_lr(index) > 0:
+            super().update(index, weight, grad, state)
+
+
+OWN = {
+    "adadelta": AdaDelta,
+    "adamw": AdamW,
+    "dcasgd": DCASGD,
+    "ftml": FTML,
+    "ftrl": Ftrl,
+    "sgld": SGLD,
+}
+"""By the name that stands in `train.optimizer`; all others are MXNet's own."""
+
+MOMENTUM = ("ccsgd", "dcasgd", "lars", "lbsgd", "nag", "sgd", "signum")
+"""Optimizers with a momentum; the others know no such thing, or call something else so."""
+
+PROPORTIONAL = ("ccsgd", "dcasgd", "lbsgd", "nag", "sgd")
+"""Optimizers whose steps are as long as the gradient: limiting the gradient limits the step."""
+
+
+def create(name: str, learning_rate: float, momentum: float, wd: float) -> Any:
+    """The optimizer `name`, with the momentum where it has one."""
+    options: dict[str, Any] = {"learning_rate": learning_rate, "wd": wd}
+    if name in MOMENTUM:
+        options["momentum"] = momentum
+    return OWN[name](**options) if name in OWN else mx.optimizer.create(name, **options)
