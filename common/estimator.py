@@ -76,7 +76,9 @@ class Estimator:
 
     optimizer: of the framework. precision: "float32", "bfloat16" or "float16" for the operators that gain from it.
 
-    No weight changes by more than `trust` of its own norm in a step: where the learning rate asks for more, that
+    compiled: as one graph, or operator by operator (which computes in float32). optimizer: of the framework.
+
+    trust: no weight changes by more than this share of its own norm in a step (None: no limit): where the learning rate asks for more, that
     weight's gradient is scaled down (LARC, "Large Batch Training of Convolutional Networks", You et al. 2017, as a
     limit). Random deep networks have gradients that differ a thousandfold between layers; without the limit the first
     steps of a training from scratch would destroy it, and one limit for all layers together would stop the others.
@@ -89,7 +91,8 @@ class Estimator:
         optimizer: Any,
         *,
         precision: str = "float32",
-        trust: float = 0.02,
+        trust: float | None = 0.02,
+        compiled: bool = True,
     ) -> None:
         self.model = model
         self.contexts = list(contexts)
@@ -97,9 +100,9 @@ class Estimator:
         # float16 has no small numbers: the loss is multiplied up, and halved where gradients overflow.
         self._loss_scale = 2.0**15 if precision == "float16" else 1.0
         block, names = model.training_block()
-        self._train = compile_graph(block, names, precision)
+        self._train = compile_graph(block, names, precision) if compiled else block
         self._infer = compile_graph(model.inference_block(), ["images"], precision)
-        self._parameters = [p for p in model.network.collect_params().values() if p.grad_req != "null"]
+        self._parameters = [p for p in block.collect_params().values() if p.grad_req != "null"]
         self._optimizer = optimizer
         self._trainer = gluon.Trainer(
             self._parameters,
@@ -189,12 +192,15 @@ class Estimator:
         norms = np.sqrt(mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).asnumpy()) / divisor
         if not np.isfinite(norms).all():
             return False
+        if self._trust is None:
+            return True
         weights = [parameter.list_data()[0] for parameter in self._parameters]
         allowed = self._trust * np.sqrt(mx.nd.multi_sum_sq(*weights, num_arrays=len(weights)).asnumpy())
-        for parameter, norm, limit in zip(self._parameters, norms * learning_rate, allowed, strict=True):
-            if len(parameter.shape) > 1 and norm > limit:
+        for parameter, norm, limit in zip(self._parameters, norms, allowed, strict=True):
+            change = norm * learning_rate * parameter.lr_mult
+            if len(parameter.shape) > 1 and change > limit:
                 for gradient in parameter.list_grad():
-                    gradient *= limit / norm
+                    gradient *= limit / change
         return True
 
     def _load(self, batch: Batch) -> list[list[Any]]:

@@ -149,7 +149,14 @@ def train(
 
     config = task.config
     keys = config.train
-    estimator = Estimator(model, devices, task.optimizer(), precision=precision)
+    estimator = Estimator(
+        model,
+        devices,
+        task.optimizer(),
+        precision=precision,
+        trust=task.trust(),
+        compiled=task.compiled(),
+    )
     with ExitStack() as stack:
         loader = stack.enter_context(
             Loader(

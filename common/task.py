@@ -80,16 +80,20 @@ class Model(ABC):
 class Task(ABC, Generic[C]):
     """What a job needs to know of the thing it trains. Instances hold the configuration and nothing that changes.
 
-    name: kind of task, as it stands in checkpoints. metric: name of `Evaluation.value`.
+    name: kind of task, as it stands in checkpoints.
     """
 
     name: ClassVar[str]
-    metric: ClassVar[str]
     # Steps over which the learning rate rises where the configuration asks for no warm-up.
     soft_steps: ClassVar[int] = 50
 
     def __init__(self, config: C) -> None:
         self.config = config
+
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """Name of `Evaluation.value`; a class attribute where it is always the same."""
 
     @abstractmethod
     def annotations(self, train_folder: Path) -> Annotate:
@@ -134,6 +138,16 @@ class Task(ABC, Generic[C]):
     def precision(self, on_gpu: bool) -> str:
         """Type in which the operators that gain from it compute in training: float32, bfloat16 or float16."""
         return "float32"
+
+    def trust(self) -> float | None:
+        """The share of its own norm by which a weight may change in a step (see Estimator); None: no limit.
+
+        It is for optimizers whose steps are as long as the gradient."""
+        return 0.02
+
+    def compiled(self) -> bool:
+        """Whether a training step runs as one compiled graph, or operator by operator."""
+        return True
 
     @property
     def early_stop_baseline(self) -> float | None:
