@@ -120,7 +120,8 @@ def load_data(task: Task[Any], step: Callable[[Step], Any], pool: WorkerPool, st
     from common.datasets import load_datasets
 
     data = load_datasets(task, step, pool, task.config.log_dir / DATA_REPORT)
-    log.info("Classes: %s", ", ".join(data.classes))
+    if data.classes:
+        log.info("Classes: %s", ", ".join(data.classes))
     if data.valid is None:
         log.info(
             "There is no validation set: the latest epoch counts as the best, and early stopping has nothing to watch"
