@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import ConfigDict, Field
 
-from common.config import key
+from common.config import Conflict, key
 from common.network_config import NetworkConfig, NetworkDatasetConfig, NetworkTrainConfig
 from common.values import Number, Whole
 
@@ -26,6 +28,17 @@ class LandmarkTrainConfig(NetworkTrainConfig):
     early_stop_max_value: Number = key(
         0.0, "Training stops at once when -RMSE reaches this.", "指标（-RMSE）达到该值时立即停止训练。"
     )
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Those of every base network, and what has a meaning for classes alone."""
+        yield from super().conflicts()
+        if self.label_smoothing:
+            yield Conflict(("train.label_smoothing",), "cannot be: keypoints have no classes to smooth")
+        if self.teacher is not None and not self.teacher.endswith(".pkl"):
+            yield Conflict(
+                ("train.teacher",),
+                "knows no keypoints: give the best_checkpoint.pkl of a landmark training (*.pkl)",
+            )
 
 
 class LandmarkConfig(NetworkConfig):

@@ -59,16 +59,42 @@ LOSSES: dict[str, type[nn.HybridBlock]] = {"l2": L2Loss, "smooth_l1": SmoothL1Lo
 
 
 class LandmarkTraining(nn.HybridBlock):
-    """Images (B, H, W, 3) uint8 RGB and normalised points (B, k, 2) to losses (B,)."""
+    """Images and points to losses (B,): their weighted sum, and with a teacher its two parts.
 
-    inputs = ("images", "points")
-    losses = ("loss",)
+    images (B, H, W, 3) uint8 RGB; points (B, k, 2) normalised; share (1,), only with mixup: what every image
+    keeps of itself, the rest being the opposite image of the batch ("mixup", Zhang et al. 2017). A mixture is
+    held against the points of both images by their shares: the mean of two faces' points is no face's.
+    teacher: a frozen network of the same points; with 1 - hard_weight the network is held against its points.
+    """
 
-    def __init__(self, network: nn.HybridBlock, loss: nn.HybridBlock) -> None:
+    def __init__(
+        self,
+        network: nn.HybridBlock,
+        loss: nn.HybridBlock,
+        *,
+        mixup: bool = False,
+        teacher: nn.HybridBlock | None = None,
+        hard_weight: float = 0.5,
+    ) -> None:
         super().__init__(prefix="")
         self.network = network
         self.normalise = Normalise()
         self.loss = loss
+        self.teacher = teacher
+        self._mixup, self._hard_weight = mixup, hard_weight
+        self.inputs = ("images", "points", "share") if mixup else ("images", "points")
+        self.losses = ("loss", "points", "teacher") if teacher is not None else ("loss",)
 
-    def hybrid_forward(self, F: Any, images: Any, points: Any) -> Any:
-        return self.loss(self.network(self.normalise(images)), points)
+    def hybrid_forward(self, F: Any, images: Any, points: Any, share: Any = None) -> Any:
+        x = self.normalise(images)
+        if self._mixup:
+            x = F.broadcast_mul(x, share) + F.broadcast_mul(F.reverse(x, axis=0), 1.0 - share)
+        found = self.network(x)
+        hard = self.loss(found, points)
+        if self._mixup:
+            other = self.loss(found, F.reverse(points, axis=0))
+            hard = F.broadcast_mul(hard, share) + F.broadcast_mul(other, 1.0 - share)
+        if self.teacher is None:
+            return hard
+        soft = self.loss(found, F.BlockGrad(self.teacher(x)))
+        return self._hard_weight * hard + (1.0 - self._hard_weight) * soft, hard, soft

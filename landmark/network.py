@@ -30,6 +30,7 @@ class LandmarkNetwork(nn.HybridBlock):
 
     def __init__(self, name: str, num_joints: int, **variants: bool) -> None:
         super().__init__()
+        self.num_joints = num_joints
         with self.name_scope():
             self.features = base_map(name, **variants)
             self.reduce = nn.HybridSequential()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from common.samples import Sample
 
+from common.samples import Sample
 from landmark.metric import landmark_metric
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from common.samples import Sample
 
 from common.augment import (
     MEAN_COLOUR,
@@ -21,6 +20,7 @@ from common.augment import (
     translation,
 )
 from common.drawing import draw_sample
+from common.samples import Sample
 
 #: Which point a point of the 68 of a face becomes in the mirror (order: iBUG 300-W, Sagonas et al. 2013).
 MIRRORED_68 = (

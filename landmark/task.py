@@ -1,0 +1,182 @@
+"""Landmark regression: how its network is built, trained and read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.checkpoint import read_checkpoint
+from common.config import with_model
+from common.errors import CheckpointError
+from common.loader import Batch, Transform
+from common.network_config import NetworkModelConfig
+from common.networks import freeze
+from common.samples import Annotate, Sample
+from common.task import Evaluation, Inputs, Model, Task
+from common.transfer import fill, make_optimizer, precision, restore, set_multipliers, variants
+from landmark.annotations import LandmarkAnnotations, mean_shape, summary
+from landmark.config import LandmarkConfig
+from landmark.losses import LOSSES, LandmarkTraining
+from landmark.metric import landmark_metric
+from landmark.network import LandmarkNetwork, build_landmark, set_mean_shape
+from landmark.results import result_document
+from landmark.transforms import EvaluationTransform, TrainingTransform, mirror_table, to_original
+
+log = logging.getLogger("visualtl")
+
+# Of the losses the one that gave the smallest errors on faces.
+_LOSS = "smooth_l1"
+
+
+class LandmarkModel(Model):
+    """A landmark network, its training and its way of reading predictions.
+
+    keys: which network it is. training: the block that is trained. mixup: share (1,) of themselves that the
+    images of a batch keep; None: they are not mixed.
+    """
+
+    def __init__(
+        self,
+        network: LandmarkNetwork,
+        keys: NetworkModelConfig,
+        training: LandmarkTraining,
+        mixup: Callable[[Batch], np.ndarray] | None = None,
+    ) -> None:
+        self.network = network
+        self.classes: list[str] = []
+        self.name = f"landmark_{keys.base_network}"
+        self.losses = training.losses
+        self._keys = keys
+        self._training = training
+        self._mixup = mixup
+
+    def training_block(self) -> tuple[Any, Sequence[str]]:
+        return self._training, self._training.inputs
+
+    def training_inputs(self, batch: Batch) -> Inputs:
+        split = [batch.arrays["image"], batch.arrays["points"]]
+        return Inputs(split, [self._mixup(batch)] if self._mixup else [])
+
+    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
+        return list(to_original(outputs[0], batch.arrays["matrix"], batch.shape))
+
+    def description(self) -> dict[str, Any]:
+        return {**self._keys.model_dump(mode="json"), "num_joints": self.network.num_joints}
+
+    def interface(self) -> dict[str, Any]:
+        return {
+            "resize": "stretched to width x height, whatever the aspect ratio",
+            "outputs": [
+                {
+                    "name": "points",
+                    "shape": ["batch", self.network.num_joints, 2],
+                    "meaning": "x and y as shares of the image's width and height",
+                }
+            ],
+        }
+
+
+class LandmarkTask(Task[LandmarkConfig]):
+    """Keypoints by configuration. A prediction is an array (num_joints, 2): x, y in original pixels."""
+
+    name = "landmark"
+    metric = "-RMSE"
+
+    def annotations(self, train_folder: Path) -> Annotate:
+        return LandmarkAnnotations(self.config.dataset.num_joints)
+
+    def classes(self, train_folder: Path, sets: Sequence[Sequence[Sample]]) -> list[str]:
+        return []
+
+    def groups(self, sample: Sample) -> Iterable[int]:
+        return ()
+
+    def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
+        return summary(samples)
+
+    def training_transform(self, samples: Sequence[Sample]) -> Transform:
+        joints = self.config.dataset.num_joints
+        return TrainingTransform(joints, mirror_table(joints))
+
+    def evaluation_transform(self) -> Transform:
+        return EvaluationTransform(self.config.dataset.num_joints)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.config.train.input_width, self.config.train.input_height
+
+    @property
+    def early_stop_baseline(self) -> float | None:
+        """-RMSE is never above 0: a baseline of 0 is none."""
+        return self.config.train.early_stop_baseline or None
+
+    def evaluate(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
+    ) -> Evaluation:
+        found = landmark_metric(np.array(predictions), np.array([sample.annotation for sample in samples]))
+        return Evaluation(-found.rmse, {"NME": found.nme})
+
+    def results(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
+    ) -> tuple[Evaluation, dict[str, Any]]:
+        return self.evaluate(samples, predictions, model), result_document(samples, np.array(predictions))
+
+    def optimizer(self) -> Any:
+        return make_optimizer(self.config.train)
+
+    def precision(self, on_gpu: bool) -> str:
+        return precision(self.config.train)
+
+    def build(
+        self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
+    ) -> LandmarkModel:
+        keys, train = self.config.model, self.config.train
+        network = self._network(keys, contexts, checkpoint)
+        set_multipliers(network, fill(network, keys, checkpoint), train)
+        training = LandmarkTraining(
+            network,
+            LOSSES[_LOSS](),
+            mixup=train.mixup,
+            teacher=self._teacher(train.teacher, contexts) if train.teacher else None,
+            hard_weight=train.hard_weight,
+        )
+        return LandmarkModel(network, keys, training, self._mixup_share if train.mixup else None)
+
+    def begin(self, model: Model, samples: Sequence[Sample]) -> None:
+        """A fresh network begins at the mean of the training set's keypoints."""
+        set_mean_shape(model.network, mean_shape(samples))
+
+    def _network(
+        self, keys: NetworkModelConfig, contexts: Sequence[Any], checkpoint: dict[str, Any] | None
+    ) -> LandmarkNetwork:
+        """The network with random parameters. Raises CheckpointError if `checkpoint` has other keypoints."""
+        joints = self.config.dataset.num_joints
+        if checkpoint and checkpoint["model"].get("num_joints") != joints:
+            known = checkpoint["model"].get("num_joints")
+            raise CheckpointError(f"the checkpoint has {known} keypoints; dataset.num_joints is {joints}")
+        return build_landmark(keys.base_network, joints, contexts, **variants(keys))
+
+    def _teacher(self, path: str, contexts: Sequence[Any]) -> LandmarkNetwork:
+        """The network of the checkpoint at `path`, as a constant. Raises CheckpointError."""
+        try:
+            checkpoint = read_checkpoint(Path(path), self.name, ("model", "parameters"))
+            keys = with_model(self.config, checkpoint["model"]).model
+            network = self._network(keys, contexts, checkpoint)
+            restore(network, checkpoint["parameters"])
+        except (CheckpointError, ValueError) as error:  # ValueError: a variant that the network does not have
+            raise CheckpointError(f"train.teacher: {error}") from None
+        freeze(network)
+        log.info("Teacher: %s (train.temperature has no effect on keypoints)", keys.base_network)
+        return network
+
+    def _mixup_share(self, batch: Batch) -> np.ndarray:
+        """Share (1,) of themselves that the images of `batch` keep."""
+        train = self.config.train
+        if batch.epoch >= train.epochs - train.mixup_off_epoch:
+            return np.ones(1, np.float32)
+        rng = np.random.default_rng([train.seed, batch.epoch, batch.number])
+        return np.array([rng.beta(train.mixup_alpha, train.mixup_alpha)], np.float32)
