@@ -76,11 +76,11 @@ class Estimator:
 
     optimizer: of the framework. precision: "float32", "bfloat16" or "float16" for the operators that gain from it.
 
-    compiled: as one graph, or operator by operator (which computes in float32). optimizer: of the framework.
+    compiled: a training step runs as one graph; else operator by operator, in float32.
 
-    trust: no weight changes by more than this share of its own norm in a step (None: no limit): where the learning rate asks for more, that
-    weight's gradient is scaled down (LARC, "Large Batch Training of Convolutional Networks", You et al. 2017, as a
-    limit). Random deep networks have gradients that differ a thousandfold between layers; without the limit the first
+    trust: no weight changes by more than this share of its own norm in a step (None: no limit). Where the learning
+    rate asks for more, that weight's gradient is scaled down (LARC, "Large Batch Training of Convolutional Networks",
+    You et al. 2017, as a limit). Random deep networks have gradients that differ a thousandfold between layers; without the limit the first
     steps of a training from scratch would destroy it, and one limit for all layers together would stop the others.
     """
 

@@ -132,7 +132,9 @@ class NetworkTrainConfig(TrainConfig):
         "精度：float16 仅用于 GPU；bfloat16 为 CPU 上的混合精度。",
     )
     mode: Annotated[str, one_of("hybrid", "imperative")] = key(
-        "hybrid", "Compiled (hybrid) or step by step.", "编译执行（hybrid）或逐步执行（imperative）。"
+        "hybrid",
+        "Training compiled (hybrid) or operator by operator (imperative: slower, float32).",
+        "训练编译执行（hybrid）或逐算子执行（imperative：较慢，仅 float32）。",
     )
     teacher: Teacher = key(
         None,
@@ -209,4 +211,8 @@ class NetworkConfig(JobConfig):
         if self.train.dtype == "bfloat16" and self.gpus:
             yield Conflict(
                 ("train.dtype", "gpus"), "is for the CPU (gpus []): on GPUs take float32 or float16"
+            )
+        if self.train.mode == "imperative" and self.train.dtype != "float32":
+            yield Conflict(
+                ("train.dtype", "train.mode"), "needs train.mode hybrid: imperative training is in float32"
             )
