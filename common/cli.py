@@ -27,7 +27,7 @@ Its keys ({title}):
 class Options:
     """What stands on the command line.
 
-    load: checkpoint of an earlier run to go on from. overrides: KEY=VALUE each. port: of the progress server.
+    load: checkpoint of an earlier run to go on from. resume: go on with the job that was cut off in this log_dir. overrides: KEY=VALUE each. port: of the progress server.
     linger: seconds for which it answers after the job.
     """
 
@@ -36,6 +36,7 @@ class Options:
     overrides: tuple[str, ...] = ()
     port: int = 8888
     linger: float = 30.0
+    resume: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,6 +89,12 @@ def parser(config_class: type[JobConfig], description: str) -> argparse.Argument
         "the network then comes from it, and the model section of the configuration has no effect",
     )
     made.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a job that was cut off in the same log_dir, after its last completed epoch; "
+        "where there is none, start afresh",
+    )
+    made.add_argument(
         "--set",
         action="append",
         default=[],
@@ -138,4 +145,5 @@ def parse(config_class: type[JobConfig], argv: Sequence[str], description: str) 
         overrides=tuple(given.set),
         port=given.port,
         linger=given.linger,
+        resume=given.resume,
     )

@@ -9,6 +9,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,35 +34,41 @@ class Stopped(BaseException):
         self.exit_status = 128 + number
 
 
-class Signals:
-    """SIGTERM and SIGINT: raised as `Stopped` where the job can bear it.
+# Seconds after which a signal ends the job even if it is within an operation that cannot be interrupted, such as a
+# large batch on the CPU. `docker stop` waits 10 s before it kills.
+_PATIENCE = 6.0
 
-    While `hold` is in force (a file is being written) the signal waits. A second one ends the process at once.
+
+def watch_signals(status: Status) -> None:
+    """From now on SIGTERM and SIGINT are raised as `Stopped` in the main thread.
+
+    Whatever they interrupt leaves its files whole, and the training state of the last completed epoch is on disk. Where
+    the main thread does not come to it in time, and at a second signal, the process ends without its help.
     """
 
-    def __init__(self) -> None:
-        self._received: int | None = None
-        self._held = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+    def end(number: int) -> None:
+        stopped = Stopped(number)
+        status.update(state="stopped", error={"kind": "stopped", "message": str(stopped)})
+        last_words(str(stopped))
+        os._exit(stopped.exit_status)
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
-            os._exit(128 + number)
-        self._received = number
-        if not self._held:
-            raise Stopped(number)
+    def receive(number: int, frame: FrameType | None) -> None:
+        for other in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(other, lambda number, frame: os._exit(128 + number))
+        raise Stopped(number)
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Let a signal wait until the block has ended."""
-        self._held += 1
-        try:
-            yield
-        finally:
-            self._held -= 1
-        if self._received is not None and not self._held:
-            raise Stopped(self._received)
+    def watch() -> None:
+        number = os.read(reading, 1)[0]
+        time.sleep(_PATIENCE)
+        end(number)
+
+    # The interpreter writes the signal's number here at once, whatever the main thread is doing.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, receive)
 
 
 @contextmanager
@@ -80,7 +88,6 @@ def ending(status: Status) -> Iterator[None]:
     except Exception as error:
         known = explain(error)
         if not isinstance(error, (JobError, OSError, MemoryError)):
-            log.debug("%s", traceback.format_exc())
             _keep_traceback()
         status.update(state="failed", error={"kind": known.kind, "message": str(known)})
         status.close()
@@ -91,7 +98,7 @@ def ending(status: Status) -> Iterator[None]:
 def _keep_traceback() -> None:
     """Into the log file alone: people who read the console want the reason, people who mend want the place."""
     for handler in log.handlers:
-        if isinstance(handler, logging.FileHandler):
+        if isinstance(handler, logging.FileHandler) and handler.stream is not None:
             handler.stream.write(traceback.format_exc())
             handler.flush()
 
@@ -113,10 +120,7 @@ def explain(error: Exception) -> JobError:
         )
     if isinstance(error, OSError):
         return LogDirError(f"{error.filename or 'a file'}: {error.strerror or error}")
-    message = JobError(
-        f"internal error: {type(error).__name__}: {text[:500]} (the place is in estimator.log)"
-    )
-    return message
+    return JobError(f"internal error: {type(error).__name__}: {text[:500]} (the place is in estimator.log)")
 
 
 def fail_before(error: JobError, config: Path) -> int:

@@ -113,18 +113,26 @@ class Estimator:
         self._skipped_in_a_row = 0
 
     def fit(
-        self, loader: Loader, schedule: Callable[[int], float], hooks: Sequence[Hook], state: TrainingState
+        self,
+        loader: Loader,
+        schedule: Callable[[int], float],
+        hooks: Sequence[Hook],
+        state: TrainingState,
+        seed: int = 0,
     ) -> TrainingState:
         """Train from `state.epoch` to `state.epochs` or until a hook stops it."""
         for hook in hooks:
             hook.before_training(state)
         try:
-            for state.epoch in range(state.epoch, state.epochs):
+            for epoch in range(state.epoch, state.epochs):
+                if state.stop_reason:
+                    break
+                state.epoch = epoch
+                # Layers that draw random numbers do so by the epoch alone, whichever way the training came to it.
+                mx.random.seed(seed + epoch)
                 self._epoch(loader, schedule, hooks, state)
                 for hook in hooks:
                     hook.after_epoch(state)
-                if state.stop_reason:
-                    break
         finally:
             for hook in hooks:
                 hook.after_training(state)
@@ -136,7 +144,8 @@ class Estimator:
         sums = np.zeros(len(self.model.losses))
         images, began = 0, time.monotonic()
         state.evaluation = None
-        for state.step, batch in enumerate(loader.epoch(state.epoch), start=1):
+        for step, batch in enumerate(loader.epoch(state.epoch), start=1):
+            state.step = step
             state.learning_rate = schedule(state.epoch * state.steps + state.step - 1)
             losses = self.step(batch, state.learning_rate)
             if losses is None:
@@ -177,8 +186,8 @@ class Estimator:
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED:
             raise TrainingError(
-                f"the loss was not finite for {MAX_SKIPPED} batches in a row (the learning rate was {learning_rate:g}); "
-                "a smaller train.lr usually helps"
+                f"the loss was not finite for {MAX_SKIPPED} batches in a row, at a learning rate of "
+                f"{learning_rate:g}; a smaller train.lr usually helps"
             )
         return None
 

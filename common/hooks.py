@@ -132,44 +132,6 @@ class Validation(Hook):
             self._progress.scalar(f"valid/{name}", value, number)
 
 
-class BestCheckpoint(Hook):
-    """Writes the checkpoint whenever the metric is better than ever; without a validation set after every epoch.
-
-    A metric that is no number never replaces one that is.
-    """
-
-    def __init__(
-        self, write: Callable[[TrainingState], None], metric: str, status: Status, validated: bool
-    ) -> None:
-        self._write = write
-        self._metric = metric
-        self._status = status
-        self._validated = validated
-        self.value = math.nan
-        self.epoch: int | None = None
-
-    def after_epoch(self, state: TrainingState) -> None:
-        if self._validated and state.evaluation is None:
-            return
-        value = state.evaluation.value if state.evaluation else math.nan
-        better = value > self.value or (math.isnan(self.value))
-        if better:
-            self.value, self.epoch = value, state.epoch
-            self._write(state)
-            if self._validated:
-                log.info("[Epoch %d] Best %s so far: %.4f", state.epoch, self._metric, value)
-        self._status.update(
-            metric={"name": self._metric, "value": value},
-            best_metric={"name": self._metric, "value": self.value, "epoch": self.epoch},
-        )
-
-    def state(self) -> dict[str, Any]:
-        return {"value": self.value, "epoch": self.epoch}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.value, self.epoch = state["value"], state["epoch"]
-
-
 class EarlyStopping(Hook):
     """Ends training when the metric has not improved for `patience` epochs, or has reached `max_value`.
 

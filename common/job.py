@@ -11,6 +11,7 @@ import importlib
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from common.checkpoint import read_checkpoint
 from common.cli import Options, parse
-from common.config import JobConfig, read_configuration
+from common.config import JobConfig, read_configuration, with_model
+from common.config_keys import one_line
 from common.devices import check_gpus, contexts, visible_gpus
-from common.endings import Signals, ending, fail_before
+from common.endings import ending, fail_before, watch_signals
 from common.errors import ConfigurationError, JobError
 from common.files import write_json
 from common.lock import lock
 from common.log import open_log
-from common.progress import Progress, Step
+from common.progress import Progress, Step, earlier_points
 from common.server import ProgressServer, archive_old_events
 from common.status import Status
 from common.workers import WorkerPool
@@ -39,11 +41,8 @@ if (
 
 log = logging.getLogger("visualtl")
 
-BEST_CHECKPOINT = "best_checkpoint.pkl"
 DATA_REPORT = "data_report.json"
 RESULT = "{}_data_result.json"
-# What a checkpoint holds beside its kind of task.
-CHECKPOINT_KEYS = ("classes", "model", "configuration", "parameters", "epoch")
 _STATES = {
     Step.TRAIN: "training",
     Step.PREDICT_VALID: "predicting",
@@ -60,7 +59,7 @@ def main(
     task: "module:class", imported when the progress server is on its way. Every failure is one line on standard error
     and, where log_dir can be written, in estimator.log and status.json.
     """
-    options = parse(config_class, argv, description)
+    options = parse(config_class, sys.argv[1:] if argv is None else argv, description)
     try:
         ignored = ("model",) if options.load else ()  # the checkpoint says which network
         config = read_configuration(config_class, options.config, options.overrides, ignored)
@@ -71,7 +70,8 @@ def main(
             open_log(config.log_dir)
             status = Status(config.log_dir)
             with ending(status):
-                run(config, options, task, status, Signals())
+                watch_signals(status)
+                run(config, options, task, status)
             status.close()
     except JobError as error:  # log_dir itself cannot be used
         return fail_before(error, options.config)
@@ -80,15 +80,18 @@ def main(
     return 0
 
 
-def run(config: JobConfig, options: Options, task_name: str, status: Status, signals: Signals) -> None:
+def run(config: JobConfig, options: Options, task_name: str, status: Status) -> None:
     """The job. Raises JobError where it cannot go on."""
     with ExitStack() as stack:
         check_gpus(config.gpus, visible_gpus())
-        _remove_old_outputs(config.log_dir)
-        archive_old_events(config.log_dir)
+        earlier = earlier_points(config.log_dir) if options.resume else []
+        _remove_old_outputs(config.log_dir, keep_state=options.resume)
+        if not options.resume:
+            archive_old_events(config.log_dir)
         server = stack.enter_context(ProgressServer(config.log_dir, options.port))
         progress = Progress(config.log_dir, server.publish)
         stack.callback(progress.close)
+        progress.restore(earlier)
         pool = WorkerPool(min(config.train.num_workers, len(os.sched_getaffinity(0))))
         stack.callback(pool.close)
         log.info("Progress: http://127.0.0.1:%d/ (every address of this machine)", server.port)
@@ -97,13 +100,22 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status, sig
             return _step(which, progress, status)
 
         task = _task(task_name, config)
+        from common import resume
+
+        saved = resume.read_state(config, task.name) if options.resume else None
+        loaded = read_checkpoint(options.load, task.name, resume.CHECKPOINT_KEYS) if options.load else None
+        checkpoint = saved or loaded
+        if checkpoint:
+            task = _task(task_name, with_model(config, checkpoint["model"]))
+            log.info("The model is that of the checkpoint: %s", one_line(str(checkpoint["model"])))
         devices = contexts(config.gpus)
         precision = task.precision(on_gpu=bool(config.gpus))
-        checkpoint = read_checkpoint(options.load, task.name, CHECKPOINT_KEYS) if options.load else None
         data = load_data(task, step, pool, status)
         _seed(config.train.seed)
         model = task.build(data.classes, devices, checkpoint)
-        best = train(task, model, data, devices, precision, bool(checkpoint), pool, progress, step, status, signals)
+        if checkpoint is None:
+            task.begin(model, data.train)
+        best = train(task, model, data, devices, precision, bool(loaded), saved, pool, progress, step, status)
         predict_and_write(task, model, data, devices, pool, step)
         with step(Step.EXPORT):
             from common.export import export_model
@@ -136,14 +148,15 @@ def train(
     devices: Sequence[Any],
     precision: str,
     loaded: bool,
+    saved: dict[str, Any] | None,
     pool: WorkerPool,
     progress: Progress,
     step: Callable[[Step], Any],
     status: Status,
-    signals: Signals,
 ) -> dict[str, Any]:
     """Train, and leave the best parameters in the model. Returns name, value and epoch of the best metric."""
     from common import hooks as around
+    from common import resume
     from common.estimator import Estimator, TrainingState, set_parameters
     from common.loader import Loader
     from common.schedule import Schedule
@@ -192,11 +205,12 @@ def train(
             found = estimator.predict(valid)
             return task.evaluate(*_paired(data.valid or [], found), model)
 
-        def write_checkpoint_of(state: TrainingState) -> None:
-            with signals.hold():
-                _write_checkpoint(task, model, data, estimator, state, hooks)
+        files = resume.files_of(data.train)
 
-        best = around.BestCheckpoint(write_checkpoint_of, task.metric, status, validated=valid is not None)
+        def write(path: Path, state: TrainingState) -> None:
+            resume.write_state(path, task, model, estimator, hooks, state, loaded=loaded, files=files)
+
+        best = resume.Checkpoints(config.log_dir, write, task.metric, status, validated=valid is not None)
         hooks: list[around.Hook] = [around.LogLines(keys.log_interval), around.Curves(progress)]
         with step(Step.TRAIN) as advance:
             hooks.append(around.Watch(advance, status))
@@ -212,11 +226,17 @@ def train(
                     )
                 )
             hooks.append(best)
-            estimator.fit(loader, schedule, hooks, state)
+            if saved:
+                resume.take_up(saved, model, estimator, hooks, state, files)
+                if best.epoch == saved["epoch"]:  # it may have been cut off between the two
+                    resume.keep_as_best(config.log_dir)
+            estimator.fit(loader, schedule, hooks, state, keys.seed)
             if state.stop_reason:
                 log.info("Stopped early after epoch %d: %s", state.epoch, state.stop_reason)
     if best.epoch is not None:
-        checkpoint = read_checkpoint(config.log_dir / BEST_CHECKPOINT, task.name, CHECKPOINT_KEYS)
+        checkpoint = read_checkpoint(
+            config.log_dir / resume.BEST_CHECKPOINT, task.name, resume.CHECKPOINT_KEYS
+        )
         set_parameters(model.network, checkpoint["parameters"])
     return {"name": task.metric, "value": None if math.isnan(best.value) else best.value, "epoch": best.epoch}
 
@@ -272,30 +292,6 @@ def _paired(samples: Sequence[Any], found: dict[int, Any]) -> tuple[list[Any], l
     return [samples[index] for index in indices], [found[index] for index in indices]
 
 
-def _write_checkpoint(
-    task: Task[Any], model: Model, data: Datasets, estimator: Any, state: Any, hooks: Sequence[Any]
-) -> None:
-    from common.checkpoint import write_checkpoint
-
-    write_checkpoint(
-        task.config.log_dir / BEST_CHECKPOINT,
-        task.name,
-        {
-            "classes": list(data.classes),
-            "model": model.description(),
-            "configuration": task.config.model_dump(mode="json"),
-            "parameters": estimator.parameters(),
-            "optimizer": estimator.optimizer_state(),
-            "epoch": state.epoch,
-            "metric": {
-                "name": task.metric,
-                "value": state.evaluation.value if state.evaluation else math.nan,
-            },
-            "hooks": {type(hook).__name__: hook.state() for hook in hooks if hook.state()},
-        },
-    )
-
-
 def _task(name: str, config: JobConfig) -> Task[Any]:
     module, _, attribute = name.partition(":")
     task: Task[Any] = getattr(importlib.import_module(module), attribute)(config)
@@ -325,15 +321,21 @@ def _seed(seed: int) -> None:
     np.random.seed(seed)  # MXNet's initialisers draw from it
 
 
-def _remove_old_outputs(log_dir: Path) -> None:
+def _remove_old_outputs(log_dir: Path, keep_state: bool) -> None:
     """Results of an earlier run in the same folder must not pass for this run's. Its checkpoint stays: --load may name
     it, and the first validation of this run replaces it."""
     for name in ("valid", "test"):
         (log_dir / RESULT.format(name)).unlink(missing_ok=True)
-    for pattern in ("*-symbol.json", "*-0000.params"):
-        for path in log_dir.glob(pattern):
+    names = {path.name.removesuffix("-symbol.json") for path in log_dir.glob("*-symbol.json")}
+    names |= {path.name.removesuffix("-0000.params") for path in log_dir.glob("*-0000.params")}
+    for path in log_dir.iterdir():
+        if path.suffix in (".json", ".params") and path.name.rpartition("-")[0] in names:
             path.unlink()
     (log_dir / "model.json").unlink(missing_ok=True)
+    for path in log_dir.glob(".*.part"):  # of a job that was killed while it wrote
+        path.unlink()
+    if not keep_state:
+        (log_dir / "training_state.pkl").unlink(missing_ok=True)
 
 
 def _linger(seconds: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from mxnet import gluon
 
 from common.graph import Normalise
-from detect.yolov3_network import YOLOv3Network
+from detect.yolov3_network import LARGEST_LOG_SCALE, YOLOv3Network
 
 # Weights of the parts of the loss; the sum over an image's objects and places, as in the paper, so that the guide's
 # learning rates keep their meaning.
@@ -89,10 +89,10 @@ def _decode(F: Any, raw: Any, cell: Any, anchor: Any, stride: Any) -> Any:
     """Raw predictions (B, N, >= 4) to boxes x1, y1, x2, y2 in pixels (B, N, 4)."""
     centre = F.sigmoid(raw.slice_axis(axis=2, begin=0, end=2))
     centre = F.broadcast_mul(F.broadcast_add(centre, cell.expand_dims(0)), stride.expand_dims(0))
-    # exp() of an untrained output must not become infinite: 8 is a box 2981 times the anchor.
     half = (
         F.broadcast_mul(
-            F.exp(F.clip(raw.slice_axis(axis=2, begin=2, end=4), -8.0, 8.0)), anchor.expand_dims(0)
+            F.exp(F.clip(raw.slice_axis(axis=2, begin=2, end=4), -LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)),
+            anchor.expand_dims(0),
         )
         / 2
     )

@@ -20,6 +20,9 @@ BASE_NETWORKS = ("darknet53", "mobilenet1.0")
 # the many empty places do not drown the first steps ("Focal Loss for Dense Object Detection", Lin et al. 2017, 4.1).
 _PRIOR = 0.01
 
+# The exponential of an untrained output must not become infinite: e**8 is a box 2981 times the anchor.
+LARGEST_LOG_SCALE = 8.0
+
 # Non-maximum suppression as in GluonCV's YOLOv3: overlap, candidates before it, detections after it.
 NMS_IOU = 0.45
 NMS_CANDIDATES = 400
@@ -85,7 +88,10 @@ class YOLOv3Network(YOLOV3):
         )
 
     def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, Any, Any]:
-        detections = [output(tip) for output, tip in zip(self.yolo_outputs, self._tips(F, x), strict=True)]
+        detections = [
+            _Decoder(output)(output.prediction(tip))
+            for output, tip in zip(self.yolo_outputs, self._tips(F, x), strict=True)
+        ]
         kept = F.contrib.box_nms(
             F.concat(*detections, dim=1),
             overlap_thresh=NMS_IOU,
@@ -119,6 +125,34 @@ class YOLOv3Network(YOLOV3):
                 x, finer = F.amp_multicast(x, finer, num_outputs=2, cast_narrow=True)
                 x = F.concat(x, finer, dim=1)
         return tips
+
+
+class _Decoder(gluon.HybridBlock):
+    """Raw predictions (B, A * (5 + C), H, W) of one scale to rows (B, C * H * W * A, 6): id, score, x1, y1, x2, y2.
+
+    Takes the constants of GluonCV's output layer, whose own decoding overflows where a network is not trained yet.
+    """
+
+    def __init__(self, output: Any) -> None:
+        super().__init__(prefix="")
+        self.anchors, self.offsets = output.anchors, output.offsets
+        self._classes, self._stride = output._classes, output._stride
+
+    def hybrid_forward(self, F: Any, raw: Any, anchors: Any, offsets: Any) -> Any:
+        cells = F.slice_like(offsets, raw, axes=(2, 3)).reshape((1, -1, 1, 2))
+        raw = raw.transpose((0, 2, 3, 1)).reshape((0, -1, len(ANCHORS[0]), 5 + self._classes))
+        centre = F.broadcast_add(F.sigmoid(raw.slice_axis(axis=3, begin=0, end=2)), cells) * self._stride
+        size = F.clip(raw.slice_axis(axis=3, begin=2, end=4), -LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)
+        half = F.broadcast_mul(F.exp(size), anchors) / 2
+        box = F.concat(centre - half, centre + half, dim=3)
+        score = F.broadcast_mul(
+            F.sigmoid(raw.slice_axis(axis=3, begin=5, end=None)),
+            F.sigmoid(raw.slice_axis(axis=3, begin=4, end=5)),
+        )
+        scores = score.transpose((3, 0, 1, 2)).expand_dims(4)
+        ids = F.broadcast_add(scores * 0, F.arange(0, self._classes).reshape((-1, 1, 1, 1, 1)))
+        rows = F.concat(ids, scores, F.tile(box.expand_dims(0), (self._classes, 1, 1, 1, 1)), dim=4)
+        return rows.transpose((1, 0, 2, 3, 4)).reshape((0, -1, 6))
 
 
 def head_layers(network: YOLOv3Network) -> list[gluon.HybridBlock]:

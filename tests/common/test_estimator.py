@@ -87,8 +87,12 @@ class Given:
         return iter(self.content)
 
 
-def estimator(contexts: Sequence[Any] = (mx.cpu(),), momentum: float = 0.9, wd: float = 0.0, **keys: Any) -> Estimator:
-    return Estimator(Tiny(contexts), contexts, mx.optimizer.SGD(learning_rate=1.0, momentum=momentum, wd=wd), **keys)
+def estimator(
+    contexts: Sequence[Any] = (mx.cpu(),), momentum: float = 0.9, wd: float = 0.0, **keys: Any
+) -> Estimator:
+    return Estimator(
+        Tiny(contexts), contexts, mx.optimizer.SGD(learning_rate=1.0, momentum=momentum, wd=wd), **keys
+    )
 
 
 def trained(made: Estimator, count: int = 20, learning_rate: float = 0.01) -> dict[str, np.ndarray]:

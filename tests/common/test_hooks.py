@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from common.estimator import TrainingState
-from common.hooks import BestCheckpoint, EarlyStopping, Validation
+from common.files import replacing
+from common.hooks import EarlyStopping, Validation
+from common.resume import BEST_CHECKPOINT, TRAINING_STATE, Checkpoints
 from common.status import Status
 from common.task import Evaluation
 
@@ -79,25 +81,44 @@ def test_early_stopping_taken_up_again_remembers_the_best() -> None:
         ([0.2, 0.2], [0]),
     ],
 )
-def test_the_best_checkpoint_is_written_when_the_metric_is_best(
+def test_the_best_checkpoint_is_that_of_the_best_epoch(
     tmp_path: Path, values: list[float], written: list[int]
 ) -> None:
-    epochs: list[int] = []
-    hook = BestCheckpoint(lambda state: epochs.append(state.epoch), "mAP", Status(tmp_path), validated=True)
+    hook = checkpoints(tmp_path, validated=True)
     state = TrainingState(epochs=9, steps=1)
-    for state.epoch, value in enumerate(values):
-        state.evaluation = Evaluation(value)
+    best: list[int] = []
+    for epoch, value in enumerate(values):
+        state.epoch, state.evaluation = epoch, Evaluation(value)
         hook.after_epoch(state)
-    assert epochs == written
+        assert (tmp_path / TRAINING_STATE).read_text() == str(epoch)
+        best.append(int((tmp_path / BEST_CHECKPOINT).read_text()))
+    assert sorted(set(best)) == written
+
+
+def checkpoints(folder: Path, validated: bool) -> Checkpoints:
+    """Files that hold nothing but the number of their epoch."""
+
+    def write(path: Path, state: TrainingState) -> None:
+        with replacing(path, "w") as file:
+            file.write(str(state.epoch))
+
+    return Checkpoints(folder, write, "mAP", Status(folder), validated=validated)
 
 
 def test_without_validation_the_latest_epoch_is_the_best(tmp_path: Path) -> None:
-    epochs: list[int] = []
-    hook = BestCheckpoint(lambda state: epochs.append(state.epoch), "mAP", Status(tmp_path), validated=False)
+    hook = checkpoints(tmp_path, validated=False)
     state = TrainingState(epochs=3, steps=1)
     for state.epoch in range(3):
         hook.after_epoch(state)
-    assert epochs == [0, 1, 2]
+        assert (tmp_path / BEST_CHECKPOINT).read_text() == str(state.epoch)
+
+
+def test_an_epoch_without_validation_is_not_the_best(tmp_path: Path) -> None:
+    hook = checkpoints(tmp_path, validated=True)
+    state = TrainingState(epochs=3, steps=1)
+    hook.after_epoch(state)
+    assert (tmp_path / TRAINING_STATE).exists()
+    assert not (tmp_path / BEST_CHECKPOINT).exists()
 
 
 class Page:
@@ -122,4 +143,7 @@ def test_validation_runs_every_interval_and_after_the_last_epoch(interval: int, 
         state.evaluation = None
         hook.after_epoch(state)
     assert epochs == validated
-    assert page.points[:2] == [("valid/mAP", 0.5, 3 * validated[0] + 3), ("valid/AP/cat", 0.25, 3 * validated[0] + 3)]
+    assert page.points[:2] == [
+        ("valid/mAP", 0.5, 3 * validated[0] + 3),
+        ("valid/AP/cat", 0.25, 3 * validated[0] + 3),
+    ]

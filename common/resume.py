@@ -1,0 +1,224 @@
+"""What a job needs to go on after it was cut off, written after every epoch.
+
+`training_state.pkl` holds everything that the next epoch depends on. Where the epoch was the best so far,
+`best_checkpoint.pkl` is the same file under a second name, so that no epoch is written twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.checkpoint import read_checkpoint, write_checkpoint
+from common.config import JobConfig
+from common.errors import ConfigurationError
+from common.estimator import Estimator, Hook, TrainingState
+from common.samples import Sample
+from common.status import Status
+from common.task import Model, Task
+
+log = logging.getLogger("visualtl")
+
+TRAINING_STATE = "training_state.pkl"
+BEST_CHECKPOINT = "best_checkpoint.pkl"
+
+# What a checkpoint holds beside its kind of task; a training state holds more.
+CHECKPOINT_KEYS = ("classes", "model", "configuration", "parameters", "epoch")
+_STATE_KEYS = (*CHECKPOINT_KEYS, "optimizer", "hooks", "multipliers", "loaded", "files", "stop_reason")
+
+# Keys that say how a training is carried out and watched, or how long it lasts, and not what it is.
+CHANGEABLE = frozenset(
+    {
+        "log_dir",
+        "dataset.data_root",
+        "gpus",
+        "train.epochs",
+        "train.num_workers",
+        "train.log_interval",
+        "train.early_stop_patience",
+        "train.early_stop_min_delta",
+        "train.early_stop_baseline",
+        "train.early_stop_max_value",
+        "valid.interval",
+        "valid.score_thresh",
+    }
+)
+
+
+class Checkpoints(Hook):
+    """Writes the state of the training after every epoch, and keeps the best one under the name of its own.
+
+    The best one has the highest metric; one that is no number never replaces one that is. Without a validation set
+    the latest epoch counts as the best. value, epoch: of the best one; None before there is one.
+    """
+
+    def __init__(
+        self,
+        log_dir: Path,
+        write: Callable[[Path, TrainingState], None],
+        metric: str,
+        status: Status,
+        validated: bool,
+    ) -> None:
+        self._log_dir = log_dir
+        self._write = write
+        self._metric = metric
+        self._status = status
+        self._validated = validated
+        self.value = math.nan
+        self.epoch: int | None = None
+
+    def after_epoch(self, state: TrainingState) -> None:
+        if not self._validated:
+            self.value, self.epoch = math.nan, state.epoch
+        elif state.evaluation is not None:
+            value = state.evaluation.value
+            if value > self.value or math.isnan(self.value):
+                self.value, self.epoch = value, state.epoch
+                log.info("[Epoch %d] Best %s so far: %.4f", state.epoch, self._metric, value)
+            self._status.update(
+                metric={"name": self._metric, "value": value},
+                best_metric={"name": self._metric, "value": self.value, "epoch": self.epoch},
+            )
+        self._write(self._log_dir / TRAINING_STATE, state)
+        if self.epoch == state.epoch:
+            keep_as_best(self._log_dir)
+
+    def state(self) -> dict[str, Any]:
+        return {"value": self.value, "epoch": self.epoch}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.value, self.epoch = state["value"], state["epoch"]
+
+
+def keep_as_best(log_dir: Path) -> None:
+    """Let best_checkpoint.pkl be what training_state.pkl is now."""
+    temporary = log_dir / f".{BEST_CHECKPOINT}.{os.getpid()}.part"
+    try:
+        try:
+            os.link(log_dir / TRAINING_STATE, temporary)
+        except OSError:  # some file systems have no second names
+            shutil.copyfile(log_dir / TRAINING_STATE, temporary)
+        os.replace(temporary, log_dir / BEST_CHECKPOINT)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_state(
+    path: Path,
+    task: Task[Any],
+    model: Model,
+    estimator: Estimator,
+    hooks: Sequence[Hook],
+    state: TrainingState,
+    *,
+    loaded: bool,
+    files: str,
+) -> None:
+    """Write all that the next epoch depends on."""
+    multipliers = {
+        name: [float(parameter.lr_mult), float(parameter.wd_mult)]
+        for name, parameter in model.network._collect_params_with_prefix().items()
+        if (parameter.lr_mult, parameter.wd_mult) != (1.0, 1.0)
+    }
+    write_checkpoint(
+        path,
+        task.name,
+        {
+            "classes": list(model.classes),
+            "model": model.description(),
+            "configuration": task.config.model_dump(mode="json"),
+            "parameters": estimator.parameters(),
+            "optimizer": estimator.optimizer_state(),
+            "multipliers": multipliers,
+            "epoch": state.epoch,
+            "skipped": state.skipped,
+            "stop_reason": state.stop_reason,
+            "metric": {
+                "name": task.metric,
+                "value": state.evaluation.value if state.evaluation else math.nan,
+            },
+            "hooks": {type(hook).__name__: hook.state() for hook in hooks if hook.state()},
+            "loaded": loaded,
+            "files": files,
+        },
+    )
+
+
+def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:
+    """The state that a job with this configuration goes on from; None if its log_dir holds none.
+
+    Raises CheckpointError for a file that cannot be used, ConfigurationError where keys differ that cannot change.
+    """
+    path = config.log_dir / TRAINING_STATE
+    if not path.exists():
+        log.warning("--resume: %s is not there, there is nothing to resume; the job starts afresh", path)
+        return None
+    state = read_checkpoint(path, task, _STATE_KEYS)
+    before, now = _flat(state["configuration"]), _flat(config.model_dump(mode="json"))
+    changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
+    fixed = [
+        key for key in changed if key not in CHANGEABLE and not (state["loaded"] and key.startswith("model."))
+    ]
+    if fixed:
+        raise ConfigurationError(
+            "\n".join(
+                f"{key}: {changed[key][1]!r} differs from {changed[key][0]!r}, with which the job to resume began; "
+                "this key cannot change on the way (leave out --resume to start afresh)"
+                for key in fixed
+            )
+        )
+    for key, (old, new) in changed.items():
+        log.warning("--resume: %s was %r and is %r now", key, old, new)
+    log.info("Resuming after epoch %d", state["epoch"])
+    return state
+
+
+def take_up(
+    saved: dict[str, Any],
+    model: Model,
+    estimator: Estimator,
+    hooks: Sequence[Hook],
+    state: TrainingState,
+    files: str,
+) -> None:
+    """Bring model, optimizer, hooks and state to where the saved training stood."""
+    parameters = model.network._collect_params_with_prefix()
+    for name, (lr_mult, wd_mult) in saved["multipliers"].items():
+        parameters[name].lr_mult, parameters[name].wd_mult = lr_mult, wd_mult
+    estimator.restore_optimizer(saved["optimizer"])
+    for hook in hooks:
+        if type(hook).__name__ in saved["hooks"]:
+            hook.restore(saved["hooks"][type(hook).__name__])
+    state.epoch = saved["epoch"] + 1
+    state.skipped = saved["skipped"]
+    state.stop_reason = saved["stop_reason"]
+    if saved["files"] != files:
+        log.warning(
+            "--resume: the training set is not the one that the job began with; it goes on with what is there"
+        )
+
+
+def files_of(samples: Sequence[Sample]) -> str:
+    """A short mark of a set: the same for the same images and annotations in the same order."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    for sample in samples:
+        digest.update(os.fsencode(os.path.basename(sample.image)))
+        digest.update(sample.annotation.tobytes())
+    return digest.hexdigest()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found.update(_flat(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return found
