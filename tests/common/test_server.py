@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import logging
@@ -12,61 +11,24 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import PROGRESS, ask, eventually, points, raw
 
-from common import endpoint, server
-from common.errors import LogDirError, PortError
+from common import server
+from common.errors import PortError
 from common.progress import Progress, Step
-from common.server import ProgressServer, archive_old_events
+from common.server import ProgressServer
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRESS = "/data/plugin/scalars/scalars?run=.&tag=progress"
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """The first true value of `condition`; the deadline is for a promise that is broken, not for slowness."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it did not happen")
-
-
-def ask(port: int, path: str = PROGRESS, method: str = "GET", data: bytes | None = None) -> tuple[int, bytes]:
-    """Status and body of a request."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method, data=data)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def raw(port: int, request: str) -> tuple[bytes, bytes]:
-    """Head and body of the answer to the bytes of `request`, read to the end of the connection."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall(request.encode())
-        head, _, body = b"".join(iter(lambda: connection.recv(1 << 16), b"")).partition(b"\r\n\r\n")
-    return head, body
-
-
-def points(port: int) -> list[list[float]]:
-    """What a poller gets."""
-    status, body = ask(port, method="POST", data=b"")
-    assert status == 200
-    return json.loads(body)
 
 
 def gone(pid: int) -> bool:
@@ -349,18 +311,6 @@ def test_after_close_nobody_answers(tmp_path: Path) -> None:
         socket.create_connection(("127.0.0.1", running.port), timeout=5)
 
 
-@contextlib.contextmanager
-def in_process(application: endpoint.Endpoint) -> Iterator[int]:
-    """The child's HTTP server in a thread of this process; its port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        web = endpoint.Server(application, listener)
-    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield web.port
-    web.shutdown()
-    thread.join()
-
-
 class Lines(logging.Handler):
     """Collects what is logged."""
 
@@ -399,93 +349,3 @@ def test_a_child_that_cannot_start_is_logged_with_its_reason_and_does_not_end_th
     assert "2 times in a row (status 3 | the disk is on fire)" in warning[0]
     assert points(running.port) == [[1.0, 1, 0.0]]  # it went on trying; pollers had to wait
     running.close()
-
-
-def test_progress_is_served_where_tensorboard_cannot_be_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(*_: object) -> None:
-        raise ImportError("no module named protobuf")
-
-    monkeypatch.setattr(endpoint, "load_tensorboard", fail)
-    application = endpoint.Endpoint()
-    application.add(b"[1.0, 1, 0.5]\n")
-    endpoint._load(application, tmp_path)
-    assert application._loaded.is_set()  # nobody waits for it
-    assert f"{server.WARNING_MARK}TensorBoard cannot be used" in capsys.readouterr().err
-    statuses: dict[str, str] = {}
-
-    def call(path: str, query: str) -> bytes:
-        environ = {"PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": "GET"}
-        return b"".join(application(environ, lambda status, headers: statuses.__setitem__(path, status)))
-
-    assert call(*PROGRESS.split("?")) == b"[[1.0, 1, 0.5]]"
-    call("/", "")
-    assert statuses["/"].startswith("503")
-
-
-def test_a_client_that_stops_in_the_middle_of_a_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_READ_TIMEOUT", 0.1)
-    with (
-        in_process(endpoint.Endpoint()) as port,
-        socket.create_connection(("127.0.0.1", port), timeout=30) as slow,
-    ):
-        slow.sendall(b"GET /data/plugin")
-        assert slow.recv(1) == b""
-
-
-def test_the_oldest_of_too_many_connections_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_CONNECTIONS", 3)
-    application = endpoint.Endpoint()
-    application.add(b"[1.0, 1, 0.5]\n")
-    with in_process(application) as port, contextlib.ExitStack() as stack:
-        address = ("127.0.0.1", port)
-        idle = [stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(3)]
-        assert points(port) == [[1.0, 1, 0.5]]
-        assert idle[0].recv(1) == b""
-        idle[2].settimeout(0.05)
-        with pytest.raises(TimeoutError):
-            idle[2].recv(1)
-
-
-@pytest.mark.parametrize(
-    ("path", "query", "expected"),
-    [
-        (endpoint.ROUTE, "run=.&tag=progress", True),
-        (endpoint.ROUTE + "/", "tag=progress&run=.", True),
-        (endpoint.ROUTE, "run=%2E&tag=progress&format=json", True),
-        (endpoint.ROUTE, "run=.&tag=progress&tag=loss", True),
-        (endpoint.ROUTE, "run=.&tag=progress&format=csv", False),
-        (endpoint.ROUTE, "run=.&tag=loss", False),
-        (endpoint.ROUTE, "run=previous/1&tag=progress", False),
-        (endpoint.ROUTE, "", False),
-        ("/data/plugin/scalars/tags", "run=.&tag=progress", False),
-    ],
-)
-def test_only_the_progress_of_this_run_is_answered_from_memory(path: str, query: str, expected: bool) -> None:
-    assert endpoint.is_progress(path, query) is expected
-
-
-def test_event_files_of_an_earlier_run_become_a_run_of_their_own(tmp_path: Path) -> None:
-    for _ in range(2):
-        progress = Progress(tmp_path, lambda _: None)
-        with progress.step(Step.EXPORT):
-            pass
-        progress.close()
-        folder = archive_old_events(tmp_path)
-        assert folder is not None
-        assert folder.parent == tmp_path / "previous"
-        assert len(list(folder.iterdir())) == 1
-    assert archive_old_events(tmp_path) is None
-    runs = {f"previous/{folder.name}" for folder in (tmp_path / "previous").iterdir()}
-    assert len(runs) == 2
-    with ProgressServer(tmp_path, 0) as running:
-        assert eventually(lambda: set(json.loads(ask(running.port, "/data/runs")[1])) == runs)
-        assert ask(running.port)[0] == 404
-
-
-def test_event_files_that_cannot_be_moved_are_an_error_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "events.out.tfevents.1.host.1.0").touch()
-    (tmp_path / "previous").write_text("in the way")
-    with pytest.raises(LogDirError, match=r"cannot move event files .* previous"):
-        archive_old_events(tmp_path)
