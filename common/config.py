@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from common.config_errors import explain, known_part
 from common.config_json import apply_overrides, read_json_object
 from common.config_keys import one_line, sections
-from common.errors import ConfigurationError
+from common.errors import CheckpointError, ConfigurationError
 from common.values import Epochs, Folder, FolderName, Gpus, Number, OptionalFolderName, Whole, one_of
 
 
@@ -356,3 +356,25 @@ def configuration(
     if lines:
         raise ConfigurationError("\n".join(dict.fromkeys(lines)))
     return config
+
+
+def with_model(config: C, section: Mapping[str, Any]) -> C:
+    """`config` with its `model` as a checkpoint has it: with --load the network comes from there.
+
+    Raises CheckpointError for a value that the model cannot have.
+    """
+    kind = type(config.model)
+    if not isinstance(section, Mapping):
+        raise CheckpointError(
+            f"the checkpoint's model section is {one_line(repr(section))}, not a dictionary"
+        )
+    known = {name: value for name, value in section.items() if name in kind.model_fields}
+    try:
+        model = kind.model_validate({**config.model.model_dump(), **known})
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in ("model", *found["loc"]))
+        raise CheckpointError(
+            f"the checkpoint's {path} is {one_line(repr(found['input']))}, which no network has"
+        ) from None
+    return config.model_copy(update={"model": model})

@@ -17,7 +17,8 @@ from common.task import Model
 def export_model(model: Model, folder: Path, shape: Sequence[int], metric: dict[str, Any]) -> list[Path]:
     """Write NAME-symbol.json, NAME-0000.params and model.json to `folder`, each whole or not at all.
 
-    shape: width and height of the input. The graph computes in float32 and needs nothing of this project.
+    shape: width and height of the input. The graph computes in float32 and needs nothing of this project. Each of the
+    model's further exports is another graph for the same parameters: NAME-EXPORT.json.
     """
     symbol = export_symbol(model.network)
     values = model.network.collect_params()
@@ -26,7 +27,12 @@ def export_model(model: Model, folder: Path, shape: Sequence[int], metric: dict[
     symbol_path = folder / f"{model.name}-symbol.json"
     params_path = folder / f"{model.name}-0000.params"
     # The parameters first: a reader that sees the graph finds its parameters beside it.
-    for path, save in ((params_path, lambda name: mx.nd.save(name, arrays)), (symbol_path, symbol.save)):
+    graphs = {folder / f"{model.name}-{name}.json": block for name, block in model.further_exports().items()}
+    for path, save in (
+        (params_path, lambda name: mx.nd.save(name, arrays)),
+        *((path, export_symbol(block).save) for path, block in graphs.items()),
+        (symbol_path, symbol.save),
+    ):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             save(str(temporary))
@@ -57,4 +63,4 @@ def export_model(model: Model, folder: Path, shape: Sequence[int], metric: dict[
             **model.interface(),
         },
     )
-    return [symbol_path, params_path, card]
+    return [symbol_path, params_path, *graphs, card]

@@ -58,6 +58,10 @@ class Model(ABC):
     def training_inputs(self, batch: Batch) -> Inputs:
         """The arrays of a batch as the training block takes them."""
 
+    def further_exports(self) -> dict[str, Any]:
+        """HybridBlocks that are exported beside the network by name: other graphs over the network's parameters."""
+        return {}
+
     def inference_block(self) -> Any:
         """A HybridBlock from uint8 images (B, H, W, 3) to the network's outputs."""
         from common.graph import Inference
@@ -159,6 +163,11 @@ class Task(ABC, Generic[C]):
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> Model:
         """The model, with parameters: from the checkpoint (which then also says which network), pretrained or random."""
+
+    def begin(self, model: Model, samples: Sequence[Sample]) -> None:
+        """Called before a training that does not continue an earlier one: lets the model begin at what the training
+        set shows."""
+        return None
 
     @abstractmethod
     def evaluate(

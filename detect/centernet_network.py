@@ -168,6 +168,21 @@ class CenterNetNetwork(CenterNet):
         )
         self.nms_thresh, self.nms_topk, self.post_nms = nms_thresh, nms_topk, post_nms
 
+    @property
+    def rows(self) -> int:
+        """Rows of an image's output: K."""
+        if not self._uses_nms:
+            return self.topk
+        return min(self.topk, self._candidates, self.post_nms if self.post_nms > 0 else self.topk)
+
+    @property
+    def _uses_nms(self) -> bool:
+        return 0 < self.nms_thresh < 1
+
+    @property
+    def _candidates(self) -> int:
+        return self.nms_topk if self._uses_nms and self.nms_topk > 0 else self.topk
+
     def maps(self, F: Any, x: Any) -> tuple[Any, Any, Any]:
         """Heatmap (B, C, h, w) of scores from 0 to 1, sizes (width, height) and offsets (x, y) (B, 2, h, w).
 
@@ -179,23 +194,25 @@ class CenterNetNetwork(CenterNet):
         return F.sigmoid(heatmap), sizes, offsets
 
     def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, Any, Any]:
+        return self.detections(F, x, self.flip_test)
+
+    def detections(self, F: Any, x: Any, flip_test: bool) -> tuple[Any, Any, Any]:
+        """The outputs that the class describes, with or without a look at the mirrored image."""
         heatmap, sizes, offsets = self.maps(F, x)
-        if self.flip_test:
+        if flip_test:
             mirrored = self._mirrored_maps(F, x, heatmap)
             heatmap, sizes, offsets = (
                 (a + b) / 2 for a, b in zip((heatmap, sizes, offsets), mirrored, strict=True)
             )
-        use_nms = 0 < self.nms_thresh < 1
-        candidates = self.nms_topk if use_nms and self.nms_topk > 0 else self.topk
+        candidates = self._candidates
         # A peak is a cell that no neighbour exceeds: the paper's replacement of NMS.
         peaks = heatmap * F.broadcast_equal(self.heatmap_nms(heatmap), heatmap)
         detections = decode(F, peaks, sizes, offsets, candidates, self.scale)
-        if use_nms:
+        if self._uses_nms:
             detections = F.contrib.box_nms(
                 detections, overlap_thresh=self.nms_thresh, coord_start=2, score_index=1, id_index=0
             )
-            kept = min(self.topk, candidates, self.post_nms if self.post_nms > 0 else self.topk)
-            detections = F.slice_axis(detections, axis=1, begin=0, end=kept)
+            detections = F.slice_axis(detections, axis=1, begin=0, end=self.rows)
         return (
             F.slice_axis(detections, axis=2, begin=0, end=1),
             F.slice_axis(detections, axis=2, begin=1, end=2),
@@ -269,10 +286,16 @@ def initialise(
     for head in network.heads:
         head[0].weight.init, head[-1].weight.init = rectified, mx.init.Normal(0.01)
     network.initialize(mx.init.MSRAPrelu(factor_type="avg", slope=0), ctx=list(contexts))
-    size = np.divide(mean_size, network.scale) if mean_size else np.zeros(2)
-    priors = (np.full(len(network.classes), -np.log((1 - _PRIOR) / _PRIOR)), size, np.full(2, 0.5))
+    priors = (np.full(len(network.classes), -np.log((1 - _PRIOR) / _PRIOR)), np.zeros(2), np.full(2, 0.5))
     for head, prior in zip(network.heads, priors, strict=True):
         head[-1].bias.set_data(mx.nd.array(prior))
+    if mean_size:
+        expect_size(network, mean_size)
+
+
+def expect_size(network: CenterNetNetwork, mean_size: Sequence[float]) -> None:
+    """Let a new network's sizes begin at `mean_size`: width and height in input pixels."""
+    network.heads[1][-1].bias.set_data(mx.nd.array(np.divide(mean_size, network.scale)))
 
 
 def transfer_classes(network: CenterNetNetwork, classes: Sequence[str], contexts: Sequence[Any]) -> list[str]:

@@ -1,14 +1,20 @@
-"""What the detectors share: annotations, classes, the metric and the result file."""
+"""What the detectors share: annotations, classes, where parameters come from, metric and result file."""
 
 from __future__ import annotations
 
+import logging
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import mxnet as mx
 import numpy as np
 
-from common.errors import DataError
+from common.config import with_model
+from common.errors import CheckpointError, DataError, PretrainedError
+from common.estimator import set_parameters
+from common.pretrained import find_parameters
 from common.samples import Annotate, Sample
 from common.task import Evaluation, Model, Task
 from detect.annotations import DetectionAnnotations, summary
@@ -16,11 +22,13 @@ from detect.config import DetectConfig
 from detect.metric import MeanAveragePrecision
 from detect.results import clip_detections, result_document
 
+log = logging.getLogger("visualtl")
+
 D = TypeVar("D", bound=DetectConfig)
 
 
 class DetectionTask(Task[D]):
-    """Boxes with a class. A prediction is an array (m, 6): class id, score, x1, y1, x2, y2 in original pixels."""
+    """Boxes with a class. A prediction (m, 6) has class id, score, x1, y1, x2, y2 in original pixels."""
 
     metric = "mAP"
 
@@ -36,7 +44,8 @@ class DetectionTask(Task[D]):
         ]
         if not ids:
             raise DataError(
-                "no annotation holds an object, so that dataset.classes cannot be found out; name them in dataset.classes"
+                "no annotation holds an object, so that the classes cannot be found out; "
+                "name them in dataset.classes"
             )
         return [f"class{i}" for i in range(int(max(ids)) + 1)]
 
@@ -50,6 +59,65 @@ class DetectionTask(Task[D]):
     def shape(self) -> tuple[int, int]:
         width, height = self.config.model.data_shape
         return width, height
+
+    def start(
+        self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
+    ) -> tuple[Any, Any]:
+        """The network with its parameters, and the model section of the configuration that it was made by.
+
+        Parameters come from the checkpoint (which then says which network), from a detector trained on
+        model.transfer_dataset, or are random, with a backbone from ImageNet if train.pretrained_base says so.
+        What the first two know of the classes is kept. Raises CheckpointError or PretrainedError.
+        """
+        section = self.config.model
+        published = None
+        names = list(classes)
+        if checkpoint:
+            section = with_model(self.config, checkpoint["model"]).model
+            names = [str(name) for name in checkpoint["classes"]]
+        elif section.use_pretrained:
+            published = names = _published_classes(section.transfer_dataset)
+        network, backbone = self.make_network(section, names, contexts)
+        if published:
+            load_pretrained(network, self.published_name(section), contexts)
+        else:
+            self.initialise(network, contexts)
+            if checkpoint:
+                _restore(network, checkpoint["parameters"])
+            elif name := self.backbone_name(section):
+                load_pretrained(backbone, name, contexts)
+        if names != list(classes):
+            known = self.transfer_classes(network, classes, contexts)
+            log.info(
+                "Classes known from before: %s", ", ".join(known) or "none (what is known of boxes is kept)"
+            )
+        if published:
+            self.slow_down(network)
+        return network, section
+
+    @abstractmethod
+    def make_network(self, section: Any, classes: Sequence[str], contexts: Sequence[Any]) -> tuple[Any, Any]:
+        """The network that a model section describes, and its backbone, both without parameters."""
+
+    @abstractmethod
+    def published_name(self, section: Any) -> str:
+        """Name of the published parameters of the whole detector."""
+
+    @abstractmethod
+    def backbone_name(self, section: Any) -> str | None:
+        """Name of the published parameters of the backbone; None if it begins at random."""
+
+    @abstractmethod
+    def initialise(self, network: Any, contexts: Sequence[Any]) -> None:
+        """Give all parameters their shapes and random values."""
+
+    @abstractmethod
+    def transfer_classes(self, network: Any, classes: Sequence[str], contexts: Sequence[Any]) -> list[str]:
+        """Give the network other classes; returns the names of those that it knew."""
+
+    @abstractmethod
+    def slow_down(self, network: Any) -> None:
+        """Set the learning rate multipliers of a detector that is trained by transfer."""
 
     def evaluate(
         self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
@@ -78,3 +146,29 @@ class DetectionTask(Task[D]):
 def most_objects(samples: Sequence[Sample]) -> int:
     """The largest number of objects in one image; at least 1, so that arrays of objects have a row."""
     return max((len(sample.annotation) for sample in samples), default=1) or 1
+
+
+def load_pretrained(network: Any, name: str, contexts: Sequence[Any]) -> None:
+    """Load the pretrained parameters `name` onto the contexts; those the network does not have are left out.
+
+    Raises PretrainedError if they cannot be had or do not fit.
+    """
+    path = find_parameters(name)
+    try:
+        network.load_parameters(str(path), ctx=list(contexts), ignore_extra=True)
+    except (AssertionError, ValueError, KeyError, OSError, mx.MXNetError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PretrainedError(f"{path}: its parameters do not fit {name}: {reason}") from None
+
+
+def _restore(network: Any, values: dict[str, np.ndarray]) -> None:
+    try:
+        set_parameters(network, values)
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, mx.MXNetError) as error:
+        raise CheckpointError(f"the checkpoint's parameters do not fit its network: {error}") from None
+
+
+def _published_classes(dataset: str) -> list[str]:
+    from gluoncv.data import COCODetection, VOCDetection
+
+    return list((COCODetection if dataset == "coco" else VOCDetection).CLASSES)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 
 from common.devices import bfloat16_supported
-from common.errors import CheckpointError, DeviceError, PretrainedError
-from common.estimator import set_parameters
+from common.errors import DeviceError
 from common.graph import settle
 from common.loader import Batch, Transform
-from common.pretrained import find_parameters
 from common.samples import Sample
 from common.task import Inputs, Model
-from detect.config import YOLOv3Config
+from detect.config import YOLOv3Config, YOLOv3ModelConfig
 from detect.task import DetectionTask, most_objects
 from detect.transforms import StretchEvaluation, YOLOv3Training as TrainingTransform
 from detect.yolov3_loss import YOLOv3Training
 from detect.yolov3_network import (
-    BASE_NETWORKS,
     YOLOv3Network,
     build_network,
     head_layers,
@@ -32,8 +27,6 @@ from detect.yolov3_network import (
     transfer_classes,
 )
 from detect.yolov3_targets import Grid, assign, grid
-
-log = logging.getLogger("visualtl")
 
 # Beside the best anchor every anchor with at least this IoU answers for an object too.
 _EXTRA_ANCHOR_IOU = 0.3
@@ -47,14 +40,11 @@ class YOLOv3Model(Model):
 
     losses = ("total", "box", "object", "class")
 
-    def __init__(
-        self, network: YOLOv3Network, base_network: str, classes: Sequence[str], syncbn: bool
-    ) -> None:
+    def __init__(self, network: YOLOv3Network, section: YOLOv3ModelConfig, classes: Sequence[str]) -> None:
         self.network = network
+        self.section = section
         self.classes = list(classes)
-        self.base_network = base_network
-        self.syncbn = syncbn
-        self.name = f"yolo3_{base_network}_custom"
+        self.name = f"yolo3_{section.base_network}_custom"
         self._grid: Callable[[tuple[int, int]], Grid] = lru_cache(maxsize=None)(grid)
 
     def training_block(self) -> tuple[Any, Sequence[str]]:
@@ -92,7 +82,7 @@ class YOLOv3Model(Model):
         return [row[row[:, 0] >= 0] for row in rows]
 
     def description(self) -> dict[str, Any]:
-        return {"base_network": self.base_network, "syncbn": self.syncbn}
+        return self.section.model_dump(mode="json", include={"base_network", "data_shape", "syncbn"})
 
     def interface(self) -> dict[str, Any]:
         return {
@@ -144,50 +134,31 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     def build(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> YOLOv3Model:
-        config = self.config
-        transferred = False
-        base_network, syncbn = config.model.base_network, config.model.syncbn
-        if checkpoint:
-            base_network, syncbn = (
-                checkpoint["model"].get("base_network"),
-                bool(checkpoint["model"].get("syncbn")),
-            )
-            if base_network not in BASE_NETWORKS:
-                raise CheckpointError(
-                    f"the checkpoint's base network {base_network!r} is not one of {BASE_NETWORKS}"
-                )
-        sync_devices = len(contexts) if syncbn and len(contexts) > 1 else 0
-        if checkpoint:
-            network, _ = build_network(base_network, checkpoint["classes"], sync_devices)
-            initialise(network, contexts)
-            settle(network)
-            try:
-                set_parameters(network, checkpoint["parameters"])
-            except (KeyError, ValueError, AssertionError, mx.MXNetError) as error:
-                raise CheckpointError(
-                    f"the checkpoint's parameters do not fit its network: {error}"
-                ) from None
-        elif config.model.use_pretrained:
-            dataset = config.model.transfer_dataset
-            network, _ = build_network(base_network, _published_classes(dataset), sync_devices)
-            _load(network, f"yolo3_{base_network}_{dataset}", contexts)
-            transferred = True
-        else:
-            network, backbone = build_network(base_network, classes, sync_devices)
-            initialise(network, contexts)
-            if config.train.pretrained_base:
-                _load(backbone, base_network, contexts)
-            settle(network)
-            set_priors(network, contexts)
-        if (checkpoint or transferred) and list(network.classes) != list(classes):
-            known = transfer_classes(network, classes, contexts)
-            log.info(
-                "Classes known from before: %s", ", ".join(known) or "none (boxes and objectness are kept)"
-            )
-        if transferred:
-            for head in head_layers(network):
-                head.weight.lr_mult = head.bias.lr_mult = config.train.output_lr_mult
-        return YOLOv3Model(network, base_network, classes, syncbn)
+        return YOLOv3Model(*self.start(classes, contexts, checkpoint), classes)
+
+    def make_network(
+        self, section: YOLOv3ModelConfig, classes: Sequence[str], contexts: Sequence[Any]
+    ) -> tuple[Any, Any]:
+        sync_devices = len(contexts) if section.syncbn and len(contexts) > 1 else 0
+        return build_network(section.base_network, classes, sync_devices)
+
+    def published_name(self, section: YOLOv3ModelConfig) -> str:
+        return f"yolo3_{section.base_network}_{section.transfer_dataset}"
+
+    def backbone_name(self, section: YOLOv3ModelConfig) -> str | None:
+        return section.base_network if self.config.train.pretrained_base else None
+
+    def initialise(self, network: Any, contexts: Sequence[Any]) -> None:
+        initialise(network, contexts)
+        settle(network)
+        set_priors(network, contexts)
+
+    def transfer_classes(self, network: Any, classes: Sequence[str], contexts: Sequence[Any]) -> list[str]:
+        return transfer_classes(network, classes, contexts)
+
+    def slow_down(self, network: Any) -> None:
+        for head in head_layers(network):
+            head.weight.lr_mult = head.bias.lr_mult = self.config.train.output_lr_mult
 
 
 class RandomShapes:
@@ -205,18 +176,3 @@ class RandomShapes:
 
 def _multiple(length: float) -> int:
     return max(round(length / 32), 2) * 32
-
-
-def _published_classes(dataset: str) -> list[str]:
-    from gluoncv.data import COCODetection, VOCDetection
-
-    return list((COCODetection if dataset == "coco" else VOCDetection).CLASSES)
-
-
-def _load(network: Any, name: str, contexts: Sequence[Any]) -> None:
-    path = find_parameters(name)
-    try:
-        network.load_parameters(str(path), ctx=list(contexts), ignore_extra=True)
-    except (AssertionError, ValueError, KeyError, OSError, mx.MXNetError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PretrainedError(f"{path}: its parameters do not fit {name}: {reason}") from None

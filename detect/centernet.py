@@ -1,0 +1,223 @@
+"""CenterNet: how it is built, trained and read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from common.errors import PretrainedError
+from common.graph import Inference
+from common.loader import Batch, Transform
+from common.samples import Sample
+from common.task import Inputs, Model
+from detect.centernet_loss import CenterNetTraining
+from detect.centernet_network import (
+    CenterNetNetwork,
+    backbone_parameters,
+    build_network,
+    expect_size,
+    head_parameters,
+    initialise,
+    transfer_classes,
+)
+from detect.centernet_targets import fill_targets, target_layout
+from detect.config import CenterNetConfig, CenterNetModelConfig
+from detect.geometry import letterbox
+from detect.task import DetectionTask, most_objects
+from detect.transforms import CenterNetTraining as TrainingTransform
+from detect.transforms import LetterboxEvaluation
+
+log = logging.getLogger("visualtl")
+
+# What of the model section makes a network, and trains it; the rest says where its parameters came from.
+_DESCRIPTION = {"base_network", "scale", "topk", "wh_weight", "center_reg_weight", "data_shape"}
+_PUBLISHED_SCALE = 4
+# Name of the exported graph that looks at the mirrored image too.
+_FLIP_EXPORT = "flip_test"
+
+
+class WithMirror(Inference):
+    """As `Inference`, or for `normalised` input as the network alone, with a look at the mirrored image."""
+
+    def __init__(self, network: CenterNetNetwork, *, normalised: bool = False) -> None:
+        super().__init__(network)
+        self._normalised = normalised
+
+    def hybrid_forward(self, F: Any, images: Any) -> Any:
+        return self.network.detections(
+            F, images if self._normalised else self.normalise(images), flip_test=True
+        )
+
+
+class CenterNetModel(Model):
+    """A CenterNet network with its targets and its way of reading predictions.
+
+    section: the model section of the configuration that made the network. flip_test: predictions are those of
+    the image and its mirror. on_cpu: it is trained on the CPU, where deformable layers need another graph.
+    """
+
+    losses = ("total", "heatmap", "size", "offset")
+
+    def __init__(
+        self,
+        network: CenterNetNetwork,
+        section: CenterNetModelConfig,
+        classes: Sequence[str],
+        *,
+        flip_test: bool,
+        on_cpu: bool,
+    ) -> None:
+        self.network = network
+        self.section = section
+        self.classes = list(classes)
+        self.name = f"center_net_{section.base_network}_custom"
+        self.flip_test = flip_test
+        self._sampled = on_cpu and is_deformable(section.base_network)
+
+    def training_block(self) -> tuple[Any, Sequence[str]]:
+        block = CenterNetTraining(
+            self.network,
+            wh_weight=self.section.wh_weight,
+            center_reg_weight=self.section.center_reg_weight,
+            sampled=self._sampled,
+        )
+        return block, CenterNetTraining.inputs
+
+    def training_inputs(self, batch: Batch) -> Inputs:
+        boxes = batch.arrays["boxes"]
+        scale = self.section.scale
+        layout = target_layout(len(self.classes), batch.shape, boxes.shape[1], scale)
+        targets = {name: np.empty((len(boxes), *shape), dtype) for name, (shape, dtype) in layout.items()}
+        for row, objects in enumerate(boxes):
+            fill_targets(objects, {name: array[row] for name, array in targets.items()}, scale)
+        return Inputs([batch.arrays["image"], *(targets[name] for name in CenterNetTraining.inputs[1:])])
+
+    def inference_block(self) -> Any:
+        return WithMirror(self.network) if self.flip_test else super().inference_block()
+
+    def further_exports(self) -> dict[str, Any]:
+        return {_FLIP_EXPORT: WithMirror(self.network, normalised=True)} if self.flip_test else {}
+
+    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
+        ids, scores, boxes = outputs
+        # Letterboxing only scales and moves, so that corners stay corners.
+        back = batch.arrays["matrix"]
+        scale, shift = back[:, [0, 1], [0, 1]], back[:, :, 2]
+        original = boxes * np.tile(scale, (1, 2))[:, None] + np.tile(shift, (1, 2))[:, None]
+        rows = np.concatenate([ids, scores, original], axis=-1)
+        return [row[row[:, 0] >= 0] for row in rows]
+
+    def description(self) -> dict[str, Any]:
+        return self.section.model_dump(mode="json", include=_DESCRIPTION)
+
+    def interface(self) -> dict[str, Any]:
+        if self.flip_test:
+            flip = {
+                "symbol": f"{self.name}-{_FLIP_EXPORT}.json",
+                "meaning": "the result files were made with a look at the mirrored image too "
+                "(valid.flip_test); this graph of the same params and input has it, at twice the cost",
+            }
+        else:
+            flip = {"symbol": None, "meaning": "the result files were made without it (valid.flip_test)"}
+        rows = ["batch", self.network.rows]
+        return {
+            "resize": "scaled by min(width / image's, height / image's), in the middle, black beside it",
+            "outputs": [
+                {"name": "ids", "shape": [*rows, 1], "meaning": "class id; -1: no detection in this row"},
+                {"name": "scores", "shape": [*rows, 1], "meaning": "0 to 1, falling"},
+                {"name": "boxes", "shape": [*rows, 4], "meaning": "x1, y1, x2, y2 in pixels of the input"},
+            ],
+            "flip_test": flip,
+        }
+
+
+class CenterNetTask(DetectionTask[CenterNetConfig]):
+    """CenterNet by configuration."""
+
+    name = "centernet"
+
+    def training_transform(self, samples: Sequence[Sample]) -> Transform:
+        return TrainingTransform(most_objects(samples))
+
+    def evaluation_transform(self) -> Transform:
+        return LetterboxEvaluation()
+
+    def build(
+        self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
+    ) -> CenterNetModel:
+        network, section = self.start(classes, contexts, checkpoint)
+        on_cpu = contexts[0].device_type == "cpu"
+        if on_cpu and is_deformable(section.base_network):
+            log.warning(
+                "model.base_network %s: deformable convolutions are slow to train on a CPU; "
+                "%s has none and is the quicker choice here",
+                section.base_network,
+                section.base_network.removesuffix("_dcnv2"),
+            )
+        return CenterNetModel(network, section, classes, flip_test=self.config.valid.flip_test, on_cpu=on_cpu)
+
+    def begin(self, model: Model, samples: Sequence[Sample]) -> None:
+        size = mean_size(samples, self.shape)
+        if size and not self.config.model.use_pretrained:
+            expect_size(model.network, size)
+
+    def make_network(
+        self, section: CenterNetModelConfig, classes: Sequence[str], contexts: Sequence[Any]
+    ) -> tuple[Any, Any]:
+        valid = self.config.valid
+        return build_network(
+            section.base_network,
+            classes,
+            scale=section.scale,
+            topk=section.topk,
+            nms_thresh=valid.nms_thresh,
+            nms_topk=valid.nms_topk,
+            post_nms=valid.post_nms,
+        )
+
+    def published_name(self, section: CenterNetModelConfig) -> str:
+        if section.scale != _PUBLISHED_SCALE:
+            raise PretrainedError(
+                f"model.scale: {section.scale} with model.use_pretrained: pretrained detectors have "
+                f"{_PUBLISHED_SCALE}; set model.use_pretrained to false for another"
+            )
+        return f"center_net_{section.base_network}_{section.transfer_dataset}"
+
+    def backbone_name(self, section: CenterNetModelConfig) -> str | None:
+        return section.base_network.removesuffix("_dcnv2") if self.config.train.pretrained_base else None
+
+    def initialise(self, network: Any, contexts: Sequence[Any]) -> None:
+        initialise(network, contexts)
+
+    def transfer_classes(self, network: Any, classes: Sequence[str], contexts: Sequence[Any]) -> list[str]:
+        return transfer_classes(network, classes, contexts)
+
+    def slow_down(self, network: Any) -> None:
+        for parameters, multiplier in (
+            (backbone_parameters(network), self.config.train.transfer_lr_mult),
+            (head_parameters(network), self.config.train.output_lr_mult),
+        ):
+            for parameter in parameters:
+                parameter.lr_mult = multiplier
+
+
+def is_deformable(base_network: str) -> bool:
+    """Whether a network has deformable convolutions."""
+    return base_network.endswith("_dcnv2")
+
+
+def mean_size(samples: Sequence[Sample], shape: tuple[int, int]) -> tuple[float, float] | None:
+    """Mean width and height of the objects in pixels of an input of `shape` (width, height); None if none."""
+    sizes = [
+        (sample.annotation[:, 3:5] - sample.annotation[:, 1:3])
+        * letterbox(sample.width, sample.height, shape)[0, 0]
+        for sample in samples
+        if len(sample.annotation)
+    ]
+    if not sizes:
+        return None
+    width, height = np.concatenate(sizes).mean(axis=0)
+    return float(width), float(height)
