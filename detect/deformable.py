@@ -20,6 +20,9 @@ from typing import Any
 
 from mxnet.gluon import contrib
 
+# Learning rate of the convolution that gives offsets and mask, as a share of everything else's.
+OFFSET_LR_MULT = 0.1
+
 _sampling: ContextVar[bool] = ContextVar("sampling", default=False)
 
 
@@ -53,6 +56,10 @@ class ModulatedDeformableConvolution(contrib.cnn.ModulatedDeformableConvolution)
         # MXNet leaves the input channels open, and the convolution by sampling cannot infer them.
         kernel = self._kwargs_deformable_conv["kernel"]
         self.deformable_conv_weight.shape = (channels, in_channels, *kernel)
+        # As the paper has it (section 3.2); at the full rate training from scratch does not get under way.
+        for parameter in (self.offset_weight, self.offset_bias):
+            if parameter is not None:
+                parameter.lr_mult = OFFSET_LR_MULT
 
     def hybrid_forward(
         self,

@@ -155,6 +155,21 @@ def test_every_parameter_of_the_layer_learns_on_the_cpu() -> None:
         assert parameter.grad().norm().asscalar() > 0, name
 
 
+def test_offsets_and_mask_learn_at_a_tenth_of_the_rate() -> None:
+    layer = trained_layer()
+    x = nd.random.normal(shape=(2, 3, 6, 5))
+    trainer = mx.gluon.Trainer(layer.collect_params(), "sgd", {"learning_rate": 0.01}, kvstore=None)
+    with sampling(), autograd.record():
+        loss = (layer(x) ** 2).mean()
+    loss.backward()
+    before = {name: parameter.data().copy() for name, parameter in layer.collect_params().items()}
+    trainer.step(1)
+    for name, parameter in layer.collect_params().items():
+        rate = 0.001 if "offset" in name else 0.01
+        moved = before[name] - parameter.data()
+        np.testing.assert_allclose(moved.asnumpy(), rate * parameter.grad().asnumpy(), rtol=1e-2, atol=1e-6)
+
+
 def test_parameters_are_those_of_the_frameworks_layer(tmp_path: Any) -> None:
     theirs = contrib.cnn.ModulatedDeformableConvolution(4, in_channels=3, kernel_size=3, padding=1)
     theirs.initialize(mx.init.Normal(0.5))
