@@ -201,7 +201,8 @@ def _read_image(annotate: Annotate, path: str) -> tuple[int, int, list[np.ndarra
 
 
 def _place(image: str, folder: Path) -> tuple[bytes, str]:
-    relative = os.path.relpath(image, folder)
+    start = os.path.join(str(folder), "")
+    relative = image[len(start) :] if image.startswith(start) else os.path.relpath(image, folder)
     return hashlib.sha1(os.fsencode(relative)).digest(), relative
 
 
