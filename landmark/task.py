@@ -17,7 +17,7 @@ from common.network_config import NetworkModelConfig
 from common.networks import freeze
 from common.samples import Annotate, Sample
 from common.task import Evaluation, Inputs, Model, Task
-from common.transfer import fill, make_optimizer, precision, restore, set_multipliers, variants
+from common.transfer import fill, make_optimizer, precision, restore, set_multipliers, trust, variants
 from landmark.annotations import LandmarkAnnotations, mean_shape, summary
 from landmark.config import LandmarkConfig
 from landmark.losses import LOSSES, LandmarkTraining
@@ -130,6 +130,12 @@ class LandmarkTask(Task[LandmarkConfig]):
 
     def precision(self, on_gpu: bool) -> str:
         return precision(self.config.train)
+
+    def trust(self) -> float | None:
+        return trust(self.config.train)
+
+    def compiled(self) -> bool:
+        return self.config.train.mode == "hybrid"
 
     def build(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
