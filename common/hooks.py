@@ -19,7 +19,7 @@ log = logging.getLogger("visualtl")
 
 
 class LogLines(Hook):
-    """A line every `interval` batches and after every epoch."""
+    """A line every `interval` batches (0: none) and after every epoch."""
 
     def __init__(self, interval: int) -> None:
         self._interval = interval
@@ -30,7 +30,7 @@ class LogLines(Hook):
         self._began = time.monotonic()
 
     def after_step(self, state: TrainingState) -> None:
-        if state.step % self._interval == 0:
+        if self._interval and state.step % self._interval == 0:
             log.info("[Epoch %d][Batch %d/%d] %s", state.epoch, state.step, state.steps, _figures(state))
 
     def after_epoch(self, state: TrainingState) -> None:

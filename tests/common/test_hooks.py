@@ -10,7 +10,7 @@ import pytest
 
 from common.estimator import TrainingState
 from common.files import replacing
-from common.hooks import EarlyStopping, Validation
+from common.hooks import EarlyStopping, LogLines, Validation
 from common.resume import BEST_CHECKPOINT, TRAINING_STATE, Checkpoints
 from common.status import Status
 from common.task import Evaluation
@@ -55,6 +55,17 @@ def test_early_stopping(values: list[float], keys: dict[str, Any], epoch: int | 
     if values[0] != values[0]:
         keys = {**keys, "baseline": None}
     assert stopped_after(values, **keys) == epoch
+
+
+@pytest.mark.parametrize(("interval", "lines"), [(2, 2), (5, 1), (0, 0)])
+def test_a_line_is_logged_every_so_many_batches_or_never(
+    caplog: pytest.LogCaptureFixture, interval: int, lines: int
+) -> None:
+    hook = LogLines(interval)
+    with caplog.at_level("INFO", logger="visualtl"):
+        for step in range(1, 6):
+            hook.after_step(TrainingState(epochs=1, steps=5, step=step))
+    assert len(caplog.records) == lines
 
 
 def test_patience_counts_epochs_whatever_the_interval_of_validation() -> None:
