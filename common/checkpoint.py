@@ -20,12 +20,13 @@ from common.files import replacing
 FORMAT = "visualtl-checkpoint"
 VERSION = 1
 
-# numpy writes an array as _reconstruct(ndarray, ...) followed by its dtype and bytes; the module was renamed in numpy 2.
+_multiarray: Any = np.core.multiarray  # whose stubs do not know the function
+# numpy writes an array as _reconstruct(ndarray, ...) followed by its dtype and bytes; numpy 2 renamed the module.
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    **{(module, "_reconstruct"): np.core.multiarray._reconstruct for module in _MULTIARRAY},
+    **{(module, "_reconstruct"): _multiarray._reconstruct for module in _MULTIARRAY},
 }
 _PLAIN = (bool, int, float, str, bytes, type(None))
 _NUMBER_KINDS = "biufU"
@@ -85,7 +86,9 @@ def read_checkpoint(path: Path, task: str, required: tuple[str, ...] = ()) -> di
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise CheckpointError("it is not a checkpoint of this software")
         if document.get("version") != VERSION:
-            raise CheckpointError(f"its format has version {document.get('version')!r}; this one reads {VERSION}")
+            raise CheckpointError(
+                f"its format has version {document.get('version')!r}; this one reads {VERSION}"
+            )
         if document.get("task") != task:
             raise CheckpointError(f"it is of the task {document.get('task')!r}; this script trains {task!r}")
         _require_plain(document)
@@ -111,5 +114,7 @@ def _load(data: bytes) -> Any:
         raise CheckpointError("it asks for more memory than there is") from None
     except RecursionError:
         raise CheckpointError("it is nested too deeply") from None
-    except Exception as error:  # whatever a damaged pickle may raise: the file is bad, and that is all there is to say
+    except (
+        Exception
+    ) as error:  # whatever a damaged pickle may raise: the file is bad, and that is all there is to say
         raise CheckpointError(f"it is damaged or not a checkpoint ({type(error).__name__})") from None

@@ -27,7 +27,8 @@ Its keys ({title}):
 class Options:
     """What stands on the command line.
 
-    load: checkpoint of an earlier run to go on from. resume: go on with the job that was cut off in this log_dir. overrides: KEY=VALUE each. port: of the progress server.
+    load: checkpoint of an earlier run to go on from. resume: go on with the job that
+    was cut off in this log_dir. overrides: KEY=VALUE each. port: of the progress server.
     linger: seconds for which it answers after the job.
     """
 

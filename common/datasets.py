@@ -30,7 +30,7 @@ class Datasets:
     valid: list[Sample] | None
     test: list[Sample] | None
     classes: list[str]
-    report: "Report"
+    report: Report
 
 
 class Report:

@@ -80,7 +80,7 @@ def contexts(gpus: Sequence[int]) -> list[Any]:
         return [mx.cpu()]
     if not mx.runtime.Features().is_enabled("CUDA"):
         raise DeviceError(
-            f"gpus: {list(gpus)} asked for, but the MXNet installed here ({mx.__version__}) is built for the CPU alone; "
+            f"gpus: {list(gpus)} asked for, but the MXNet installed here ({mx.__version__}) is for the CPU alone; "
             "install a CUDA build, or train on the CPU with `gpus: []` (--set gpus=[])"
         )
     return [mx.gpu(index) for index in gpus]

@@ -80,8 +80,9 @@ class Estimator:
 
     trust: no weight changes by more than this share of its own norm in a step (None: no limit). Where the learning
     rate asks for more, that weight's gradient is scaled down (LARC, "Large Batch Training of Convolutional Networks",
-    You et al. 2017, as a limit). Random deep networks have gradients that differ a thousandfold between layers; without the limit the first
-    steps of a training from scratch would destroy it, and one limit for all layers together would stop the others.
+    You et al. 2017, as a limit). Random deep networks have gradients that differ a thousandfold between layers;
+    without the limit the first steps of a training from scratch would destroy it, and one limit for all layers together
+    would stop the others.
     """
 
     def __init__(

@@ -34,9 +34,9 @@ def compile_graph(
 ) -> gluon.SymbolBlock:
     """Trace `block` once into an operator graph that shares its parameters, and compile that.
 
-    inputs: names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32. precision: "float32", or "bfloat16" /
-    "float16": the operators that gain from it compute in it, parameters stay float32 (mixed precision). static:
-    memory is planned once for a shape, and planned anew when the shape changes.
+    inputs: names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32.
+    precision: "float32", or "bfloat16" / "float16": the operators that gain from it compute in it, parameters stay
+    float32 (mixed precision). static: memory is planned once for a shape, and anew when the shape changes.
     """
     variables = [mx.sym.var(name, dtype="uint8" if name == "images" else "float32") for name in inputs]
     output = block(*variables)

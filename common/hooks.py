@@ -162,7 +162,8 @@ class EarlyStopping(Hook):
             return
         waited = state.epoch - self._best_epoch
         if 0 <= self._patience <= waited and (self._baseline is None or self._best >= self._baseline):
-            state.stop_reason = f"no improvement over {self._best:.4f} for {waited} epochs (early_stop_patience {self._patience})"
+            allowed = f"early_stop_patience {self._patience}"
+            state.stop_reason = f"no improvement over {self._best:.4f} for {waited} epochs ({allowed})"
 
     def state(self) -> dict[str, Any]:
         return {"best": self._best, "best_epoch": self._best_epoch}

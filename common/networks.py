@@ -108,6 +108,11 @@ class Network(nn.HybridBlock):
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         return self.output(self.features(x))
 
+    def training_parts(self, x: Any) -> tuple[Any, Any]:
+        """The embedding (B, D) and the result (B, outputs)."""
+        embedding = self.features(x)
+        return embedding, self.output(embedding)
+
 
 class AveragePool(nn.HybridBlock):
     """Average a map of any size to `size` x `size`."""

@@ -1,7 +1,8 @@
 """Pretrained parameters: which file is meant, where it is looked for, and how it is fetched.
 
-A name such as `yolo3_darknet53_coco` stands for `NAME-HASH.params`, as the model zoo publishes it (HASH: the first eight
-digits of the file's SHA-1), or for a user's own `NAME.params`, in `~/.mxnet/models`; `MXNET_HOME` moves `~/.mxnet`.
+A name such as `yolo3_darknet53_coco` stands for `NAME-HASH.params`, as the model zoo publishes it (HASH: the first
+eight digits of the file's SHA-1), or for a user's own `NAME.params`, in `~/.mxnet/models`; `MXNET_HOME` moves
+`~/.mxnet`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def find_parameters(name: str) -> Path:
         return own
     published = published_file(name)
     if published is None:
-        raise PretrainedError(f"pretrained parameters {own.name} are not in {folder}, and none are published as {name!r}")
+        raise PretrainedError(
+            f"pretrained parameters {own.name} are not in {folder}, and none are published as {name!r}"
+        )
     file_name, sha1 = published
     path = folder / file_name
     if path.is_file():
@@ -84,7 +87,11 @@ def _fetch(path: Path, sha1: str, own_name: str) -> None:
             for block in iter(lambda: source.read(1 << 20), b""):
                 target.write(block)
         extracted = archive.with_suffix(".part")
-        with zipfile.ZipFile(archive) as bundle, bundle.open(path.name) as source, open(extracted, "wb") as target:
+        with (
+            zipfile.ZipFile(archive) as bundle,
+            bundle.open(path.name) as source,
+            open(extracted, "wb") as target,
+        ):
             for block in iter(lambda: source.read(1 << 20), b""):
                 target.write(block)
         if _sha1(extracted) != sha1:

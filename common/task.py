@@ -162,12 +162,12 @@ class Task(ABC, Generic[C]):
     def build(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> Model:
-        """The model, with parameters: from the checkpoint (which then also says which network), pretrained or random."""
+        """The model, with parameters: from the checkpoint (which also says which network), pretrained or random."""
 
     def begin(self, model: Model, samples: Sequence[Sample]) -> None:
         """Called before a training that does not continue an earlier one: lets the model begin at what the training
         set shows."""
-        return None
+        return
 
     @abstractmethod
     def evaluate(

@@ -16,7 +16,8 @@ from common.samples import Sample
 from common.task import Inputs, Model
 from detect.config import YOLOv3Config, YOLOv3ModelConfig
 from detect.task import DetectionTask, most_objects
-from detect.transforms import StretchEvaluation, YOLOv3Training as TrainingTransform
+from detect.transforms import StretchEvaluation
+from detect.transforms import YOLOv3Training as TrainingTransform
 from detect.yolov3_loss import YOLOv3Training
 from detect.yolov3_network import (
     YOLOv3Network,

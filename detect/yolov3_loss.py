@@ -108,7 +108,7 @@ def _corner(F: Any, boxes: Any, index: int) -> Any:
 
 
 def _iou_matrix(F: Any, predicted: Any, boxes: Any) -> Any:
-    """IoU (B, N, M) of predictions (B, N, 4) with objects (B, M, >= 4); unused objects have no overlap with anything."""
+    """IoU (B, N, M) of predictions (B, N, 4) with objects (B, M, >= 4); unused objects overlap nothing."""
     px1, py1, px2, py2 = (_corner(F, predicted, i) for i in range(4))
     bx1, by1, bx2, by2 = (_corner(F, boxes, i).transpose((0, 2, 1)) for i in range(4))
     width = F.relu(F.broadcast_minimum(px2, bx2) - F.broadcast_maximum(px1, bx1))

@@ -42,7 +42,7 @@ def build_backbone(
 
 def build_network(
     base_network: str, classes: Sequence[str], sync_devices: int = 0
-) -> tuple["YOLOv3Network", gluon.HybridBlock]:
+) -> tuple[YOLOv3Network, gluon.HybridBlock]:
     """YOLOv3 without parameters, and its backbone (for loading ImageNet parameters into it).
 
     sync_devices: > 0: BatchNorm shares its statistics across that many devices.
@@ -195,7 +195,7 @@ def transfer_classes(network: YOLOv3Network, classes: Sequence[str], contexts: S
             fresh = parameter.data().asnumpy().reshape((3, 5 + len(new_names), -1))
             kept = values.reshape((3, 5 + len(old_names), -1))
             fresh[:, :5] = kept[:, :5]
-            # A class that is new begins as an average class: its logits are as rare and as large as those of the others.
+            # A class that is new begins as an average class: its logits are as large as those of the others.
             fresh[:, 5:] += kept[:, 5:].mean(1, keepdims=True)
             for name in known:
                 fresh[:, 5 + new_names.index(name)] = kept[:, 5 + old_names.index(name)]

@@ -1,4 +1,4 @@
-"""Which predictions of YOLOv3 answer for which objects ("YOLOv3: An Incremental Improvement", Redmon & Farhadi 2018)."""
+"""Which predictions of YOLOv3 answer for which objects ("YOLOv3: An Incremental Improvement", Redmon, Farhadi 2018)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def assign(boxes: np.ndarray, layout: Grid, extra_iou: float) -> tuple[np.ndarra
     Returns index (B, P) into the predictions, -1 where unused, and owner (B, P), the object's row in `boxes`.
     P is the largest number of positives in an image of this batch (at least 1).
     """
-    batch, objects = boxes.shape[:2]
+    batch = len(boxes)
     sizes = np.maximum(boxes[..., 2:4] - boxes[..., :2], 1e-3)
     centres = (boxes[..., :2] + boxes[..., 2:4]) / 2
     flat = np.asarray(ANCHORS[::-1], np.float32).reshape(-1, 2)

@@ -34,7 +34,11 @@ def test_the_shipped_data_is_small() -> None:
 @pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
 def test_every_file_that_the_readme_names_exists(name: str) -> None:
     text = (ROOT / name).read_text()
-    named = set(re.findall(r"`((?:configs|common|detect|classification|reid|landmark|tests|benchmarks)/[\w./-]+)`", text))
+    named = set(
+        re.findall(
+            r"`((?:configs|common|detect|classification|reid|landmark|tests|benchmarks)/[\w./-]+)`", text
+        )
+    )
     named |= set(re.findall(r"\]\(([\w./-]+)\)", text))
     assert named
     assert not [path for path in named if not (ROOT / path).exists()]
@@ -55,12 +59,18 @@ def test_both_readmes_have_the_same_sections_and_commands() -> None:
         return [re.sub(r"\s+", " ", block) for block in re.findall(r"```\w*\n(.*?)```", text, re.S)]
 
     assert blocks(english) == blocks(chinese)
-    assert [len(h) for h in re.findall(r"^(#+) ", english, re.M)] == [len(h) for h in re.findall(r"^(#+) ", chinese, re.M)]
+    assert [len(h) for h in re.findall(r"^(#+) ", english, re.M)] == [
+        len(h) for h in re.findall(r"^(#+) ", chinese, re.M)
+    ]
 
 
 def test_the_lock_pins_every_package_with_hashes() -> None:
     for name in ("requirements.lock", "requirements-dev.lock"):
-        entries = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith((" ", "#"))]
+        entries = [
+            line
+            for line in (ROOT / name).read_text().splitlines()
+            if line and not line.startswith((" ", "#"))
+        ]
         assert len(entries) > 20
         assert all("==" in entry for entry in entries)
         assert not re.search(r"https?://", (ROOT / name).read_text())
@@ -83,5 +93,7 @@ def test_light_modules_do_not_import_the_framework() -> None:
         "import detect.config, detect.transforms, detect.annotations, detect.metric, detect.results\n"
         "print([name for name in ('mxnet', 'gluoncv') if name in sys.modules])"
     )
-    done = subprocess.run([str(Path(__import__("sys").executable)), "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(Path(__import__("sys").executable)), "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
     assert json.loads(done.stdout.replace("'", '"')) == [], done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_poly_falls_with_the_square_and_cosine_with_half_a_cosine() -> None:
     assert poly[50] == pytest.approx(0.25)
     assert cosine[50] == pytest.approx(0.5)
     assert cosine[25] == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
-    assert all(a > b for a, b in zip(poly, poly[1:], strict=False))
+    assert all(a > b for a, b in pairwise(poly))
 
 
 def test_warm_up_rises_linearly_from_warmup_lr_and_decay_begins_after_it() -> None:

@@ -2,122 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 import pytest
+from detection_jobs import NAMES, Ended, free_port, subset
+from detection_jobs import fit as run
 from PIL import Image
 
 from common.checkpoint import read_checkpoint, write_checkpoint
 from common.graph import MEAN, STD
 
-ROOT = Path(__file__).resolve().parents[2]
-BLOOD_CELLS = ROOT / "tests" / "data" / "blood_cells"
-NAMES = ["RBC", "WBC", "Platelets"]
 QUICK = {"num_workers": 2, "batch_size": 4, "no_random_shape": True}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class Ended:
-    """A job that has ended. polls: (seconds after the start, answer) for every answer with status 200."""
-
-    status: int
-    output: str
-    log_dir: Path
-    polls: list[tuple[float, list[list[float]]]]
-    first_answer: float
-
-    def json(self, name: str) -> Any:
-        return json.loads((self.log_dir / name).read_text())
-
-    def log(self) -> str:
-        return (self.log_dir / "estimator.log").read_text()
-
-    @property
-    def last_line(self) -> str:
-        return self.output.strip().splitlines()[-1]
-
-
-def fit(
-    log_dir: Path, config: dict[str, Any], *options: str, linger: float = 0, environment: dict[str, str] | None = None
-) -> Ended:
-    """Run a job to its end, polling its progress."""
-    path = log_dir.parent / f"{log_dir.name}.json"
-    path.write_text(json.dumps({"log_dir": str(log_dir), "gpus": [], **config}))
-    port = free_port()
-    command = [
-        sys.executable,
-        "detect/fit_yolov3.py",
-        "--config",
-        str(path),
-        "--port",
-        str(port),
-        "--linger",
-        str(linger),
-    ]
-    address = f"http://127.0.0.1:{port}/data/plugin/scalars/scalars?run=.&tag=progress"
-    polls: list[tuple[float, list[list[float]]]] = []
-    began, over = time.monotonic(), threading.Event()
-
-    def poll() -> None:
-        while not over.wait(0.05):
-            try:
-                with urllib.request.urlopen(urllib.request.Request(address, method="POST"), timeout=5) as answer:
-                    polls.append((time.monotonic() - began, json.load(answer)))
-            except (urllib.error.URLError, OSError, ValueError):
-                continue
-
-    poller = threading.Thread(target=poll)
-    poller.start()
-    try:
-        done = subprocess.run(
-            [*command, *options],
-            cwd=ROOT,
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-    finally:
-        over.set()
-        poller.join()
-    return Ended(done.returncode, done.stdout + done.stderr, log_dir, polls, polls[0][0] if polls else float("nan"))
-
-
-def subset(folder: Path, train: int = 10, valid: int = 4) -> Path:
-    """A small copy of the shipped set."""
-    for name, count in (("detect_train", train), ("detect_valid", valid)):
-        (folder / name).mkdir(parents=True)
-        for image in sorted((BLOOD_CELLS / name).glob("*.jpg"))[:count]:
-            shutil.copy(image, folder / name)
-            shutil.copy(image.with_suffix(".txt"), folder / name)
-    return folder
+def fit(log_dir: Path, config: dict[str, Any], *options: str, **how: Any) -> Ended:
+    return run("detect/fit_yolov3.py", log_dir, config, *options, **how)
 
 
 def config(data: Path, **keys: Any) -> dict[str, Any]:
     """A job of seconds."""
     sections: dict[str, dict[str, Any]] = {
-        "dataset": {"data_root": str(data), "train_dir": "detect_train", "valid_dir": "detect_valid", "classes": NAMES},
+        "dataset": {
+            "data_root": str(data),
+            "train_dir": "detect_train",
+            "valid_dir": "detect_valid",
+            "classes": NAMES,
+        },
         "model": {"base_network": "mobilenet1.0", "use_pretrained": False, "data_shape": [96, 64]},
         "train": {**QUICK, "epochs": 2},
         "valid": {"score_thresh": 0.01},
@@ -134,9 +47,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Ended]:
+def job(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
     """One whole job that the tests below look at."""
-    yield fit(tmp_path_factory.mktemp("job") / "out", config(data, train__epochs=12, train__lr=0.05, valid__interval=6), linger=1)
+    return fit(
+        tmp_path_factory.mktemp("job") / "out",
+        config(data, train__epochs=12, train__lr=0.05, valid__interval=6),
+        linger=1,
+    )
 
 
 def test_a_whole_job_ends_well_and_leaves_its_files(job: Ended) -> None:
@@ -201,15 +118,16 @@ def test_the_exported_model_gives_the_boxes_of_the_result_file(job: Ended) -> No
     with Image.open(entry["image"]) as image:
         original = image.size
     # The pixels as the job prepares them; the arithmetic on them as a stranger would do it.
-    from detect.transforms import StretchEvaluation
     from common.samples import Sample
+    from detect.transforms import StretchEvaluation
 
     out = {"image": np.empty((height, width, 3), np.uint8), "size": np.empty(2, np.float32)}
     sample = Sample(entry["image"], *original, np.empty((0, 5), np.float32))
     StretchEvaluation()(sample, (width, height), np.random.default_rng(0), lambda: sample, out)
     pixels = (out["image"] / 255 - np.array(MEAN)) / np.array(STD)
     ids, scores, boxes = (
-        output[0].asnumpy() for output in network(mx.nd.array(pixels.transpose(2, 0, 1)[None].astype(np.float32)))
+        output[0].asnumpy()
+        for output in network(mx.nd.array(pixels.transpose(2, 0, 1)[None].astype(np.float32)))
     )
     scale = np.tile(np.array(original) / (width, height), 2)
     assert entry["objects"]
@@ -246,15 +164,23 @@ def test_the_same_seed_gives_the_same_parameters_and_another_seed_others(tmp_pat
         assert ended.status == 0, ended.output
         return read_checkpoint(tmp_path / name / "best_checkpoint.pkl", "yolov3")["parameters"]
 
-    first, again, other = parameters("a"), parameters("b", train__num_workers=0), parameters("c", train__seed=1)
+    first, again, other = (
+        parameters("a"),
+        parameters("b", train__num_workers=0),
+        parameters("c", train__seed=1),
+    )
     assert all((first[name] == again[name]).all() for name in first)
     assert any((first[name] != other[name]).any() for name in first)
 
 
-def test_iterative_training_keeps_what_is_known_of_the_classes(job: Ended, tmp_path: Path, data: Path) -> None:
+def test_iterative_training_keeps_what_is_known_of_the_classes(
+    job: Ended, tmp_path: Path, data: Path
+) -> None:
     for image in (data / "detect_train").glob("*.txt"):
         assert "3," not in image.read_text().split("\n")[0][:2]
-    wanted = config(data, dataset__classes=["WBC", "RBC", "Platelets", "bacterium"], train__lr=1e-12, train__epochs=1)
+    wanted = config(
+        data, dataset__classes=["WBC", "RBC", "Platelets", "bacterium"], train__lr=1e-12, train__epochs=1
+    )
     wanted["model"] = {"base_network": "no such network"}  # has no effect with --load
     ended = fit(tmp_path / "out", wanted, "--load", str(job.log_dir / "best_checkpoint.pkl"))
     assert ended.status == 0, ended.output
@@ -280,7 +206,12 @@ def test_another_tasks_checkpoint_is_refused_in_one_line(tmp_path: Path, data: P
 
 def test_all_mistakes_of_a_configuration_are_told_at_once(tmp_path: Path, data: Path) -> None:
     wrong = config(
-        data, train__epochs=0, train__lr="fast", train__batchsize=3, model__data_shape=[1], valid__metric="coco"
+        data,
+        train__epochs=0,
+        train__lr="fast",
+        train__batchsize=3,
+        model__data_shape=[1],
+        valid__metric="coco",
     )
     ended = fit(tmp_path / "out", wrong)
     assert ended.status == 2
@@ -307,7 +238,10 @@ def test_a_folder_that_is_named_and_not_there_is_an_error(tmp_path: Path, data: 
 
 
 def test_missing_pretrained_parameters_are_named_with_file_and_folder(tmp_path: Path, data: Path) -> None:
-    environment = {"MXNET_HOME": str(tmp_path / "home"), "MXNET_GLUON_REPO": f"http://127.0.0.1:{free_port()}/"}
+    environment = {
+        "MXNET_HOME": str(tmp_path / "home"),
+        "MXNET_GLUON_REPO": f"http://127.0.0.1:{free_port()}/",
+    }
     ended = fit(tmp_path / "out", config(data, model__use_pretrained=True), environment=environment)
     assert ended.status == 1
     assert "yolo3_mobilenet1.0_coco-66dbbae6.params" in ended.last_line
@@ -321,7 +255,11 @@ def test_missing_pretrained_parameters_are_named_with_file_and_folder(tmp_path: 
 def test_sets_are_split_off_as_the_steps_say(
     tmp_path: Path, data: Path, sizes: tuple[float, float], steps: list[int]
 ) -> None:
-    keys: dict[str, Any] = {"dataset__valid_dir": None, "dataset__valid_size": sizes[0], "dataset__test_size": sizes[1]}
+    keys: dict[str, Any] = {
+        "dataset__valid_dir": None,
+        "dataset__valid_size": sizes[0],
+        "dataset__test_size": sizes[1],
+    }
     ended = fit(tmp_path / "out", config(data, train__epochs=1, **keys), linger=1)
     assert ended.status == 0, ended.output
     assert sorted({point[1] for point in ended.polls[-1][1]}) == steps
@@ -346,7 +284,11 @@ def test_bad_samples_are_left_out_and_reported_and_the_job_goes_on(tmp_path: Pat
     report = ended.json("data_report.json")["train"]
     assert report["samples"] == 4
     left_out = {Path(entry["file"]).name: entry for entry in report["left_out"]}
-    assert set(left_out) == {images[0].name, images[1].with_suffix(".txt").name, images[2].with_suffix(".txt").name}
+    assert set(left_out) == {
+        images[0].name,
+        images[1].with_suffix(".txt").name,
+        images[2].with_suffix(".txt").name,
+    }
     assert left_out[images[2].with_suffix(".txt").name]["line"] == 1
     assert [entry["line"] for entry in report["clipped"]] == [2]
     assert [Path(entry["file"]).name for entry in report["skipped"]] == [images[5].with_suffix(".JPG").name]

@@ -69,7 +69,9 @@ def test_published_parameters_give_what_gluoncv_gives(published: Any, models: Pa
         np.testing.assert_allclose(found.asnumpy(), wanted.asnumpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_pretrained_detector_keeps_boxes_objects_and_the_classes_it_knows(published: Any, models: Path) -> None:
+def test_a_pretrained_detector_keeps_boxes_objects_and_the_classes_it_knows(
+    published: Any, models: Path
+) -> None:
     network, path = published
     (models / path.name).symlink_to(path)
     made = task({"use_pretrained": True, "transfer_dataset": "voc"}).build(["robot", "dog"], CPU, None)
@@ -82,17 +84,27 @@ def test_a_pretrained_detector_keeps_boxes_objects_and_the_classes_it_knows(publ
         assert head.bias.lr_mult == 0.1
 
 
-def test_output_lr_mult_slows_the_last_layers_of_a_pretrained_detector_alone(published: Any, models: Path) -> None:
+def test_output_lr_mult_slows_the_last_layers_of_a_pretrained_detector_alone(
+    published: Any, models: Path
+) -> None:
     _, path = published
     (models / path.name).symlink_to(path)
-    made = task({"use_pretrained": True, "transfer_dataset": "voc"}, output_lr_mult=0.0).build(["dog", "x"], CPU, None)
+    made = task({"use_pretrained": True, "transfer_dataset": "voc"}, output_lr_mult=0.0).build(
+        ["dog", "x"], CPU, None
+    )
     before = parameters(made.network)
     Estimator(made, CPU, mx.optimizer.SGD(wd=0.0)).step(batch(), 0.001)
     after = parameters(made.network)
     changed = {name for name, value in before.items() if (after[name] != value).any()}
     assert changed
     assert not [name for name in changed if ".prediction." in name]
-    assert task(output_lr_mult=0.5).build(["a", "b"], CPU, None).network.yolo_outputs[0].prediction.weight.lr_mult == 1
+    assert (
+        task(output_lr_mult=0.5)
+        .build(["a", "b"], CPU, None)
+        .network.yolo_outputs[0]
+        .prediction.weight.lr_mult
+        == 1
+    )
 
 
 def test_pretrained_base_loads_the_backbone_alone(models: Path) -> None:
@@ -118,7 +130,9 @@ def test_pretrained_base_loads_the_backbone_alone(models: Path) -> None:
         ({}, {"pretrained_base": True}, "mobilenet1.0-efbb2ca3.params"),
     ],
 )
-def test_missing_parameters_are_named(models: Path, model: dict[str, Any], train: dict[str, Any], name: str) -> None:
+def test_missing_parameters_are_named(
+    models: Path, model: dict[str, Any], train: dict[str, Any], name: str
+) -> None:
     with pytest.raises(PretrainedError) as caught:
         task(model, **train).build(["a"], CPU, None)
     assert name in str(caught.value)

@@ -29,7 +29,11 @@ def plain_complete_iou(a: np.ndarray, b: np.ndarray) -> float:
     iou = plain_iou(a, b)
     distance = ((a[0] + a[2] - b[0] - b[2]) ** 2 + (a[1] + a[3] - b[1] - b[3]) ** 2) / 4
     diagonal = (max(a[2], b[2]) - min(a[0], b[0])) ** 2 + (max(a[3], b[3]) - min(a[1], b[1])) ** 2
-    aspect = 4 / math.pi**2 * (math.atan((b[2] - b[0]) / (b[3] - b[1])) - math.atan((a[2] - a[0]) / (a[3] - a[1]))) ** 2
+    aspect = (
+        4
+        / math.pi**2
+        * (math.atan((b[2] - b[0]) / (b[3] - b[1])) - math.atan((a[2] - a[0]) / (a[3] - a[1]))) ** 2
+    )
     return iou - distance / diagonal - aspect * aspect / (1 - iou + aspect + 1e-9)
 
 
@@ -38,7 +42,9 @@ def test_complete_iou_equals_the_definition() -> None:
     a, b = random_boxes(rng, (2, 50)), random_boxes(rng, (2, 50))
     b[0, 0] = a[0, 0]
     found = _complete_iou(mx.nd, mx.nd.array(a), mx.nd.array(b)).asnumpy()
-    wanted = [[plain_complete_iou(x, y) for x, y in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)]
+    wanted = [
+        [plain_complete_iou(x, y) for x, y in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)
+    ]
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
