@@ -53,9 +53,10 @@ class ClassificationTraining(nn.HybridBlock):
     """Images and labels to losses (B,): their weighted sum, cross entropy, and with a teacher its loss.
 
     images (B, H, W, 3) uint8 RGB; labels (B,) class ids; share (1,), only with mixup: 1 trains on plain
-    images. network: `features` and `output`, `classes` logits. A teacher has the same two parts and must be
-    frozen. Where its number of outputs is not `classes` (an ImageNet classifier), the student learns them by
-    a layer of its own on its embedding, `teacher_output`: it is trained with the network and no part of it.
+    images. network: its `training_parts` are an embedding and `classes` logits. teacher: normalised images to
+    logits, frozen. Where these are not of the same classes (an ImageNet classifier's), the student learns
+    them by a layer of its own on its embedding, `teacher_output`: it is trained with the network and no part
+    of it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ClassificationTraining(nn.HybridBlock):
         smoothing: float = 0.0,
         mixup: bool = False,
         teacher: nn.HybridBlock | None = None,
+        same_classes: bool = True,
         hard_weight: float = 0.5,
         temperature: float = 20.0,
     ) -> None:
@@ -78,20 +80,27 @@ class ClassificationTraining(nn.HybridBlock):
         self._hard_weight, self._temperature = hard_weight, temperature
         self.inputs = ("images", "labels", "share") if mixup else ("images", "labels")
         self.losses = ("loss", "cross_entropy", "teacher") if teacher is not None else ("loss",)
-        if teacher is not None and teacher.output.weight.shape[0] != classes:
+        if teacher is not None:
             outputs, width = teacher.output.weight.shape[0], network.output.weight.shape[1]
-            self.teacher_output = nn.Dense(outputs, in_units=width, weight_initializer=mx.init.Normal(0.01))
+            if outputs != classes or not same_classes:
+                self.teacher_output = nn.Dense(
+                    outputs, in_units=width, weight_initializer=mx.init.Normal(0.01)
+                )
 
     def hybrid_forward(self, F: Any, images: Any, labels: Any, share: Any = None) -> Any:
+        losses = self._parts(F, images, labels, share)[1]
+        return losses if len(losses) > 1 else losses[0]
+
+    def _parts(self, F: Any, images: Any, labels: Any, share: Any) -> tuple[Any, tuple[Any, ...]]:
+        """The embedding (B, D), and the losses."""
         x = self.normalise(images)
         target = target_distributions(F, labels, self._classes, self._smoothing)
         if self._mixup:
             x, target = mix(F, x, share), mix(F, target, share)
-        embedding = self.network.features(x)
-        logits = self.network.output(embedding)
+        embedding, logits = self.network.training_parts(x)
         hard = cross_entropy(F, logits, target)
         if self.teacher is None:
-            return hard
+            return embedding, (hard,)
         learner = logits if self.teacher_output is None else self.teacher_output(embedding)
         soft = distillation_loss(F, learner, self.teacher(x), self._temperature)
-        return self._hard_weight * hard + (1.0 - self._hard_weight) * soft, hard, soft
+        return embedding, (self._hard_weight * hard + (1.0 - self._hard_weight) * soft, hard, soft)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common.samples import Sample
 
 from classification.metric import ClassificationMetric, classification_metric, number_or_null
+from common.samples import Sample
 
 
 def result_rows(

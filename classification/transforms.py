@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from common.samples import Sample
 
 from common.augment import MEAN_COLOUR, jitter_colour, stretching
 from common.drawing import draw_sample
+from common.samples import Sample
 
 Region = tuple[float, float, float, float]
 

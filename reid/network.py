@@ -12,7 +12,7 @@ from typing import Any
 import mxnet as mx
 from mxnet.gluon import nn
 
-from classification.losses import cross_entropy, target_distributions
+from classification.losses import ClassificationTraining
 from common.graph import Normalise
 from common.networks import base_features, embedding_dimension, initialize
 
@@ -93,34 +93,32 @@ class BatchHardTriplet(nn.HybridBlock):
         return F.relu(furthest - nearest + self._margin)
 
 
-class ReidTraining(nn.HybridBlock):
-    """Images and identities to losses (B,): their sum, cross entropy and, if it has a weight, triplet loss.
+class ReidTraining(ClassificationTraining):
+    """A classifier's training, with the triplet loss beside it if that has a weight.
 
-    images (B, H, W, 3) uint8 RGB; labels (B,) identities of training, 0 ... identities - 1.
+    labels (B,): identities of training, 0 ... identities - 1. Mixed images are nobody's, so that there is no
+    triplet loss with mixup.
     """
-
-    inputs = ("images", "labels")
 
     def __init__(
         self,
         network: EmbeddingNetwork,
         identities: int,
         *,
-        smoothing: float = 0.0,
         triplet_weight: float = 0.0,
         margin: float = MARGIN,
+        mixup: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(prefix="")
-        self.network = network
-        self.normalise = Normalise()
+        super().__init__(network, identities, mixup=mixup, **options)
+        self._triplet_weight = 0.0 if mixup else triplet_weight
         self.triplet = BatchHardTriplet(margin)
-        self._identities, self._smoothing, self._triplet_weight = identities, smoothing, triplet_weight
-        self.losses = ("loss", "cross_entropy", "triplet") if triplet_weight else ("loss",)
+        if self._triplet_weight:
+            self.losses = (self.losses[0], *(self.losses[1:] or ("cross_entropy",)), "triplet")
 
-    def hybrid_forward(self, F: Any, images: Any, labels: Any) -> Any:
-        embedding, logits = self.network.training_parts(self.normalise(images))
-        softmax = cross_entropy(F, logits, target_distributions(F, labels, self._identities, self._smoothing))
+    def hybrid_forward(self, F: Any, images: Any, labels: Any, share: Any = None) -> Any:
         if not self._triplet_weight:
-            return softmax
+            return super().hybrid_forward(F, images, labels, share)
+        embedding, losses = self._parts(F, images, labels, share)
         triplet = self.triplet(embedding, labels)
-        return softmax + self._triplet_weight * triplet, softmax, triplet
+        return losses[0] + self._triplet_weight * triplet, *(losses[1:] or losses), triplet

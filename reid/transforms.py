@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from common.samples import Sample
 
 from classification.transforms import box_of, layout
 from common.augment import MEAN_COLOUR, compose, erase, jitter_colour, stretching, translation
 from common.drawing import draw_sample
+from common.samples import Sample
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,207 @@
+"""Image classification: how it is built, trained and read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from mxnet import gluon
+
+from classification.annotations import ClassAnnotations, class_folders, summary
+from classification.config import ClassificationConfig
+from classification.losses import SMOOTHING, ClassificationTraining, mixup_share
+from classification.metric import classification_metric, softmax
+from classification.networks import build_classifier, transfer_classes
+from classification.results import result_document
+from classification.teacher import make_teacher
+from classification.transforms import EvaluationTransform, TrainingTransform
+from common.errors import CheckpointError
+from common.loader import Batch, Transform
+from common.network_config import NetworkConfig
+from common.samples import Annotate, Sample
+from common.task import Evaluation, Inputs, Model, Task
+from common.transfer import fill, make_optimizer, precision, set_multipliers, trust, variants
+
+log = logging.getLogger("visualtl")
+
+N = TypeVar("N", bound=NetworkConfig)
+
+
+class ClassifierModel(Model):
+    """A classifier with its training. A prediction is an array (C,): the classes' probabilities."""
+
+    kind = "classifier"
+
+    def __init__(
+        self,
+        network: gluon.HybridBlock,
+        config: NetworkConfig,
+        classes: Sequence[str],
+        training: ClassificationTraining,
+    ) -> None:
+        self.network = network
+        self.classes = list(classes)
+        self.name = f"{self.kind}_{config.model.base_network}"
+        self.losses = training.losses
+        self._config = config
+        self._training = training
+
+    def training_block(self) -> tuple[Any, Sequence[str]]:
+        return self._training, self._training.inputs
+
+    def training_inputs(self, batch: Batch) -> Inputs:
+        split = [batch.arrays["image"], batch.arrays["label"]]
+        train = self._config.train
+        if not train.mixup:
+            return Inputs(split)
+        if batch.epoch >= train.epochs - train.mixup_off_epoch:
+            return Inputs(split, [np.ones(1, np.float32)])
+        return Inputs(split, [mixup_share(train.mixup_alpha, train.seed, batch.epoch, batch.number)])
+
+    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
+        return list(softmax(outputs[0]))
+
+    def description(self) -> dict[str, Any]:
+        return self._config.model.model_dump(mode="json")
+
+    def interface(self) -> dict[str, Any]:
+        return {
+            "resize": "the largest centred part of the image with the input's aspect ratio, 7/8 of its "
+            "sides; a box of an image is stretched whole",
+            "outputs": [
+                {
+                    "name": "logits",
+                    "shape": ["batch", len(self.classes)],
+                    "meaning": "one a class, in the order of classes; their softmax is the probabilities",
+                }
+            ],
+        }
+
+
+class NetworkTask(Task[N]):
+    """What classification and ReID share: folders as classes, a base network that tells them apart."""
+
+    def annotations(self, train_folder: Path) -> Annotate:
+        return ClassAnnotations(tuple(class_folders(train_folder)))
+
+    def classes(self, train_folder: Path, sets: Sequence[Sequence[Sample]]) -> list[str]:
+        return class_folders(train_folder)
+
+    def groups(self, sample: Sample) -> Iterable[int]:
+        return (int(sample.annotation[0]),)
+
+    def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
+        return summary(samples, classes)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.config.train.input_width, self.config.train.input_height
+
+    def optimizer(self) -> Any:
+        return make_optimizer(self.config.train)
+
+    def trust(self) -> float | None:
+        return trust(self.config.train)
+
+    def compiled(self) -> bool:
+        return self.config.train.mode == "hybrid"
+
+    def precision(self, on_gpu: bool) -> str:
+        return precision(self.config.train)
+
+    def build_network(
+        self, name: str, outputs: int, contexts: Sequence[Any], **options: bool
+    ) -> gluon.HybridBlock:
+        """A network with random parameters."""
+        raise NotImplementedError
+
+    def network(
+        self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
+    ) -> gluon.HybridBlock:
+        """The network for `classes`, with parameters to begin with and their rate multipliers."""
+        keys = self.config.model
+        known = list(checkpoint["classes"]) if checkpoint else list(classes)
+        try:
+            network = self.build_network(keys.base_network, len(known), contexts, **variants(keys))
+        except (
+            ValueError
+        ) as error:  # a variant that the network does not have, which only a checkpoint can say
+            raise CheckpointError(f"the checkpoint's model: {error}") from None
+        pretrained = fill(network, keys, checkpoint)
+        if known != list(classes):
+            kept = transfer_classes(network, known, classes)
+            log.info("Classes known from before: %s", ", ".join(kept) or "none")
+        set_multipliers(network, pretrained, self.config.train)
+        return network
+
+    def training_options(self, classes: Sequence[str], contexts: Sequence[Any]) -> dict[str, Any]:
+        """The options of ClassificationTraining, as configured."""
+        train = self.config.train
+        options: dict[str, Any] = {
+            "smoothing": SMOOTHING if train.label_smoothing else 0.0,
+            "mixup": train.mixup,
+        }
+        if train.teacher:
+            teacher, same = make_teacher(self.config, self.name, classes, contexts, self.build_network)
+            options.update(
+                teacher=teacher,
+                same_classes=same,
+                hard_weight=train.hard_weight,
+                temperature=train.temperature,
+            )
+        return options
+
+
+def begin_training(training: ClassificationTraining, network: gluon.HybridBlock) -> None:
+    """Give the layer that learns a teacher's other classes its parameters, where `network` has its own."""
+    if training.teacher_output is not None:
+        training.teacher_output.initialize(ctx=network.output.weight.list_ctx())
+        for name in ("weight", "bias"):
+            parameter = getattr(training.teacher_output, name)
+            parameter.lr_mult = network.output.weight.lr_mult
+
+
+class ClassificationTask(NetworkTask[ClassificationConfig]):
+    """Image classification by configuration."""
+
+    name = "classification"
+    metric = "accuracy"
+
+    def training_transform(self, samples: Sequence[Sample]) -> Transform:
+        return TrainingTransform()
+
+    def evaluation_transform(self) -> Transform:
+        return EvaluationTransform()
+
+    def build_network(
+        self, name: str, outputs: int, contexts: Sequence[Any], **options: bool
+    ) -> gluon.HybridBlock:
+        return build_classifier(name, outputs, contexts, **options)
+
+    def build(
+        self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
+    ) -> ClassifierModel:
+        network = self.network(classes, contexts, checkpoint)
+        training = ClassificationTraining(network, len(classes), **self.training_options(classes, contexts))
+        begin_training(training, network)
+        return ClassifierModel(network, self.config, classes, training)
+
+    def evaluate(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
+    ) -> Evaluation:
+        labels = np.array([sample.annotation[0] for sample in samples])
+        found = classification_metric(_rows(predictions, len(model.classes)), labels)
+        return Evaluation(found.accuracy, {"top5": found.top5})
+
+    def results(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
+    ) -> tuple[Evaluation, dict[str, Any]]:
+        rows = _rows(predictions, len(model.classes))
+        return self.evaluate(samples, predictions, model), result_document(samples, rows, model.classes)
+
+
+def _rows(predictions: Sequence[np.ndarray], width: int) -> np.ndarray:
+    return np.array(predictions).reshape(-1, width)
