@@ -181,6 +181,7 @@ def train(
                 shapes=task.training_shapes(),
                 seed=keys.seed,
                 training=True,
+                order=task.training_order(data.train),
             )
         )
         valid = stack.enter_context(_evaluation_loader(task, data.valid, pool)) if data.valid else None

@@ -132,6 +132,12 @@ class Task(ABC, Generic[C]):
         """Input size by epoch and batch; the same for all unless a task varies it."""
         return lambda epoch, batch: self.shape
 
+    def training_order(
+        self, samples: Sequence[Sample]
+    ) -> Callable[[int, np.random.Generator], np.ndarray] | None:
+        """Samples of an epoch, as indices, by its number and a generator; None: each once, shuffled."""
+        return None
+
     def optimizer(self) -> Any:
         """The framework's optimizer, as configured; the learning rate is set before every step."""
         import mxnet as mx
