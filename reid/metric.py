@@ -44,6 +44,26 @@ def leave_one_out(embeddings: np.ndarray, identities: np.ndarray) -> RetrievalMe
     return _retrieval(embeddings, identities, embeddings, identities, leave_out_self=True)
 
 
+def nearest_others(embeddings: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each image of a set (N, D) the index of the most similar other one (N,), and their cosine (N,).
+
+    -1 and 0 where there is no other. Equally similar images stand as in `retrieval`.
+    """
+    unit = _unit(embeddings)
+    nearest, cosines = np.full(len(unit), -1), np.zeros(len(unit))
+    if len(unit) < 2:
+        return nearest, cosines
+    for start in range(0, len(unit), _CHUNK):
+        own = np.arange(start, min(start + _CHUNK, len(unit)))
+        similarity = np.round(unit[own] @ unit.T, 6)
+        similarity[own - start, own] = -np.inf
+        # A step far below what is rounded away decides between equals.
+        match = identities[own, None] == identities[None, :]
+        nearest[own] = (similarity - 1e-9 * match).argmax(axis=1)
+        cosines[own] = similarity[own - start, nearest[own]]
+    return nearest, cosines
+
+
 def query_gallery_split(identities: np.ndarray, seed: int = 0) -> np.ndarray:
     """A fixed choice of queries (N,) bool: one image of each identity that has more than one."""
     rng = np.random.default_rng(seed)
