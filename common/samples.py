@@ -223,22 +223,26 @@ def _stratify(images: Sequence[str], shown: Mapping[str, set[int]], room: Sequen
             members.setdefault(group, []).append(image)
     desired = {group: [len(found) * size / len(images) for size in room] for group, found in members.items()}
     left = list(room)
-    trained: set[Group] = set()
     part_of: dict[str, int] = {}
-    for group in sorted(members, key=lambda group: (len(members[group]), group)):
+
+    def assign(image: str, part: int) -> None:
+        part_of[image] = part
+        left[part] -= 1
+        for group in groups_of[image]:
+            desired[group][part] -= 1
+
+    rarest_first = sorted(members, key=lambda group: (len(members[group]), group))
+    trained: set[Group] = set()
+    for group in rarest_first:
+        if group not in trained and left[0]:
+            # None of them is assigned yet: only images that train are so far.
+            image = members[group][0]
+            assign(image, 0)
+            trained.update(groups_of[image])
+    for group in rarest_first:
         wanted = desired[group]
         for image in members[group]:
-            if image in part_of:
-                continue
-            if left[0] and group not in trained:
-                part = 0
-            else:
+            if image not in part_of:
                 open_parts = [index for index in range(3) if left[index]]
-                part = max(open_parts, key=lambda index: (wanted[index], left[index]))
-            part_of[image] = part
-            left[part] -= 1
-            for other in groups_of[image]:
-                desired[other][part] -= 1
-                if part == 0:
-                    trained.add(other)
+                assign(image, max(open_parts, key=lambda index: (wanted[index], left[index])))
     return part_of

@@ -202,6 +202,28 @@ def test_an_epoch_that_is_left_early_does_not_disturb_the_next(pool: WorkerPool)
         assert same(kept(loader.epoch(1)), expected)
 
 
+def test_an_epoch_ends_when_the_next_is_begun(pool: WorkerPool, tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    with Loader(
+        numbered(64),
+        tasks.Slow(str(diary)),
+        pool,
+        batch_size=4,
+        shapes=fixed,
+        training=True,
+        order=lambda epoch, rng: np.arange(32) + 32 * epoch,
+    ) as loader:
+        held = loader.epoch(0)
+        next(held)
+        following = loader.epoch(1)
+        begun = len(diary.read_text().split())
+        assert begun < 32
+        assert len(list(following)) == 8
+    later = [int(word) for word in diary.read_text().split()[begun:]]
+    assert set(later) == set(range(32, 64)) - set(map(int, diary.read_text().split()[:begun]))
+    assert held is not following
+
+
 def test_two_loaders_share_the_workers(pool: WorkerPool) -> None:
     with (
         Loader(numbered(40), tasks.Slow(), pool, batch_size=4, shapes=fixed, training=True) as one,

@@ -148,10 +148,13 @@ def test_withdrawn_tasks_are_over_when_withdrawing_returns(pool: WorkerPool, tmp
     assert list(pool.map(tasks.double, range(9))) == [2 * value for value in range(9)]
 
 
-def test_a_task_that_does_not_end_is_no_obstacle_to_withdrawing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_does_not_end_is_no_obstacle_to_withdrawing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("common.workers.PATIENCE", 0.1)
     with WorkerPool(1) as pool:
-        stuck = pool.submit(tasks.slow, 1000)
+        stuck = pool.submit(tasks.slow, 1000, str(tmp_path / "begun"))
+        wait_until((tmp_path / "begun").exists)
         other = pool.submit(tasks.double, 3)
         pool.cancel([stuck])
         assert pool.result(other) == 6

@@ -149,9 +149,14 @@ class Pictures:
 
 
 class Slow(Numbers):
-    """Takes its time, so that work is still under way when an epoch is left."""
+    """Takes its time, so that work is still under way when an epoch is left. diary: notes what it has begun."""
+
+    def __init__(self, diary: str = os.devnull) -> None:
+        self.diary = diary
 
     def __call__(self, sample: Any, shape: Any, rng: np.random.Generator, draw: Any, out: Any) -> None:
+        with open(self.diary, "a") as file:
+            file.write(f"{Path(sample.image).stem}\n")
         time.sleep(0.005)
         super().__call__(sample, shape, rng, draw, out)
 
