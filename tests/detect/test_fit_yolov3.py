@@ -185,6 +185,8 @@ def test_iterative_training_keeps_what_is_known_of_the_classes(
     ended = fit(tmp_path / "out", wanted, "--load", str(job.log_dir / "best_checkpoint.pkl"))
     assert ended.status == 0, ended.output
     assert "Classes known from before: WBC, RBC, Platelets" in ended.log()
+    given = ended.json("model.json")["input"]
+    assert (given["width"], given["height"]) == (96, 64)  # the checkpoint's
     before = read_checkpoint(job.log_dir / "best_checkpoint.pkl", "yolov3")
     after = read_checkpoint(tmp_path / "out" / "best_checkpoint.pkl", "yolov3")
     assert after["classes"] == ["WBC", "RBC", "Platelets", "bacterium"]
