@@ -1,0 +1,103 @@
+"""What tasks on a base network share: pretrained layers, their rates, and parameters of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from common import transfer
+from common.errors import CheckpointError, DeviceError
+from common.estimator import parameters
+from common.network_config import NetworkModelConfig, NetworkTrainConfig
+from common.networks import Network, base_network, initialize
+
+NAME = "mobilenet0.25"
+
+
+def network(outputs: int = 3) -> Network:
+    made = base_network(NAME, outputs)
+    initialize(made, [mx.cpu()])
+    return made
+
+
+def multipliers(made: Network, part: str) -> set[tuple[float, float]]:
+    named = made._collect_params_with_prefix()
+    return {(p.lr_mult, p.wd_mult) for name, p in named.items() if name.startswith(part)}
+
+
+@pytest.fixture
+def pretrained_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """A user's own parameter file of NAME, and the network that it is of."""
+    source = network(outputs=7)
+    (tmp_path / "models").mkdir()
+    source.save_parameters(str(tmp_path / "models" / f"{NAME}.params"))
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    return source
+
+
+def test_a_pretrained_network_begins_at_the_file_and_learns_at_its_rates(pretrained_home: Network) -> None:
+    made, train = network(), NetworkTrainConfig(transfer_lr_mult=0.25, output_lr_mult=0.5)
+    loaded = transfer.fill(made, NetworkModelConfig(base_network=NAME), None)
+    transfer.set_multipliers(made, loaded, train)
+    for name, value in parameters(pretrained_home.features).items():
+        np.testing.assert_array_equal(parameters(made.features)[name], value)
+    assert multipliers(made, "features") == {(0.25, 1.0)}
+    assert multipliers(made, "output") == {(0.5, 1.0)}
+
+
+def test_a_network_from_scratch_has_one_rate_and_no_wd_spares_what_it_names() -> None:
+    made = network()
+    loaded = transfer.fill(made, NetworkModelConfig(base_network=NAME, use_pretrained=False), None)
+    assert not loaded
+    transfer.set_multipliers(made, loaded, NetworkTrainConfig(no_wd=True))
+    named = made._collect_params_with_prefix()
+    assert {p.lr_mult for p in named.values()} == {1.0}
+    for name, parameter in named.items():
+        spared = name.rsplit(".", 1)[-1] in ("bias", "gamma", "beta")
+        assert parameter.wd_mult == (0.0 if spared else 1.0)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_training_taken_up_again_goes_on_at_its_rates(begun: bool) -> None:
+    old, made = network(), network()
+    model = NetworkModelConfig(base_network=NAME, use_pretrained=begun)
+    names = transfer.fill(made, model, {"parameters": parameters(old)})
+    assert all((parameters(made)[name] == value).all() for name, value in parameters(old).items())
+    transfer.set_multipliers(made, names, NetworkTrainConfig())
+    assert multipliers(made, "features") == {(0.01 if begun else 1.0, 1.0)}
+    assert multipliers(made, "output") == {(0.1 if begun else 1.0, 1.0)}
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_parameters_that_do_not_fit_are_refused(damage: str) -> None:
+    made = network()
+    values = parameters(made)
+    if damage == "missing":
+        del values["output.weight"]
+    else:
+        values["output.weight"] = np.zeros((9, 2), np.float32)
+    with pytest.raises(CheckpointError, match="do not fit") as caught:
+        transfer.restore(made, values)
+    assert "\n" not in str(caught.value)
+
+
+def test_bfloat16_needs_a_processor_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "bfloat16_supported", lambda: False)
+    with pytest.raises(DeviceError, match=r"train\.dtype"):
+        transfer.precision(NetworkTrainConfig(dtype="bfloat16"))
+    assert transfer.precision(NetworkTrainConfig()) == "float32"
+    monkeypatch.setattr(transfer, "bfloat16_supported", lambda: True)
+    assert transfer.precision(NetworkTrainConfig(dtype="bfloat16")) == "bfloat16"
+
+
+@pytest.mark.parametrize(("optimizer", "limited"), [("sgd", True), ("nag", True), ("adam", False)])
+def test_only_steps_as_long_as_the_gradient_are_limited(optimizer: str, limited: bool) -> None:
+    assert (transfer.trust(NetworkTrainConfig(optimizer=optimizer)) is not None) == limited
+
+
+def test_the_optimizer_takes_its_keys() -> None:
+    made = transfer.make_optimizer(NetworkTrainConfig(optimizer="nag", momentum=0.5, wd=0.25, lr=2.0))
+    assert (type(made).__name__, made.momentum, made.wd, made.learning_rate) == ("NAG", 0.5, 0.25, 2.0)
