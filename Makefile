@@ -6,7 +6,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO_OUT := demo_out
 
-.PHONY: demo test check lock docs clean
+# What takes minutes to show: jobs killed at many random instants.
+soak: $(VENV)/ready-for-development
+	@$(RUN) -m pytest -m soak
+
+.PHONY: demo test soak check lock docs clean
 
 demo: $(VENV)/ready
 	@$(RUN) detect/fit_yolov3.py --config configs/demo.json --linger 0

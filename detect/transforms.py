@@ -41,7 +41,7 @@ class YOLOv3Training:
     max_objects: int
     flip: float = 0.5
     expand: float = 0.5
-    max_expansion: float = 4.0
+    max_expansion: float = 2.0
     crop: float = 1.0
     min_crop: float = 0.3
     max_aspect: float = 2.0
