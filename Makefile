@@ -6,10 +6,6 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO_OUT := demo_out
 
-# What takes minutes to show: jobs killed at many random instants.
-soak: $(VENV)/ready-for-development
-	@$(RUN) -m pytest -m soak
-
 .PHONY: demo test soak check lock docs clean
 
 demo: $(VENV)/ready
@@ -22,6 +18,10 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready-for-development
 	@$(RUN) -m pytest
+
+# What takes minutes to show: jobs killed at many random instants.
+soak: $(VENV)/ready-for-development
+	@$(RUN) -m pytest -m soak
 
 # Formatting, linting and types, as the gate sees them.
 check: $(VENV)/ready-for-development

@@ -6,11 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from common.datasets import Report
 from common.estimator import Hook, TrainingState
 from common.loader import Loader
+from common.log import bar
 from common.progress import Progress
 from common.status import Status
 from common.task import Evaluation
@@ -43,6 +45,20 @@ class LogLines(Hook):
 def _figures(state: TrainingState) -> str:
     losses = ", ".join(f"{name}={value:.4f}" for name, value in state.losses.items())
     return f"lr={state.learning_rate:.3g}, {losses}, {state.images_per_second:.1f} images/s"
+
+
+class Bar(Hook):
+    """A progress bar for people at a terminal."""
+
+    def before_training(self, state: TrainingState) -> None:
+        self._stack = ExitStack()
+        self._advance = self._stack.enter_context(bar((state.epochs - state.epoch) * state.steps, "training"))
+
+    def after_step(self, state: TrainingState) -> None:
+        self._advance(1)
+
+    def after_training(self, state: TrainingState) -> None:
+        self._stack.close()
 
 
 class Curves(Hook):

@@ -212,7 +212,7 @@ def train(
             resume.write_state(path, task, model, estimator, hooks, state, loaded=loaded, files=files)
 
         best = resume.Checkpoints(config.log_dir, write, task.metric, status, validated=valid is not None)
-        hooks: list[around.Hook] = [around.LogLines(keys.log_interval), around.Curves(progress)]
+        hooks: list[around.Hook] = [around.Bar(), around.LogLines(keys.log_interval), around.Curves(progress)]
         with step(Step.TRAIN) as advance:
             hooks.append(around.Watch(advance, status))
             hooks.append(around.Problems({"train": loader}, data.report))
