@@ -53,8 +53,8 @@ class ClassificationTraining(nn.HybridBlock):
     """Images and labels to losses (B,): their weighted sum, cross entropy, and with a teacher its loss.
 
     images (B, H, W, 3) uint8 RGB; labels (B,) class ids; share (1,), only with mixup: 1 trains on plain
-    images. network: its `training_parts` are an embedding and `classes` logits. teacher: normalised images to
-    logits, frozen. Where these are not of the same classes (an ImageNet classifier's), the student learns
+    images. network: its `training_parts` are an embedding and `classes` logits. teacher: another one such,
+    frozen. Where its logits are not of the same classes (an ImageNet classifier's), the student learns
     them by a layer of its own on its embedding, `teacher_output`: it is trained with the network and no part
     of it.
     """
@@ -102,5 +102,6 @@ class ClassificationTraining(nn.HybridBlock):
         if self.teacher is None:
             return embedding, (hard,)
         learner = logits if self.teacher_output is None else self.teacher_output(embedding)
-        soft = distillation_loss(F, learner, self.teacher(x), self._temperature)
+        taught = self.teacher.training_parts(x)[1]
+        soft = distillation_loss(F, learner, taught, self._temperature)
         return embedding, (self._hard_weight * hard + (1.0 - self._hard_weight) * soft, hard, soft)

@@ -1,0 +1,72 @@
+"""Retrieval figures and the rows of a set whose identities training does not know."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from common.samples import Sample
+from reid import results
+from reid.metric import leave_one_out, nearest_others
+from reid.results import reid_document, retrieval_of
+
+
+def samples(identities: list[int], names: str = "abcdef") -> list[Sample]:
+    return [
+        Sample(f"set/{names[i]}/{n}.jpg", 8, 8, np.array([i, 0, 0, 8, 8], np.float32))
+        for n, i in enumerate(identities)
+    ]
+
+
+def embeddings(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 8))
+
+
+def test_identities_of_training_get_a_classifiers_rows_and_the_retrieval_figures() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1]])
+    found = reid_document(samples([0, 1, 0]), probabilities, vectors, ["a", "b"])
+    assert next(iter(found)) == "Accuray"
+    assert found["Accuray"] == "1.0"
+    assert (found["Rank1"], found["mAP"], found["Queries"]) == (1.0, 1.0, 2)
+    assert [row["class"] for row in found["Result"]] == ["a", "b", "a"]
+
+
+def test_new_identities_get_the_nearest_image_and_no_accuracy() -> None:
+    identities = [2, 3, 2, 3, 2, 4]
+    vectors = embeddings(6)
+    found = reid_document(samples(identities), np.full((6, 2), 0.5), vectors, ["a", "b"])
+    assert "Accuray" not in found
+    rows = found["Result"]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit.T - 9 * np.eye(6)
+    for index, row in enumerate(rows):
+        nearest = int(cosines[index].argmax())
+        assert row["nearest"] == samples(identities)[nearest].image
+        assert row["id"] == identities[nearest]
+        assert row["class"] == "abcdef"[identities[nearest]]
+        assert row["score"] == pytest.approx(cosines[index].max(), abs=1e-5)
+        assert row["result"] == str(row["class"] == row["groundtruth"])
+    right = [row["result"] == "True" for row, i in zip(rows, identities, strict=True) if i != 4]
+    assert found["Rank1"] == pytest.approx(np.mean(right))
+    assert found["Queries"] == 5
+
+
+def test_a_network_that_gives_all_images_one_embedding_earns_nothing_in_rows_either() -> None:
+    others, cosines = nearest_others(np.ones((4, 3)), np.array([0, 0, 1, 1]))
+    np.testing.assert_array_equal(others // 2, [1, 1, 0, 0])
+    np.testing.assert_allclose(cosines, 1.0)
+
+
+def test_a_single_image_has_no_nearest() -> None:
+    found = reid_document(samples([3]), np.full((1, 2), 0.5), embeddings(1), ["a", "b"])
+    (row,) = found["Result"]
+    assert (row["class"], row["id"], row["nearest"], row["result"]) == (None, -1, None, "False")
+    assert (found["Rank1"], found["mAP"], found["Queries"]) == (None, None, 0)
+
+
+def test_large_sets_have_one_query_an_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    identities, vectors = np.arange(40) % 5, embeddings(40)
+    assert retrieval_of(vectors, identities) == leave_one_out(vectors, identities)
+    monkeypatch.setattr(results, "MOST_QUERIES", 39)
+    assert retrieval_of(vectors, identities).queries == 5
