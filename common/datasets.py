@@ -12,7 +12,16 @@ from typing import Any
 from common.config import DatasetConfig
 from common.errors import DataError
 from common.progress import Step
-from common.samples import FolderReport, Problem, Sample, read_folder, split, write_report
+from common.samples import (
+    Annotate,
+    FolderReport,
+    NoSamples,
+    Problem,
+    Sample,
+    read_folder,
+    split,
+    write_report,
+)
 from common.task import Task
 from common.workers import WorkerPool
 
@@ -53,7 +62,7 @@ class Report:
         """Samples of the set `name` that could no longer be read when their turn came."""
         if problems:
             for problem in problems:
-                log.warning("Left out: %s: %s", problem.file, problem.reason)
+                log.warning("Left out: %s", problem)
             self._folders[name].problems.extend(problems)
             self.write()
 
@@ -100,8 +109,7 @@ def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report_path: 
     report = Report(report_path)
     try:
         with steps(_first_step(dataset)) as advance:
-            train, folder_report = read_folder(folders.train, annotate, pool, advance)
-            report.add("train", folder_report)
+            train = _read("train", folders.train, annotate, pool, advance, report)
             split_valid, split_test = [], []  # type: list[Sample], list[Sample]
             if dataset.valid_share or dataset.test_share:
                 train, split_valid, split_test = split(
@@ -114,8 +122,7 @@ def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report_path: 
         ):
             if folder is not None:
                 with steps(step) as advance:
-                    others[name], folder_report = read_folder(folder, annotate, pool, advance)
-                    report.add(name, folder_report)
+                    others[name] = _read(name, folder, annotate, pool, advance, report)
             elif others[name]:
                 report.add(name, FolderReport.split_off(folders.train, len(others[name])))
         classes = task.classes(folders.train, [train, others["valid"], others["test"]])
@@ -125,6 +132,24 @@ def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report_path: 
     finally:
         report.write()
     return Datasets(train, others["valid"] or None, others["test"] or None, classes, report)
+
+
+def _read(
+    name: str,
+    folder: Path,
+    annotate: Annotate,
+    pool: WorkerPool,
+    advance: Callable[[float], None],
+    report: Report,
+) -> list[Sample]:
+    """The samples of the set `name`; the report has its folder also where nothing is left of it."""
+    try:
+        samples, found = read_folder(folder, annotate, pool, advance)
+    except NoSamples as error:
+        report.add(name, error.report)
+        raise
+    report.add(name, found)
+    return samples
 
 
 def _first_step(dataset: DatasetConfig) -> Step:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
@@ -32,5 +35,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON (CJK letters as they are) to `path`, whole or not at all."""
     with replacing(path, "w") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
+        text = json.dumps(value, ensure_ascii=False, indent=1)
+        # Names of files may hold bytes that are no UTF-8, as Python's surrogates; JSON has an escape for those.
+        file.write(_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
         file.write("\n")

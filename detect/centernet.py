@@ -114,6 +114,7 @@ class CenterNetModel(Model):
         return self.section.model_dump(mode="json", include=_DESCRIPTION)
 
     def interface(self) -> dict[str, Any]:
+        flip: dict[str, str | None]
         if self.flip_test:
             flip = {
                 "symbol": f"{self.name}-{_FLIP_EXPORT}.json",
