@@ -81,7 +81,7 @@ class ReIDTask(NetworkTask[ReIDConfig]):
 
     def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
         counts = Counter(Path(sample.image).parent.name for sample in samples)
-        return {"samples": len(samples), "classes": dict(sorted(counts.items()))}
+        return {"samples_by_class": dict(sorted(counts.items()))}
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform()

@@ -95,7 +95,7 @@ def test_new_identities_have_retrieval_alone(job: Ended) -> None:
     assert result["Queries"] == 6
     assert [Path(row["image"]).parent.name for row in result["Result"]] == ["blue"] * 3 + ["white"] * 3
     assert {row["class"] for row in result["Result"]} <= {"blue", "white"}
-    assert job.json("data_report.json")["test"]["classes"] == {"blue": 3, "white": 3}
+    assert job.json("data_report.json")["test"]["samples_by_class"] == {"blue": 3, "white": 3}
 
 
 def test_the_exported_model_gives_the_embeddings_behind_the_figures(job: Ended) -> None:
