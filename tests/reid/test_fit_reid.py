@@ -153,13 +153,14 @@ def test_of_equal_rank_1_the_better_map_is_better_and_a_higher_rank_1_is_better_
         rows[:, len(NAMES)], rows[:, len(NAMES) + 1] = np.cos(angles), np.sin(angles)
         return made.evaluate(samples, list(rows), model).value
 
-    apart, one_strays, mixed = (
+    apart, astray, mixed = (
         value([0, 0.1, 0.2, 1, 1.1, 1.2]),
+        value([0, 0.1, 0.9, -0.3, -0.35, -0.4]),  # rank-1 is 1 here too
         value([0, 0.1, 0.9, 1.1, 1.2, 1.35]),
-        value([0, 0.3, 0.6, 0.1, 0.35, 0.65]),
     )
     assert apart == 1.0
-    assert mixed < one_strays < 1.0
+    assert 0.999 < astray < 1.0
+    assert mixed == pytest.approx(5 / 6, abs=1e-3)
 
 
 def test_batches_hold_several_images_of_each_identity() -> None:
