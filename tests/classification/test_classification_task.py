@@ -266,3 +266,14 @@ def test_predictions_are_probabilities_and_the_metric_is_top_1() -> None:
     assert (found.value, found.curves["top5"]) == (0.0, 1.0)
     evaluation, document = made.results(samples, rows, model)
     assert (evaluation.value, document["Accuray"]) == (0.0, "0.0")
+
+
+def test_several_devices_train_with_mixup_and_a_teacher(tmp_path: Path) -> None:
+    path = saved(tmp_path / "teacher.pkl", build(["x", "y"]))
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    made = task(train__teacher=path, train__mixup=True, train__optimizer="sgd")
+    model = made.build(NAMES, contexts, None)
+    trained = Estimator(model, contexts, made.optimizer(), trust=made.trust())
+    before = parameters(model.network)
+    assert trained.step(batch(), 0.01) is not None
+    assert any((before[name] != value).any() for name, value in parameters(model.network).items())
