@@ -104,6 +104,12 @@ class Estimator:
         self._train = compile_graph(block, names, precision) if compiled else block
         self._infer = compile_graph(model.inference_block(), ["images"], precision)
         self._parameters = [p for p in block.collect_params().values() if p.grad_req != "null"]
+        own = set(model.network.collect_params().values())
+        self._companions = {
+            name: parameter
+            for name, parameter in block._collect_params_with_prefix().items()
+            if parameter.grad_req != "null" and parameter not in own
+        }
         self._optimizer = optimizer
         self._trainer = gluon.Trainer(
             self._parameters,
@@ -230,6 +236,15 @@ class Estimator:
     def parameters(self) -> dict[str, np.ndarray]:
         """The network's parameters by name."""
         return parameters(self.model.network)
+
+    def companions(self) -> dict[str, np.ndarray]:
+        """What is trained with the network and no part of it, by name."""
+        return {name: value._reduce().asnumpy() for name, value in self._companions.items()}
+
+    def restore_companions(self, values: dict[str, np.ndarray]) -> None:
+        """Take up what `companions` returned."""
+        for name, parameter in self._companions.items():
+            parameter.set_data(mx.nd.array(values[name], dtype=values[name].dtype))
 
     def optimizer_state(self) -> dict[str, Any]:
         """The optimizer's state as plain data: counts of updates, and arrays by the parameter's name."""

@@ -30,7 +30,7 @@ BEST_CHECKPOINT = "best_checkpoint.pkl"
 
 # What a checkpoint holds beside its kind of task; a training state holds more.
 CHECKPOINT_KEYS = ("classes", "model", "configuration", "parameters", "epoch")
-_STATE_KEYS = (*CHECKPOINT_KEYS, "optimizer", "hooks", "multipliers", "loaded", "files", "stop_reason")
+_STATE_KEYS = (*CHECKPOINT_KEYS, "companions", "optimizer", "hooks", "multipliers", "loaded", "files", "stop_reason")
 
 # Keys that say how a training is carried out and watched, or how long it lasts, and not what it is.
 CHANGEABLE = frozenset(
@@ -135,6 +135,7 @@ def write_state(
             "model": model.description(),
             "configuration": task.config.model_dump(mode="json"),
             "parameters": estimator.parameters(),
+            "companions": estimator.companions(),
             "optimizer": estimator.optimizer_state(),
             "multipliers": multipliers,
             "epoch": state.epoch,
@@ -192,6 +193,7 @@ def take_up(
     parameters = model.network._collect_params_with_prefix()
     for name, (lr_mult, wd_mult) in saved["multipliers"].items():
         parameters[name].lr_mult, parameters[name].wd_mult = lr_mult, wd_mult
+    estimator.restore_companions(saved["companions"])
     estimator.restore_optimizer(saved["optimizer"])
     for hook in hooks:
         if type(hook).__name__ in saved["hooks"]:
