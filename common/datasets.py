@@ -108,7 +108,7 @@ def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report_path: 
     annotate = task.annotations(folders.train)
     report = Report(report_path)
     try:
-        with steps(_first_step(dataset)) as advance:
+        with steps(first_step(dataset)) as advance:
             train = _read("train", folders.train, annotate, pool, advance, report)
             split_valid, split_test = [], []  # type: list[Sample], list[Sample]
             if dataset.valid_share or dataset.test_share:
@@ -152,7 +152,7 @@ def _read(
     return samples
 
 
-def _first_step(dataset: DatasetConfig) -> Step:
+def first_step(dataset: DatasetConfig) -> Step:
     """The step under which the training folder is read: it says what is split off from it."""
     if dataset.valid_share and dataset.test_share:
         return Step.LOAD_ALL_DATA

@@ -15,29 +15,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.checkpoint import read_checkpoint
 from common.cli import Options, parse
 from common.config import JobConfig, read_configuration, with_model
 from common.config_keys import one_line
+from common.datasets import Datasets, first_step, load_datasets
 from common.devices import check_gpus, contexts, visible_gpus
 from common.endings import ending, fail_before, watch_signals
 from common.errors import ConfigurationError, JobError
 from common.files import write_json
+from common.loader import Loader
 from common.lock import lock
 from common.log import open_log
 from common.progress import Progress, Step, earlier_points
 from common.server import ProgressServer, archive_old_events
 from common.status import Status
+from common.task import Evaluation, Model, Task
 from common.workers import WorkerPool
-
-if (
-    TYPE_CHECKING
-):  # MXNet, which these import, takes seconds to come up: the progress server does not wait for it
-    from common.datasets import Datasets
-    from common.task import Evaluation, Model, Task
 
 log = logging.getLogger("visualtl")
 
@@ -80,6 +78,31 @@ def main(
     return 0
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a running job has at hand: what it trains, on which devices, and who is told how far it is."""
+
+    task: Task[Any]
+    devices: Sequence[Any]
+    precision: str
+    pool: WorkerPool
+    progress: Progress
+    status: Status
+
+    @contextmanager
+    def step(self, which: Step) -> Iterator[Callable[[float], None]]:
+        """A step of the job; the block gets the function that tells poller and status.json how far it is."""
+        self.status.update(state=_STATES.get(which, "loading"), step=which, progress=0.0)
+        with self.progress.step(which) as advance:
+
+            def both(fraction: float) -> None:
+                advance(fraction)
+                self.status.update(progress=fraction)
+
+            yield both
+        self.status.update(progress=1.0)
+
+
 def run(config: JobConfig, options: Options, task_name: str, status: Status) -> None:
     """The job. Raises JobError where it cannot go on."""
     with ExitStack() as stack:
@@ -92,12 +115,10 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         progress = Progress(config.log_dir, server.publish)
         stack.callback(progress.close)
         progress.restore(earlier)
+        progress.begin(first_step(config.dataset))  # pollers have an answer before MXNet is up
         pool = WorkerPool(min(config.train.num_workers, len(os.sched_getaffinity(0))))
         stack.callback(pool.close)
         log.info("Progress: http://127.0.0.1:%d/ (every address of this machine)", server.port)
-
-        def step(which: Step) -> Any:
-            return _step(which, progress, status)
 
         task = _task(task_name, config)
         from common import resume
@@ -109,15 +130,16 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
             task = _task(task_name, with_model(config, checkpoint["model"]))
             log.info("The model is that of the checkpoint: %s", one_line(str(checkpoint["model"])))
         devices = contexts(config.gpus)
-        precision = task.precision(on_gpu=bool(config.gpus))
-        data = load_data(task, step, pool, status)
+        job = Job(task, devices, task.precision(on_gpu=bool(config.gpus)), pool, progress, status)
+
+        data = load_data(job)
         _seed(config.train.seed)
         model = task.build(data.classes, devices, checkpoint)
         if checkpoint is None:
             task.begin(model, data.train)
-        best = train(task, model, data, devices, precision, bool(loaded), saved, pool, progress, step, status)
-        predict_and_write(task, model, data, devices, pool, step)
-        with step(Step.EXPORT):
+        best = train(job, model, data, saved, loaded=loaded is not None)
+        predict_and_write(job, model, data)
+        with job.step(Step.EXPORT):
             from common.export import export_model
 
             for path in export_model(model, config.log_dir, task.shape, best):
@@ -127,11 +149,9 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         _linger(options.linger)
 
 
-def load_data(task: Task[Any], step: Callable[[Step], Any], pool: WorkerPool, status: Status) -> Datasets:
+def load_data(job: Job) -> Datasets:
     """Read the sets, and say what there is."""
-    from common.datasets import load_datasets
-
-    data = load_datasets(task, step, pool, task.config.log_dir / DATA_REPORT)
+    data = load_datasets(job.task, job.step, job.pool, job.task.config.log_dir / DATA_REPORT)
     if data.classes:
         log.info("Classes: %s", ", ".join(data.classes))
     if data.valid is None:
@@ -142,32 +162,24 @@ def load_data(task: Task[Any], step: Callable[[Step], Any], pool: WorkerPool, st
 
 
 def train(
-    task: Task[Any],
-    model: Model,
-    data: Datasets,
-    devices: Sequence[Any],
-    precision: str,
-    loaded: bool,
-    saved: dict[str, Any] | None,
-    pool: WorkerPool,
-    progress: Progress,
-    step: Callable[[Step], Any],
-    status: Status,
+    job: Job, model: Model, data: Datasets, saved: dict[str, Any] | None, *, loaded: bool
 ) -> dict[str, Any]:
-    """Train, and leave the best parameters in the model. Returns name, value and epoch of the best metric."""
+    """Train, and leave the best parameters in the model. Returns name, value and epoch of the best metric.
+
+    saved: the training state to go on from. loaded: parameters came from a checkpoint given with --load.
+    """
     from common import hooks as around
     from common import resume
     from common.estimator import Estimator, TrainingState, set_parameters
-    from common.loader import Loader
     from common.schedule import Schedule
 
-    config = task.config
+    task, config = job.task, job.task.config
     keys = config.train
     estimator = Estimator(
         model,
-        devices,
+        job.devices,
         task.optimizer(),
-        precision=precision,
+        precision=job.precision,
         trust=task.trust(),
         compiled=task.compiled(),
     )
@@ -176,7 +188,7 @@ def train(
             Loader(
                 data.train,
                 task.training_transform(data.train),
-                pool,
+                job.pool,
                 batch_size=keys.batch_size,
                 shapes=task.training_shapes(),
                 seed=keys.seed,
@@ -184,7 +196,7 @@ def train(
                 order=task.training_order(data.train),
             )
         )
-        valid = stack.enter_context(_evaluation_loader(task, data.valid, pool)) if data.valid else None
+        valid = stack.enter_context(_evaluation_loader(job, data.valid)) if data.valid else None
         first = keys.first_epoch(loaded)
         state = TrainingState(epochs=keys.epochs, steps=len(loader), start_epoch=first, epoch=first)
         schedule = Schedule(
@@ -211,13 +223,17 @@ def train(
         def write(path: Path, state: TrainingState) -> None:
             resume.write_state(path, task, model, estimator, hooks, state, loaded=loaded, files=files)
 
-        best = resume.Checkpoints(config.log_dir, write, task.metric, status, validated=valid is not None)
-        hooks: list[around.Hook] = [around.Bar(), around.LogLines(keys.log_interval), around.Curves(progress)]
-        with step(Step.TRAIN) as advance:
-            hooks.append(around.Watch(advance, status))
+        best = resume.Checkpoints(config.log_dir, write, task.metric, job.status, validated=valid is not None)
+        hooks: list[around.Hook] = [
+            around.Bar(),
+            around.LogLines(keys.log_interval),
+            around.Curves(job.progress),
+        ]
+        with job.step(Step.TRAIN) as advance:
+            hooks.append(around.Watch(advance, job.status))
             hooks.append(around.Problems({"train": loader}, data.report))
             if valid is not None:
-                hooks.append(around.Validation(evaluate, config.valid.interval, task.metric, progress))
+                hooks.append(around.Validation(evaluate, config.valid.interval, task.metric, job.progress))
                 hooks.append(
                     around.EarlyStopping(
                         keys.early_stop_patience,
@@ -242,14 +258,7 @@ def train(
     return {"name": task.metric, "value": None if math.isnan(best.value) else best.value, "epoch": best.epoch}
 
 
-def predict_and_write(
-    task: Task[Any],
-    model: Model,
-    data: Datasets,
-    devices: Sequence[Any],
-    pool: WorkerPool,
-    step: Callable[[Step], Any],
-) -> None:
+def predict_and_write(job: Job, model: Model, data: Datasets) -> None:
     """Predict validation and test set with what is going to be exported, in float32, and write the result files."""
     from common.estimator import predict
     from common.graph import compile_graph
@@ -261,12 +270,12 @@ def predict_and_write(
     ):
         if samples is None:
             continue
-        with step(which) as advance, _evaluation_loader(task, samples, pool) as loader:
-            found = predict(model, graph, devices, loader, advance)
+        with job.step(which) as advance, _evaluation_loader(job, samples) as loader:
+            found = predict(model, graph, job.devices, loader, advance)
             data.report.leave_out(name, loader.problems)
-            evaluation, document = task.results(*_paired(samples, found), model)
-            write_json(task.config.log_dir / RESULT.format(name), document)
-            figures = {task.metric: evaluation.value, **evaluation.curves}
+            evaluation, document = job.task.results(*_paired(samples, found), model)
+            write_json(job.task.config.log_dir / RESULT.format(name), document)
+            figures = {job.task.metric: evaluation.value, **evaluation.curves}
             log.info(
                 "%s set: %s",
                 {"valid": "Validation", "test": "Test"}[name],
@@ -274,15 +283,13 @@ def predict_and_write(
             )
 
 
-def _evaluation_loader(task: Task[Any], samples: Sequence[Any], pool: WorkerPool) -> Any:
-    from common.loader import Loader
-
+def _evaluation_loader(job: Job, samples: Sequence[Any]) -> Loader:
     return Loader(
         samples,
-        task.evaluation_transform(),
-        pool,
-        batch_size=task.config.train.batch_size,
-        shapes=lambda epoch, batch: task.shape,
+        job.task.evaluation_transform(),
+        job.pool,
+        batch_size=job.task.config.train.batch_size,
+        shapes=lambda epoch, batch: job.task.shape,
         training=False,
     )
 
@@ -297,20 +304,6 @@ def _task(name: str, config: JobConfig) -> Task[Any]:
     module, _, attribute = name.partition(":")
     task: Task[Any] = getattr(importlib.import_module(module), attribute)(config)
     return task
-
-
-@contextmanager
-def _step(which: Step, progress: Progress, status: Status) -> Iterator[Callable[[float], None]]:
-    """A step of the job: what the poller and status.json are told of it."""
-    status.update(state=_STATES.get(which, "loading"), step=which, progress=0.0)
-    with progress.step(which) as advance:
-
-        def both(fraction: float) -> None:
-            advance(fraction)
-            status.update(progress=fraction)
-
-        yield both
-    status.update(progress=1.0)
 
 
 def _seed(seed: int) -> None:

@@ -159,8 +159,13 @@ class Progress:
                 self._publish(rising)
 
     def begin(self, step: Step) -> None:
-        """The first point of `step`, 0.0. Raises ValueError if a step is open or `step` is no later one."""
+        """The first point of `step`, 0.0; the step that is open may be begun again, which changes nothing.
+
+        Raises ValueError if another step is open or `step` is not a later one.
+        """
         with self._lock:
+            if self._open == step:
+                return
             if self._open is not None:
                 raise ValueError(f"step {step.name} cannot begin before {self._open.name} has ended")
             if step <= self._begun:

@@ -17,7 +17,7 @@ from typing import Any
 
 from common.checkpoint import read_checkpoint, write_checkpoint
 from common.config import JobConfig
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, DataError
 from common.estimator import Estimator, Hook, TrainingState
 from common.samples import Sample
 from common.status import Status
@@ -201,6 +201,11 @@ def take_up(
     state.epoch = saved["epoch"] + 1
     state.skipped = saved["skipped"]
     state.stop_reason = saved["stop_reason"]
+    if saved["classes"] != model.classes:
+        raise DataError(
+            f"--resume: the classes are {model.classes} and were {saved['classes']} when the job began; "
+            "leave out --resume to start afresh, or use --load to go on with other classes"
+        )
     if saved["files"] != files:
         log.warning(
             "--resume: the training set is not the one that the job began with; it goes on with what is there"
