@@ -30,7 +30,16 @@ BEST_CHECKPOINT = "best_checkpoint.pkl"
 
 # What a checkpoint holds beside its kind of task; a training state holds more.
 CHECKPOINT_KEYS = ("classes", "model", "configuration", "parameters", "epoch")
-_STATE_KEYS = (*CHECKPOINT_KEYS, "companions", "optimizer", "hooks", "multipliers", "loaded", "files", "stop_reason")
+_STATE_KEYS = (
+    *CHECKPOINT_KEYS,
+    "companions",
+    "optimizer",
+    "hooks",
+    "multipliers",
+    "loaded",
+    "files",
+    "stop_reason",
+)
 
 # Keys that say how a training is carried out and watched, or how long it lasts, and not what it is.
 CHANGEABLE = frozenset(

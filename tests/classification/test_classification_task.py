@@ -17,7 +17,7 @@ from common.checkpoint import write_checkpoint
 from common.config import configuration
 from common.devices import bfloat16_supported
 from common.errors import CheckpointError, PretrainedError
-from common.estimator import Estimator, parameters
+from common.estimator import Estimator, parameters, set_parameters
 from common.networks import base_network, initialize
 from common.samples import Sample
 from tests.classification.classification_jobs import batch, keys
@@ -277,3 +277,17 @@ def test_several_devices_train_with_mixup_and_a_teacher(tmp_path: Path) -> None:
     before = parameters(model.network)
     assert trained.step(batch(), 0.01) is not None
     assert any((before[name] != value).any() for name, value in parameters(model.network).items())
+
+
+def test_a_distillation_taken_up_again_goes_on_with_what_it_learnt_from_the_teacher(tmp_path: Path) -> None:
+    path = saved(tmp_path / "teacher.pkl", build(["x", "y"]))
+    more = {"train__teacher": path, "train__optimizer": "sgd", "train__momentum": 0.0}
+    whole, again = estimator(**more), estimator(**more)
+    for seed in range(2):
+        whole.step(batch(seed=seed), 0.1)
+    set_parameters(again.model.network, whole.parameters())
+    assert set(whole.companions()) == {"teacher_output.weight", "teacher_output.bias"}
+    assert (again.companions()["teacher_output.weight"] != whole.companions()["teacher_output.weight"]).any()
+    again.restore_companions(whole.companions())
+    np.testing.assert_array_equal(again.step(batch(seed=2), 0.1), whole.step(batch(seed=2), 0.1))
+    assert not estimator().companions()
