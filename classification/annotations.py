@@ -15,8 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from common.boxes import clip_box
 from common.errors import DataError
-from common.samples import BadSample, Problem, Sample, read_rows
+from common.images import printable
+from common.problems import BadSample, Problem
+from common.rows import annotation_path, read_rows
+from common.samples import Sample
+
+# How the text beside an image says that there is no box.
+_NONE = [-1.0] * 5
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -25,7 +32,7 @@ def class_folders(folder: Path) -> list[str]:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise DataError(
-            f"{folder}: no class folders; images belong into {folder}/CLASS/, a folder for each class"
+            f"{printable(str(folder))}: no class folders; images belong into {folder.name}/CLASS/, one for each class"
         )
     return names
 
@@ -62,24 +69,25 @@ class ClassAnnotations:
         """
         class_id = self._class_id(image)
         whole = np.array([class_id, 0, 0, width, height], np.float32)
-        path = os.path.splitext(image)[0] + ".txt"
-        if not os.path.exists(path):
+        if not os.path.lexists(annotation_path(image)):
             return [whole], []
         path, rows = read_rows(image, 5)
         boxes: list[np.ndarray] = []
         problems: list[Problem] = []
         for row in rows:
-            if list(row.values) == [-1.0] * 5:
+            if row.values == _NONE:
                 continue
             box, reason = clip_box(row.values[1:], width, height)
             if reason:
-                problems.append(Problem(path, row.line, f"{row.text!r}: {reason}"))
-            if box is not None:
+                problems.append(Problem(path, row.line, f"{row.text}: {reason}", clipped=box is not None))
+            if box:
                 boxes.append(np.array([class_id, *box], np.float32))
         if boxes:
             return boxes, problems
         if problems:
-            raise BadSample(*problems)
+            raise BadSample(
+                *problems, Problem(image, None, "none of its boxes is left, so it is left out as well")
+            )
         return [whole], []
 
     def _class_id(self, image: str) -> int:
@@ -96,34 +104,15 @@ class ClassAnnotations:
         if any((folder / name).is_dir() for name in self._ids):
             raise BadSample(Problem(image, None, "lies beside the class folders, not in one"))
         raise DataError(
-            f"{folder}: the class folder {folder.name!r} is not in the training set, "
+            f"{printable(str(folder))}: the class folder {folder.name!r} is not in the training set, "
             f"which has {_some(self.classes)}"
         )
 
 
-def clip_box(edges: Sequence[float], width: int, height: int) -> tuple[list[float] | None, str | None]:
-    """A box x1, y1, x2, y2 within an image, and what was done to it.
-
-    The box is None where nothing of it has an area within the image; the reason is None where all is well.
-    """
-    x1, y1, x2, y2 = edges
-    if not (x1 < x2 and y1 < y2):
-        return None, "left out: the box has no area; x1 < x2 and y1 < y2 are needed"
-    box = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
-    if box == [x1, y1, x2, y2]:
-        return box, None
-    if not (box[0] < box[2] and box[1] < box[3]):
-        return None, f"left out: the box lies outside of the {width}x{height} image"
-    return box, f"clipped: the box sticks out of the {width}x{height} image"
-
-
 def summary(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
-    """What a set holds, for the data report: samples by class, in the order of `classes`."""
+    """What a set looks like, for the data report: samples by class, in the order of `classes`."""
     counts = Counter(int(sample.annotation[0]) for sample in samples)
-    return {
-        "samples": len(samples),
-        "classes": {name: counts.get(index, 0) for index, name in enumerate(classes)},
-    }
+    return {"samples_by_class": {name: counts.get(index, 0) for index, name in enumerate(classes)}}
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from common.samples import BadSample, Problem, Sample, read_rows
+from common.problems import BadSample, Problem
+from common.rows import read_rows
+from common.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,18 @@ class LandmarkAnnotations:
             x, y = row.values
             if not (-width <= x <= 2 * width and -height <= y <= 2 * height):
                 raise BadSample(
-                    Problem(path, row.line, f"{row.text!r}: far outside of the {width}x{height} image")
+                    Problem(path, row.line, f"{row.text}: far outside of the {width}x{height} image")
                 )
         return [np.array([row.values for row in rows], np.float32)], []
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, Any]:
-    """What a set holds, for the data report."""
+    """What a set looks like, for the data report."""
     outside = sum(
         bool(((sample.annotation < 0) | (sample.annotation > (sample.width, sample.height))).any())
         for sample in samples
     )
-    return {"samples": len(samples), "with points outside of the image": outside}
+    return {"images_with_points_outside": outside}
 
 
 def mean_shape(samples: Sequence[Sample]) -> np.ndarray:
