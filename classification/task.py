@@ -18,7 +18,8 @@ from classification.networks import build_classifier, transfer_classes
 from classification.results import result_document
 from classification.teacher import make_teacher
 from classification.transforms import EvaluationTransform, TrainingTransform
-from common.errors import CheckpointError
+from common.datasets import find_folders
+from common.errors import CheckpointError, DataError
 from common.loader import Batch, Transform
 from common.network_config import NetworkConfig
 from common.samples import Annotate, Sample
@@ -83,9 +84,6 @@ class ClassifierModel(Model):
 
 class NetworkTask(Task[N]):
     """What classification and ReID share: folders as classes, a base network that tells them apart."""
-
-    def annotations(self, train_folder: Path) -> Annotate:
-        return ClassAnnotations(tuple(class_folders(train_folder)))
 
     def classes(self, train_folder: Path, sets: Sequence[Sequence[Sample]]) -> list[str]:
         return class_folders(train_folder)
@@ -169,6 +167,19 @@ class ClassificationTask(NetworkTask[ClassificationConfig]):
 
     name = "classification"
     metric = "accuracy"
+
+    def annotations(self, train_folder: Path) -> Annotate:
+        known = class_folders(train_folder)
+        folders = find_folders(self.config.dataset)
+        for folder in (folders.valid, folders.test):
+            unknown = [name for name in class_folders(folder) if name not in known] if folder else []
+            if folder and unknown:
+                raise DataError(
+                    f"{folder / unknown[0]}: the class folder {unknown[0]!r} is not in the training set "
+                    f"{train_folder}"
+                    + (f"; nor are {', '.join(map(repr, unknown[1:11]))}" if unknown[1:] else "")
+                )
+        return ClassAnnotations(tuple(known))
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform()
