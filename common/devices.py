@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from common.errors import DeviceError
@@ -84,6 +87,36 @@ def contexts(gpus: Sequence[int]) -> list[Any]:
             "install a CUDA build, or train on the CPU with `gpus: []` (--set gpus=[])"
         )
     return [mx.gpu(index) for index in gpus]
+
+
+def processors() -> int:
+    """Logical processors that this process may use: by its affinity, and by its container's share of time."""
+    count = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return count if quota == "max" else max(min(count, math.ceil(int(quota) / int(period))), 1)
+    except (OSError, ValueError):
+        return count
+
+
+def physical_cores() -> int:
+    """Processors that this process may use, those that share a core counted once."""
+    cores = set()
+    for processor in os.sched_getaffinity(0):
+        try:
+            siblings = Path(
+                f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list"
+            ).read_text()
+        except OSError:
+            siblings = str(processor)
+        cores.add(siblings)
+    return min(len(cores), processors())
+
+
+def use_all_cores() -> None:
+    """Let MXNet compute on every core. Left alone it takes half of the processors, which is right only where two of
+    them share a core. Must come before MXNet is imported; OMP_NUM_THREADS, where it is set, stays as it is."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 
 
 def bfloat16_supported() -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from common.cli import Options, parse
 from common.config import JobConfig, read_configuration, with_model
 from common.config_keys import one_line
 from common.datasets import Datasets, first_step, load_datasets
-from common.devices import check_gpus, contexts, visible_gpus
+from common.devices import check_gpus, contexts, processors, use_all_cores, visible_gpus
 from common.endings import ending, fail_before, watch_signals
 from common.errors import ConfigurationError, JobError
 from common.files import write_json
@@ -116,10 +115,11 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         stack.callback(progress.close)
         progress.restore(earlier)
         progress.begin(first_step(config.dataset))  # pollers have an answer before MXNet is up
-        pool = WorkerPool(min(config.train.num_workers, len(os.sched_getaffinity(0))))
+        pool = WorkerPool(min(config.train.num_workers, processors()))
         stack.callback(pool.close)
         log.info("Progress: http://127.0.0.1:%d/ (every address of this machine)", server.port)
 
+        use_all_cores()
         task = _task(task_name, config)
         from common import resume
 
