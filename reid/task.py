@@ -136,11 +136,9 @@ class ReIDTask(NetworkTask[ReIDConfig]):
         }
         if len(identities) and identities.max() < len(model.classes):
             figures["accuracy"] = classification_metric(probabilities, identities).accuracy
-        value = figures[self.metric]
+        value = figures.pop(self.metric)
         if self.metric == "rank1":
             value -= _tie_break(found)
-        else:
-            del figures["accuracy"]
         return Evaluation(value, {name: figure for name, figure in figures.items() if figure == figure})
 
     def results(
