@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageFile
 
 from common.image_header import Header, Refused, Source, read_header
 
@@ -183,6 +183,8 @@ def _decode_with_pillow(data: bytes, header: Header) -> np.ndarray:
         # Pillow warns about sizes and odd metadata; sizes are checked, and the rest does not change pixels.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # GluonCV switches this on for the whole process when it is imported.
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
             with Image.open(io.BytesIO(data), formats=[header.kind]) as image:
                 if image.size != (header.width, header.height):
                     raise Refused(f"damaged: two sizes, {header.width}x{header.height} and {image.size}")

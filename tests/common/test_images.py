@@ -381,3 +381,13 @@ def test_whatever_the_bytes_it_is_pixels_or_an_image_error(
     assert pixels.flags.c_contiguous
     if np.prod(full) < 64 * 48 * 4:
         assert decode(path)[0].shape == (full[1], full[0], 3)
+
+
+def test_truncated_pictures_are_refused_whatever_other_software_has_switched_on(
+    stored: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    for kind in ("JPEG", "PNG"):
+        data = encoded(kind)
+        with pytest.raises(ImageError):
+            decode(stored(data[: len(data) // 2]))
