@@ -156,8 +156,9 @@ def main() -> None:
     if options.side:
         measure(options)
         return
-    from common.devices import bfloat16_supported
+    from common.devices import bfloat16_supported, use_all_cores
 
+    use_all_cores()  # both sides: MXNet alone takes half of the processors
     sides = ["gluoncv", "float32", *(["bfloat16"] if bfloat16_supported() else [])]
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(options.repeats):

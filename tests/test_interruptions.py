@@ -56,12 +56,18 @@ def start(log_dir: Path, data: Path, *options: str, port: int = 0, **train: Any)
         "dataset": {"data_root": str(data), "train_dir": "train", "valid_dir": "valid"},
         "model": {"base_network": "mobilenet0.25", "use_pretrained": False},
         "train": {
-            **{"epochs": EPOCHS, "batch_size": 4, "num_workers": 1, "input_width": 32, "input_height": 32, "lr": 0.01},
+            "epochs": EPOCHS,
+            "batch_size": 4,
+            "num_workers": 1,
+            "input_width": 32,
+            "input_height": 32,
+            "lr": 0.01,
             **train,
         },
     }
     path.write_text(json.dumps(config))
-    command = [sys.executable, SCRIPT, "--config", str(path), "--port", str(port or free_port()), "--linger", "0", *options]
+    command = [sys.executable, SCRIPT, "--config", str(path), "--port", str(port or free_port())]
+    command += ["--linger", "0", *options]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -266,4 +272,3 @@ def test_a_log_dir_that_cannot_be_made_is_an_error_in_one_line(tmp_path: Path, d
     assert process.returncode == 1
     assert "is not a folder" in output.strip().splitlines()[-1]
     assert "Traceback" not in output
-

@@ -259,7 +259,7 @@ def test_expansion_surrounds_the_image_with_the_mean_colour(tmp_path: Path) -> N
         outside[math.floor(y1) : math.ceil(y2), math.floor(x1) : math.ceil(x2)] = False
         assert (out["image"][outside] == (124, 116, 104)).all()
         widths.append(x2 - x1)
-    assert min(widths) < 32
+    assert 48 <= min(widths) < 52
     assert max(widths) > 70
 
 
