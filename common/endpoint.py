@@ -1,4 +1,4 @@
-"""The child process of `common.server`: `python -m common.endpoint LISTENING_FD LOG_DIR PARENT_PID`.
+"""The child process of `common.server`, which calls `main` in it.
 
 It answers progress from memory within a fraction of a second of its start, long before TensorBoard is
 imported, and hands every other request to stock TensorBoard:
@@ -10,7 +10,7 @@ imported, and hands every other request to stock TensorBoard:
 
 Points arrive on standard input, one JSON array a line. A blank line follows those that there are already:
 only then is anybody answered, so that nobody sees points vanish while a child is replaced. End of file, or
-another parent than PARENT_PID, means that the job has ended: the process exits at once.
+another parent than the one that `main` was told of, means that the job has ended: the process exits at once.
 """
 
 from __future__ import annotations
@@ -250,7 +250,3 @@ def _load(endpoint: Endpoint, log_dir: Path) -> None:
             f"{WARNING_MARK}TensorBoard cannot be used, progress can: {reason}", file=sys.stderr, flush=True
         )
         endpoint.tensorboard(None)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -46,6 +46,13 @@ _BACKLOG = 256
 _QUICK_DEATH = 10.0  # seconds: a child that lived shorter counts as one more failure in a row
 _PATIENCE = 5  # failures in a row after which the log says that nobody can watch
 _LONGEST_PAUSE = 60.0  # seconds between two attempts, at most
+_LETTING_GO = 1.0  # seconds for which a port may be taken: by a job that was killed a moment ago
+
+# Before anything is imported the kernel is told to end the child with the job, which may be killed meanwhile.
+_START = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {parent} or sys.exit(); "
+    "from pathlib import Path; from common.endpoint import main; main({listener}, Path({log_dir!a}), {parent})"
+)
 
 _logger = logging.getLogger("visualtl")
 
@@ -84,22 +91,34 @@ def archive_old_events(log_dir: Path) -> Path | None:
     return folder
 
 
-def _listen(port: int) -> socket.socket:
+def _create_server(port: int) -> socket.socket:
     """A socket that listens on `port` of all interfaces, IPv6 and IPv4 where the machine has both.
 
     SO_REUSEADDR (set by create_server) lets connections of an earlier job that linger in TIME_WAIT not count
     as taken; a socket that listens does.
     """
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+            )
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+    return socket.create_server(("", port), backlog=_BACKLOG)
+
+
+def _listen(port: int) -> socket.socket:
+    """The socket of `_create_server`. Raises PortError with the remedy."""
+    end = time.monotonic() + _LETTING_GO
     try:
-        if socket.has_dualstack_ipv6():
+        while True:
             try:
-                return socket.create_server(
-                    ("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
-                )
+                return _create_server(port)
             except OSError as error:
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                if error.errno != errno.EADDRINUSE or time.monotonic() > end:
                     raise
-        return socket.create_server(("", port), backlog=_BACKLOG)
+                time.sleep(0.05)
     except OverflowError:
         raise PortError(
             f"--port {port}: is not a port; choose one from 1 to 65535 (0: any free one)"
@@ -178,14 +197,14 @@ class ProgressServer:
         """Start a child; a failure to do so shows as `_process is None`."""
         root = Path(__file__).resolve().parents[1]
         listener = self._listener.fileno()
-        command = [sys.executable, "-m", "common.endpoint", str(listener), str(self._log_dir.resolve())]
+        code = _START.format(listener=listener, log_dir=str(self._log_dir.resolve()), parent=os.getpid())
         with self._changed:
             if self._closing:
                 return
             try:
                 # A session of its own: Ctrl-C is for the job, which ends the child when it is done.
                 self._process = subprocess.Popen(
-                    [*command, str(os.getpid())],
+                    [sys.executable, "-c", code],
                     cwd=root,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
