@@ -250,6 +250,14 @@ class TrainConfig(Section):
     early_stop_max_value: Number = key(
         1.0, "Training stops at once when the metric reaches this.", "指标达到该值时立即停止训练。"
     )
+    ema_decay: Number = key(
+        0.9998,
+        "Decay of the moving average of the parameters, which is what is validated and exported; 0: no average. "
+        "Short trainings are averaged over their last tenth at most.",
+        "参数滑动平均的衰减系数，验证和导出均使用平均后的参数；0 表示不使用。短训练最多对最后十分之一取平均。",
+        ge=0,
+        lt=1,
+    )
     seed: Whole = key(
         0,
         "Seed of everything random: the same seed, the same run.",
@@ -308,6 +316,13 @@ class JobConfig(Section):
                 ("train.batch_size", "gpus"),
                 f"is too small for {len(self.gpus)} GPUs: every one of gpus needs an image of the batch",
             )
+
+    def pretrained(self, *, loaded: bool = False) -> tuple[str, ...]:
+        """Names of the parameters that such a job needs to begin, as `common.pretrained` knows them.
+
+        loaded: the network comes from a checkpoint, given with --load or --resume.
+        """
+        return ()
 
     @model_validator(mode="after")
     def _agree(self) -> JobConfig:

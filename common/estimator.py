@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from common.average import MovingAverage
 from common.errors import TrainingError
 from common.graph import compile_graph
 from common.loader import Batch, Loader
@@ -78,6 +80,8 @@ class Estimator:
 
     compiled: a training step runs as one graph; else operator by operator, in float32.
 
+    ema_decay: above 0 a moving average of the parameters is kept beside them, to be used within `averaged`.
+
     trust: no weight changes by more than this share of its own norm in a step (None: no limit). Where the learning
     rate asks for more, that weight's gradient is scaled down (LARC, "Large Batch Training of Convolutional Networks",
     You et al. 2017, as a limit). Random deep networks have gradients that differ a thousandfold between layers;
@@ -94,6 +98,7 @@ class Estimator:
         precision: str = "float32",
         trust: float | None = 0.02,
         compiled: bool = True,
+        ema_decay: float = 0.0,
     ) -> None:
         self.model = model
         self.contexts = list(contexts)
@@ -110,6 +115,12 @@ class Estimator:
             for name, parameter in block._collect_params_with_prefix().items()
             if parameter.grad_req != "null" and parameter not in own
         }
+        averaged = {
+            name: parameter
+            for name, parameter in block._collect_params_with_prefix().items()
+            if parameter in own or name in self._companions
+        }
+        self._average = MovingAverage(averaged, ema_decay) if ema_decay else None
         self._optimizer = optimizer
         self._trainer = gluon.Trainer(
             self._parameters,
@@ -186,6 +197,8 @@ class Estimator:
             self._skipped_in_a_row = 0
             self._trainer.set_learning_rate(learning_rate)
             self._trainer.update(rows * self._loss_scale)
+            if self._average:
+                self._average.update()
             return losses
         if self._loss_scale > 1.0:
             self._loss_scale /= 2
@@ -232,6 +245,19 @@ class Estimator:
     ) -> dict[int, np.ndarray]:
         """Predictions by index of the sample, in the precision of training; failed samples are missing."""
         return predict(self.model, self._infer, self.contexts, loader, advance)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block the parameters have their averages as values, if there are any."""
+        return self._average.applied() if self._average else nullcontext()
+
+    def average_state(self) -> dict[str, Any] | None:
+        """What is averaged, as plain data, to be restored where the averages are the parameters' values."""
+        return self._average.state() if self._average else None
+
+    def restore_average(self, state: dict[str, Any] | None) -> None:
+        """Take up what `average_state` returned."""
+        if self._average and state:
+            self._average.restore(state)
 
     def parameters(self) -> dict[str, np.ndarray]:
         """The network's parameters by name."""

@@ -182,6 +182,7 @@ def train(
         precision=job.precision,
         trust=task.trust(),
         compiled=task.compiled(),
+        ema_decay=keys.ema_decay,
     )
     with ExitStack() as stack:
         loader = stack.enter_context(
@@ -215,7 +216,8 @@ def train(
 
         def evaluate() -> Evaluation:
             assert valid is not None
-            found = estimator.predict(valid)
+            with estimator.averaged():
+                found = estimator.predict(valid)
             return task.evaluate(*_paired(data.valid or [], found), model)
 
         files = resume.files_of(data.train)

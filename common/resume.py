@@ -33,6 +33,7 @@ CHECKPOINT_KEYS = ("classes", "model", "configuration", "parameters", "epoch")
 _STATE_KEYS = (
     *CHECKPOINT_KEYS,
     "companions",
+    "average",
     "optimizer",
     "hooks",
     "multipliers",
@@ -136,6 +137,9 @@ def write_state(
         for name, parameter in model.network._collect_params_with_prefix().items()
         if (parameter.lr_mult, parameter.wd_mult) != (1.0, 1.0)
     }
+    average = estimator.average_state()
+    with estimator.averaged():
+        parameters, companions = estimator.parameters(), estimator.companions()
     write_checkpoint(
         path,
         task.name,
@@ -143,8 +147,9 @@ def write_state(
             "classes": list(model.classes),
             "model": model.description(),
             "configuration": task.config.model_dump(mode="json"),
-            "parameters": estimator.parameters(),
-            "companions": estimator.companions(),
+            "parameters": parameters,
+            "companions": companions,
+            "average": average,
             "optimizer": estimator.optimizer_state(),
             "multipliers": multipliers,
             "epoch": state.epoch,
@@ -203,6 +208,7 @@ def take_up(
     for name, (lr_mult, wd_mult) in saved["multipliers"].items():
         parameters[name].lr_mult, parameters[name].wd_mult = lr_mult, wd_mult
     estimator.restore_companions(saved["companions"])
+    estimator.restore_average(saved["average"])
     estimator.restore_optimizer(saved["optimizer"])
     for hook in hooks:
         if type(hook).__name__ in saved["hooks"]:

@@ -50,7 +50,7 @@ def test_the_examples_are_accepted_and_mean_what_they_say(stem: str) -> None:
         section, _, name = dotted.rpartition(".")
         holder, held = (values[section], getattr(config, section)) if section else (values, config)
         if name not in holder:
-            assert dotted in {"train.seed", "train.pretrained_base", "train.no_random_shape"}  # Added since.
+            assert dotted in {"train.seed", "train.ema_decay", "train.pretrained_base", "train.no_random_shape"}  # Added since.
             continue
         got = getattr(held, name)
         if name == "lr_decay_epoch":

@@ -220,3 +220,16 @@ def test_hooks_end_when_training_fails() -> None:
     with pytest.raises(TrainingError):
         estimator().fit(Given(content), lambda step: 0.01, [recorder], TrainingState(1, len(content)))  # type: ignore[arg-type]
     assert recorder.calls[-1][0] == "after"
+
+
+def test_the_average_is_seen_within_its_block_alone() -> None:
+    made = estimator(ema_decay=0.9)
+    last = trained(made)
+    with made.averaged():
+        average = parameters(made.model.network)
+    assert not np.allclose(average["1.weight"], last["1.weight"])
+    assert (parameters(made.model.network)["1.weight"] == last["1.weight"]).all()
+    without = estimator()
+    last = trained(without)
+    with without.averaged():
+        assert (parameters(without.model.network)["1.weight"] == last["1.weight"]).all()

@@ -1,0 +1,68 @@
+"""The moving average of a network's parameters: what is validated, exported and kept in the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+
+# After n updates the average reaches back over about n / 9 of them, until `decay` limits it: short trainings and long
+# ones alike are averaged over their last tenth.
+_RAMP = 10.0
+
+
+class MovingAverage:
+    """Exponential moving average of parameters (Polyak & Juditsky 1992), BatchNorm's running statistics included.
+
+    The parameters of single steps scatter around the point that they move to, the more so the higher the learning rate
+    and the smaller the batch; their average lies nearer to it. parameters: by name. decay: weight of what has been
+    averaged so far in an update, reached gradually.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], decay: float) -> None:
+        self._parameters = dict(parameters)
+        self._decay = decay
+        self._updates = 0
+        self._averages = {name: self._value(name).copy() for name in self._parameters}
+
+    def update(self) -> None:
+        """Take in the parameters as they are now."""
+        decay = min(self._decay, (1.0 + self._updates) / (_RAMP + self._updates))
+        self._updates += 1
+        for name, average in self._averages.items():
+            average += (1.0 - decay) * (self._value(name) - average)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the parameters have their averages as values."""
+        trained = {name: self._value(name).copy() for name in self._parameters}
+        self._set(self._averages)
+        try:
+            yield
+        finally:
+            self._set(trained)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, as plain data: the trained values and how many were averaged."""
+        return {
+            "updates": self._updates,
+            "trained": {name: self._value(name).asnumpy() for name in self._parameters},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` returned, where the parameters' values are the averages."""
+        self._updates = state["updates"]
+        self._averages = {name: self._value(name).copy() for name in self._parameters}
+        self._set({name: mx.nd.array(value, dtype=value.dtype) for name, value in state["trained"].items()})
+
+    def _value(self, name: str) -> Any:
+        """The parameter's values on the first device: trained parameters are the same on all, statistics nearly so."""
+        return self._parameters[name].list_data()[0]
+
+    def _set(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            for array in self._parameters[name].list_data():
+                value.copyto(array)
