@@ -72,10 +72,12 @@ def _file(value: str) -> Path:
     return Path(value)
 
 
-def parser(config_class: type[JobConfig], description: str) -> argparse.ArgumentParser:
-    """The parser of a fit script; its help lists the keys of `config_class`."""
+def parser(
+    config_class: type[JobConfig], description: str, prog: str | None = None
+) -> argparse.ArgumentParser:
+    """The parser of a fit script, by default of the one that runs; its help lists the keys of `config_class`."""
     made = _Parser(
-        prog=sys.argv[0],
+        prog=prog or sys.argv[0],
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -134,12 +136,14 @@ def _wrapped(section: str, names: Sequence[str]) -> str:
     )
 
 
-def parse(config_class: type[JobConfig], argv: Sequence[str], description: str) -> Options:
+def parse(
+    config_class: type[JobConfig], argv: Sequence[str], description: str, prog: str | None = None
+) -> Options:
     """The options in `argv` (without the script's name); an empty --load, as a form leaves it, is none.
 
     Ends the process with status 2 and one line on standard error if they are wrong.
     """
-    given = parser(config_class, description).parse_args(argv)
+    given = parser(config_class, description, prog).parse_args(argv)
     return Options(
         config=given.config,
         load=Path(given.load) if given.load else None,

@@ -22,7 +22,7 @@ from common.config import (
     train_dir_key,
     valid_dir_key,
 )
-from common.network_names import BASE_NETWORKS, SMALLEST_SIZE, variant_problems
+from common.network_names import BASE_NETWORKS, SMALLEST_SIZE, parameters_name, variant_problems
 from common.values import (
     Flag,
     Folder,
@@ -100,6 +100,11 @@ class NetworkModelConfig(Section):
         "The last gamma of every residual block starts at zero (an error for a network without it).",
         "每个残差块最后的 gamma 初始化为零（骨干网络没有此变体时报错）。",
     )
+
+    @property
+    def parameters_name(self) -> str:
+        """The name under which ImageNet parameters of the network are published."""
+        return parameters_name(self.base_network, batch_norm=self.batch_norm)
 
     def conflicts(self) -> Iterator[Conflict]:
         """Variants that the network does not have."""
@@ -200,6 +205,15 @@ class NetworkConfig(JobConfig):
     model: NetworkModelConfig = Field(default_factory=NetworkModelConfig)
     train: NetworkTrainConfig = Field(default_factory=NetworkTrainConfig)
     valid: ValidConfig = Field(default_factory=ValidConfig)
+
+    def pretrained(self, *, loaded: bool = False) -> tuple[str, ...]:
+        """The base network's ImageNet parameters, and those of a teacher that knows ImageNet."""
+        names = []
+        if self.model.use_pretrained and not loaded:
+            names.append(self.model.parameters_name)
+        if self.train.teacher in BASE_NETWORKS:
+            names.append(parameters_name(self.train.teacher))
+        return tuple(dict.fromkeys(names))
 
     def conflicts(self) -> Iterator[Conflict]:
         """Those of every job, and a precision that the devices do not have."""

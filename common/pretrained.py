@@ -2,18 +2,25 @@
 
 A name such as `yolo3_darknet53_coco` stands for `NAME-HASH.params`, as the model zoo publishes it (HASH: the first
 eight digits of the file's SHA-1), or for a user's own `NAME.params`, in `~/.mxnet/models`; `MXNET_HOME` moves
-`~/.mxnet`.
+`~/.mxnet`, `MXNET_GLUON_REPO` names another place to fetch from. Neither MXNet nor GluonCV is imported.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from common.errors import PretrainedError
 
@@ -23,50 +30,82 @@ log = logging.getLogger("visualtl")
 _TIMEOUT = 15.0
 
 
+@dataclass(frozen=True)
+class Published:
+    """Parameters as the model zoo publishes them: the file, its whole SHA-1, and the archive that holds it."""
+
+    file_name: str
+    sha1: str
+    address: str
+
+
 def models_folder() -> Path:
     """The folder of pretrained parameters."""
     home = os.environ.get("MXNET_HOME")
     return (Path(home) if home else Path.home() / ".mxnet").expanduser() / "models"
 
 
-def published_file(name: str) -> tuple[str, str] | None:
-    """File name and SHA-1 of the published parameters `name`; None if nothing is published under it."""
-    from gluoncv.model_zoo import model_store
-
-    sha1 = model_store._model_sha1.get(name)
-    return (f"{name}-{sha1[:8]}.params", sha1) if sha1 else None
+def published_hashes() -> Mapping[str, str]:
+    """Name to SHA-1 of everything that GluonCV publishes."""
+    return MappingProxyType({name: sha1 for sha1, name in _model_store()["_model_sha1"]})
 
 
-def find_parameters(name: str) -> Path:
+def published(name: str) -> Published | None:
+    """The published parameters `name`; None if nothing is published under it."""
+    sha1 = published_hashes().get(name)
+    if sha1 is None:
+        return None
+    store = _model_store()
+    base = os.environ.get("MXNET_GLUON_REPO") or store["apache_repo_url"]
+    stem = f"{name}-{sha1[:8]}"
+    address = store["_url_format"].format(repo_url=base.rstrip("/") + "/", file_name=stem)
+    return Published(f"{stem}.params", sha1, address)
+
+
+def own_file(name: str, folder: Path) -> Path:
+    """Where a user's own parameters `name` would lie; they are taken before published ones."""
+    return folder / f"{name}.params"
+
+
+def find_parameters(name: str, folder: Path | None = None) -> Path:
     """Path of the parameters called `name`; fetched where they are missing and a connection exists.
 
-    Raises PretrainedError, which names the exact file and folder, if they cannot be had or are damaged.
+    folder: to look in, instead of the folder of pretrained parameters. Raises PretrainedError, which names the exact
+    file and folder, if they cannot be had or are damaged.
     """
-    folder = models_folder()
-    own = folder / f"{name}.params"
-    if own.is_file():
-        log.info("Pretrained parameters: %s", own)
-        return own
-    published = published_file(name)
-    if published is None:
-        raise PretrainedError(
-            f"pretrained parameters {own.name} are not in {folder}, and none are published as {name!r}"
-        )
-    file_name, sha1 = published
-    path = folder / file_name
-    if path.is_file():
-        if _sha1(path) != sha1:
-            raise PretrainedError(
-                f"{path} is damaged: its SHA-1 does not begin with {sha1[:8]}; delete it and fetch it again, "
-                f"or name a file of your own {own.name}"
-            )
-        log.info("Pretrained parameters: %s", path)
-        return path
-    _fetch(path, sha1, own.name)
+    path = present(name, folder or models_folder())
+    if path is None:
+        return _fetch(name, folder or models_folder())
+    log.info("Pretrained parameters: %s", path)
     return path
 
 
-def _sha1(path: Path) -> str:
+def present(name: str, folder: Path) -> Path | None:
+    """Path of the parameters called `name` in `folder`, or None if they would have to be fetched.
+
+    Raises PretrainedError if they are damaged, or if nothing is published under that name.
+    """
+    own = own_file(name, folder)
+    if own.is_file():
+        return own
+    file = published(name)
+    if file is None:
+        raise PretrainedError(
+            f"pretrained parameters {own.name} are not in {folder}, and none are published as {name!r}"
+        )
+    path = folder / file.file_name
+    if not path.is_file():
+        return None
+    if sha1_of(path) != file.sha1:
+        raise PretrainedError(
+            f"{path} is damaged: its SHA-1 does not begin with {file.sha1[:8]}; delete it and fetch it again, "
+            f"or name a file of your own {own.name}"
+        )
+    return path
+
+
+def sha1_of(path: Path) -> str:
+    """SHA-1 of a file, in hexadecimal digits. Raises OSError."""
     digest = hashlib.sha1(usedforsecurity=False)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -74,19 +113,30 @@ def _sha1(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _fetch(path: Path, sha1: str, own_name: str) -> None:
-    from gluoncv.model_zoo import model_store
-
-    base = os.environ.get("MXNET_GLUON_REPO", model_store.apache_repo_url).rstrip("/") + "/"
-    address = model_store._url_format.format(repo_url=base, file_name=path.stem)
-    log.info("Pretrained parameters %s are not in %s; fetching them", path.name, path.parent)
-    archive = path.with_name(f".{path.stem}.{os.getpid()}.zip")
+def fetchable(name: str) -> str | None:
+    """Why the published parameters `name` cannot be fetched from here, None if they can; nothing is fetched."""
+    file = published(name)
+    if file is None:
+        return "nothing is published under that name"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(address, timeout=_TIMEOUT) as source, open(archive, "wb") as target:
+        with urllib.request.urlopen(urllib.request.Request(file.address, method="HEAD"), timeout=_TIMEOUT):
+            return None
+    except OSError as error:
+        return _reason(error)
+
+
+def _fetch(name: str, folder: Path) -> Path:
+    file = published(name)
+    assert file is not None
+    path = folder / file.file_name
+    log.info("Pretrained parameters %s are not in %s; fetching them", path.name, folder)
+    archive = path.with_name(f".{path.stem}.{os.getpid()}.zip")
+    extracted = archive.with_suffix(".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(file.address, timeout=_TIMEOUT) as source, open(archive, "wb") as target:
             for block in iter(lambda: source.read(1 << 20), b""):
                 target.write(block)
-        extracted = archive.with_suffix(".part")
         with (
             zipfile.ZipFile(archive) as bundle,
             bundle.open(path.name) as source,
@@ -94,14 +144,39 @@ def _fetch(path: Path, sha1: str, own_name: str) -> None:
         ):
             for block in iter(lambda: source.read(1 << 20), b""):
                 target.write(block)
-        if _sha1(extracted) != sha1:
-            extracted.unlink()
+        if sha1_of(extracted) != file.sha1:
             raise OSError("what was fetched has another SHA-1")
         os.replace(extracted, path)
-    except (OSError, urllib.error.URLError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
         raise PretrainedError(
-            f"pretrained parameters are missing: put {path.name} (or your own {own_name}) into {path.parent}; "
-            f"fetching it failed: {getattr(error, 'reason', None) or error}"
+            f"pretrained parameters are missing: put {path.name} (or your own {own_file(name, folder).name}) into "
+            f"{folder}; fetching it failed: {_reason(error)}"
         ) from None
     finally:
         archive.unlink(missing_ok=True)
+        extracted.unlink(missing_ok=True)
+    return path
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error)
+
+
+@functools.cache
+def _model_store() -> dict[str, Any]:
+    """What GluonCV's model store says in plain values: its table of (SHA-1, name), and where it fetches from.
+
+    Its source is read, not imported: importing any part of GluonCV takes all of MXNet with it.
+    """
+    package = importlib.util.find_spec("gluoncv")
+    assert package is not None
+    assert package.submodule_search_locations
+    source = Path(package.submodule_search_locations[0]) / "model_zoo" / "model_store.py"
+    values: dict[str, Any] = {}
+    for statement in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            value = statement.value
+            plain = value.generators[0].iter if isinstance(value, ast.DictComp) else value
+            if isinstance(plain, ast.List | ast.Constant):
+                values[statement.targets[0].id] = ast.literal_eval(plain)
+    return values

@@ -12,7 +12,6 @@ from common.devices import bfloat16_supported
 from common.errors import CheckpointError, DeviceError
 from common.estimator import set_parameters
 from common.network_config import NetworkModelConfig, NetworkTrainConfig
-from common.network_names import parameters_name
 from common.networks import load_pretrained, set_lr_multipliers, set_no_weight_decay
 from common.optimizers import PROPORTIONAL, create
 from common.pretrained import find_parameters
@@ -59,7 +58,7 @@ def load_base(network: gluon.HybridBlock, model: NetworkModelConfig) -> frozense
     Returns the names of what was loaded. Raises PretrainedError, which names file and folder,
     if there are none that fit.
     """
-    path = find_parameters(parameters_name(model.base_network, batch_norm=model.batch_norm))
+    path = find_parameters(model.parameters_name)
     return load_pretrained(network, path)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import PretrainedError
 from common.graph import Inference
 from common.loader import Batch, Transform
 from common.samples import Sample
@@ -34,7 +33,6 @@ log = logging.getLogger("visualtl")
 
 # What of the model section makes a network, and trains it; the rest says where its parameters came from.
 _DESCRIPTION = {"base_network", "scale", "topk", "wh_weight", "center_reg_weight", "data_shape"}
-_PUBLISHED_SCALE = 4
 # Name of the exported graph that looks at the mirrored image too.
 _FLIP_EXPORT = "flip_test"
 
@@ -178,17 +176,6 @@ class CenterNetTask(DetectionTask[CenterNetConfig]):
             nms_topk=valid.nms_topk,
             post_nms=valid.post_nms,
         )
-
-    def published_name(self, section: CenterNetModelConfig) -> str:
-        if section.scale != _PUBLISHED_SCALE:
-            raise PretrainedError(
-                f"model.scale: {section.scale} with model.use_pretrained: pretrained detectors have "
-                f"{_PUBLISHED_SCALE}; set model.use_pretrained to false for another"
-            )
-        return f"center_net_{section.base_network}_{section.transfer_dataset}"
-
-    def backbone_name(self, section: CenterNetModelConfig) -> str | None:
-        return section.base_network.removesuffix("_dcnv2") if self.config.train.pretrained_base else None
 
     def initialise(self, network: Any, contexts: Sequence[Any]) -> None:
         initialise(network, contexts)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
 from common.config import (
+    Conflict,
     DatasetConfig,
     JobConfig,
     Section,
@@ -32,6 +34,9 @@ from common.values import (
     one_of_numbers,
     size,
 )
+
+#: model.scale of the CenterNet detectors that are published.
+PUBLISHED_SCALE = 4
 
 
 class DetectDatasetConfig(DatasetConfig):
@@ -102,6 +107,21 @@ class DetectConfig(JobConfig):
     train: DetectTrainConfig
     valid: DetectValidConfig = Field(default_factory=DetectValidConfig)
 
+    @property
+    def detector_name(self) -> str | None:
+        """Name of the published parameters of the whole detector; None if none are asked for."""
+        raise NotImplementedError
+
+    @property
+    def backbone_name(self) -> str | None:
+        """Name of the published parameters of the backbone; None if it begins otherwise."""
+        raise NotImplementedError
+
+    def pretrained(self, *, loaded: bool = False) -> tuple[str, ...]:
+        """The detector's parameters, or those of its backbone."""
+        name = self.detector_name or self.backbone_name
+        return (name,) if name and not loaded else ()
+
 
 class YOLOv3ModelConfig(DetectModelConfig):
     """The YOLOv3 network."""
@@ -148,6 +168,18 @@ class YOLOv3Config(DetectConfig):
     model: YOLOv3ModelConfig = Field(default_factory=YOLOv3ModelConfig)
     train: YOLOv3TrainConfig = Field(default_factory=YOLOv3TrainConfig)
 
+    @property
+    def detector_name(self) -> str | None:
+        """As GluonCV publishes it."""
+        model = self.model
+        return f"yolo3_{model.base_network}_{model.transfer_dataset}" if model.use_pretrained else None
+
+    @property
+    def backbone_name(self) -> str | None:
+        """As GluonCV publishes it."""
+        wanted = self.train.pretrained_base and not self.model.use_pretrained
+        return self.model.base_network if wanted else None
+
 
 class CenterNetModelConfig(DetectModelConfig):
     """The CenterNet network."""
@@ -180,6 +212,15 @@ class CenterNetModelConfig(DetectModelConfig):
     center_reg_weight: Number = key(
         1.0, "Weight of the loss of the centre's offset.", "中心点偏移损失的权重。", ge=0, le=1000
     )
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """A feature map that no pretrained detector has."""
+        if self.use_pretrained and self.scale != PUBLISHED_SCALE:
+            yield Conflict(
+                ("model.scale", "model.use_pretrained"),
+                f"with model.use_pretrained: pretrained detectors have {PUBLISHED_SCALE}; set model.use_pretrained "
+                "to false for another",
+            )
 
 
 class CenterNetTrainConfig(DetectTrainConfig):
@@ -225,3 +266,15 @@ class CenterNetConfig(DetectConfig):
     model: CenterNetModelConfig = Field(default_factory=CenterNetModelConfig)
     train: CenterNetTrainConfig = Field(default_factory=CenterNetTrainConfig)
     valid: CenterNetValidConfig = Field(default_factory=CenterNetValidConfig)
+
+    @property
+    def detector_name(self) -> str | None:
+        """As GluonCV publishes it."""
+        model = self.model
+        return f"center_net_{model.base_network}_{model.transfer_dataset}" if model.use_pretrained else None
+
+    @property
+    def backbone_name(self) -> str | None:
+        """As GluonCV publishes it; with deformable convolutions it begins as the network without them."""
+        wanted = self.train.pretrained_base and not self.model.use_pretrained
+        return self.model.base_network.removesuffix("_dcnv2") if wanted else None

@@ -75,16 +75,16 @@ class DetectionTask(Task[D]):
         if checkpoint:
             section = with_model(self.config, checkpoint["model"]).model
             names = [str(name) for name in checkpoint["classes"]]
-        elif section.use_pretrained:
+        elif self.config.detector_name:
             published = names = _published_classes(section.transfer_dataset)
         network, backbone = self.make_network(section, names, contexts)
         if published:
-            load_pretrained(network, self.published_name(section), contexts)
+            load_pretrained(network, str(self.config.detector_name), contexts)
         else:
             self.initialise(network, contexts)
             if checkpoint:
                 _restore(network, checkpoint["parameters"])
-            elif name := self.backbone_name(section):
+            elif name := self.config.backbone_name:
                 load_pretrained(backbone, name, contexts)
         if names != list(classes):
             known = self.transfer_classes(network, classes, contexts)
@@ -98,14 +98,6 @@ class DetectionTask(Task[D]):
     @abstractmethod
     def make_network(self, section: Any, classes: Sequence[str], contexts: Sequence[Any]) -> tuple[Any, Any]:
         """The network that a model section describes, and its backbone, both without parameters."""
-
-    @abstractmethod
-    def published_name(self, section: Any) -> str:
-        """Name of the published parameters of the whole detector."""
-
-    @abstractmethod
-    def backbone_name(self, section: Any) -> str | None:
-        """Name of the published parameters of the backbone; None if it begins at random."""
 
     @abstractmethod
     def initialise(self, network: Any, contexts: Sequence[Any]) -> None:

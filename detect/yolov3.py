@@ -143,12 +143,6 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
         sync_devices = len(contexts) if section.syncbn and len(contexts) > 1 else 0
         return build_network(section.base_network, classes, sync_devices)
 
-    def published_name(self, section: YOLOv3ModelConfig) -> str:
-        return f"yolo3_{section.base_network}_{section.transfer_dataset}"
-
-    def backbone_name(self, section: YOLOv3ModelConfig) -> str | None:
-        return section.base_network if self.config.train.pretrained_base else None
-
     def initialise(self, network: Any, contexts: Sequence[Any]) -> None:
         initialise(network, contexts)
         settle(network)

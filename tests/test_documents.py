@@ -115,7 +115,7 @@ def test_parameters_are_fetched_by_the_command_for_machines_without_internet(
 
 @both
 def test_names_of_pretrained_files_are_those_that_are_published(text: str) -> None:
-    from common.pretrained import published_file
+    from common.pretrained import published
 
     rows = cells(text, "job" if text == TEXTS["README.md"] else "任务")
     if len(rows[0]) != 2:  # the table of the tasks begins alike
@@ -123,7 +123,7 @@ def test_names_of_pretrained_files_are_those_that_are_published(text: str) -> No
     named = [name for row in rows for name in quoted(row[1]) if re.fullmatch(r"[a-z0-9_.]+", name)]
     named = [name for name in named if name not in ("train.pretrained_base", "model.batch_norm", "_dcnv2")]
     assert len(named) >= 7
-    assert all(published_file(name) for name in named), named
+    assert all(published(name) for name in named), named
 
 
 # Progress

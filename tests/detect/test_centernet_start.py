@@ -12,7 +12,7 @@ import pytest
 from centernet_models import CPU, batch, build, sample, task
 
 from common.config import with_model
-from common.errors import CheckpointError, PretrainedError
+from common.errors import CheckpointError, ConfigurationError, PretrainedError
 from common.estimator import Estimator, parameters
 from detect.centernet import CenterNetTask, mean_size
 from detect.centernet_network import backbone_parameters, head_parameters
@@ -139,8 +139,8 @@ def test_missing_parameters_are_named(
     assert str(models) in str(caught.value)
 
 
-def test_another_scale_than_that_of_pretrained_detectors_is_refused(models: Path) -> None:
-    with pytest.raises(PretrainedError, match=r"model\.scale: 8 with model\.use_pretrained"):
+def test_another_scale_than_that_of_pretrained_detectors_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.scale: 8 with model\.use_pretrained"):
         build({"use_pretrained": True, "scale": 8})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -149,25 +148,6 @@ def test_parameters_that_do_not_fit_and_files_that_are_damaged_are_named(models:
     (models / "yolo3_mobilenet1.0_coco.params").rename(models / "yolo3_mobilenet1.0_coco-66dbbae6.params")
     with pytest.raises(PretrainedError, match="damaged"):
         find_parameters("yolo3_mobilenet1.0_coco")
-
-
-def test_a_published_file_is_fetched_checked_and_kept(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import zipfile
-
-    from gluoncv.model_zoo import model_store
-
-    content = b"parameters"
-    sha1 = hashlib.sha1(content).hexdigest()
-    monkeypatch.setitem(model_store._model_sha1, "tiny", sha1)
-    folder = tmp_path / "repository" / "gluon" / "models"
-    folder.mkdir(parents=True)
-    monkeypatch.setenv("MXNET_GLUON_REPO", (tmp_path / "repository").as_uri())
-    with zipfile.ZipFile(folder / f"tiny-{sha1[:8]}.zip", "w") as bundle:
-        bundle.writestr(f"tiny-{sha1[:8]}.params", content)
-    assert find_parameters("tiny").read_bytes() == content
-    assert [path.name for path in models.iterdir()] == [f"tiny-{sha1[:8]}.params"]
 
 
 def test_classes_that_are_new_begin_as_average_classes() -> None:
