@@ -29,6 +29,7 @@ from common.network_names import (
     parameters_name,
     variant_problems,
 )
+from common.parameter_file import check_parameter_file
 
 __all__ = [
     "AveragePool",
@@ -227,14 +228,8 @@ def load_pretrained(network: nn.HybridBlock, path: Path, *, with_output: bool = 
     other statistics.
     Raises PretrainedError if the file is no parameter file or of another network.
     """
-    try:
-        loaded = mx.nd.load(str(path))
-    except (
-        Exception
-    ) as error:  # MXNet raises its own errors for a damaged file, and plain ones for a missing one
-        raise PretrainedError(f"{path}: not a parameter file: {str(error).strip().splitlines()[0]}") from None
-    if not isinstance(loaded, dict):
-        raise PretrainedError(f"{path}: not a parameter file: its arrays have no names")
+    check_parameter_file(path)
+    loaded = mx.nd.load(str(path))
     arrays = {key.removeprefix("arg:").removeprefix("aux:"): value for key, value in loaded.items()}
     parts = ("features", "output") if with_output else ("features",)
     unnormalised = _normalisation_names(network)

@@ -14,6 +14,7 @@ import numpy as np
 from common.config import with_model
 from common.errors import CheckpointError, DataError, PretrainedError
 from common.estimator import set_parameters
+from common.parameter_file import check_parameter_file
 from common.pretrained import find_parameters
 from common.samples import Annotate, Sample
 from common.task import Evaluation, Model, Task
@@ -146,6 +147,7 @@ def load_pretrained(network: Any, name: str, contexts: Sequence[Any]) -> None:
     Raises PretrainedError if they cannot be had or do not fit.
     """
     path = find_parameters(name)
+    check_parameter_file(path)
     try:
         network.load_parameters(str(path), ctx=list(contexts), ignore_extra=True)
     except (AssertionError, ValueError, KeyError, OSError, mx.MXNetError) as error:
