@@ -67,6 +67,11 @@ class DetectModelConfig(Section):
         "coco", "Data set of the pretrained detector.", "预训练检测模型使用的数据集。"
     )
     data_shape: tuple[int, int]
+    amp: Flag = key(
+        False,
+        "Mixed precision: float16 on GPUs, bfloat16 on processors that have it.",
+        "混合精度：GPU 上为 float16，支持的 CPU 上为 bfloat16。",
+    )
 
 
 class DetectTrainConfig(TrainConfig):
@@ -136,11 +141,6 @@ class YOLOv3ModelConfig(DetectModelConfig):
     )
     syncbn: Flag = key(
         False, "BatchNorm over the images of all GPUs instead of each GPU's own.", "跨 GPU 同步 BatchNorm。"
-    )
-    amp: Flag = key(
-        False,
-        "Mixed precision: float16 on GPUs, bfloat16 on processors that have it.",
-        "混合精度：GPU 上为 float16，支持的 CPU 上为 bfloat16。",
     )
 
 

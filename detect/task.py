@@ -12,7 +12,8 @@ import mxnet as mx
 import numpy as np
 
 from common.config import with_model
-from common.errors import CheckpointError, DataError, PretrainedError
+from common.devices import bfloat16_supported
+from common.errors import CheckpointError, DataError, DeviceError, PretrainedError
 from common.estimator import set_parameters
 from common.parameter_file import check_parameter_file
 from common.pretrained import find_parameters
@@ -60,6 +61,18 @@ class DetectionTask(Task[D]):
     def shape(self) -> tuple[int, int]:
         width, height = self.config.model.data_shape
         return width, height
+
+    def precision(self, on_gpu: bool) -> str:
+        if not self.config.model.amp:
+            return "float32"
+        if on_gpu:
+            return "float16"
+        if not bfloat16_supported():
+            raise DeviceError(
+                "model.amp: this processor has no bfloat16 (avx512_bf16 or amx_bf16), so that mixed precision would "
+                "only be slower; set model.amp to false, or train on a GPU"
+            )
+        return "bfloat16"
 
     def start(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from common.devices import bfloat16_supported
-from common.errors import DeviceError
 from common.graph import settle
 from common.loader import Batch, Transform
 from common.samples import Sample
@@ -119,18 +117,6 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
         if self.config.train.no_random_shape:
             return super().training_shapes()
         return RandomShapes(self.shape, self.config.train.seed)
-
-    def precision(self, on_gpu: bool) -> str:
-        if not self.config.model.amp:
-            return "float32"
-        if on_gpu:
-            return "float16"
-        if not bfloat16_supported():
-            raise DeviceError(
-                "model.amp: this processor has no bfloat16 (avx512_bf16 or amx_bf16), so that mixed precision would "
-                "only be slower; set model.amp to false, or train on a GPU"
-            )
-        return "bfloat16"
 
     def build(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None

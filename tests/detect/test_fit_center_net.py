@@ -13,6 +13,7 @@ from detection_jobs import fit as run
 from PIL import Image
 
 from common.checkpoint import read_checkpoint
+from common.devices import bfloat16_supported
 from common.graph import MEAN, STD
 from common.samples import Sample
 from detect.transforms import LetterboxEvaluation
@@ -207,3 +208,25 @@ def test_every_larger_network_goes_through_a_whole_job(tmp_path: Path, data: Pat
     ended = fit(tmp_path / "out", config(data, train__epochs=1, **keys))
     assert ended.status == 0, ended.output
     assert (tmp_path / "out" / f"center_net_{base_network}_custom-symbol.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base_network", ["resnet18_v1b", "resnet18_v1b_dcnv2"])
+def test_mixed_precision_computes_differently_or_is_refused_where_the_processor_has_none(
+    tmp_path: Path, data: Path, base_network: str
+) -> None:
+    keys: dict[str, Any] = {"model__base_network": base_network, "train__epochs": 1}
+    mixed = fit(tmp_path / "mixed", config(data, model__amp=True, **keys))
+    if not bfloat16_supported():
+        assert mixed.status == 1
+        assert "model.amp: this processor has no bfloat16" in mixed.last_line
+        return
+    assert mixed.status == 0, mixed.output
+    plain = fit(tmp_path / "plain", config(data, **keys))
+    name = "heads.0.2.weight"
+    found, exact = (
+        read_checkpoint(ended.log_dir / "training_state.pkl", "centernet")["parameters"][name]
+        for ended in (mixed, plain)
+    )
+    assert np.isfinite(found).all()
+    assert (found != exact).any()
