@@ -113,7 +113,7 @@ def evaluate(network: Any, options: argparse.Namespace, names: list[str]) -> flo
     for path, boxes in read(options.data / "detect_valid"):
         height, width = mx.image.imread(str(path)).shape[:2]
         sample = Sample(str(path), width, height, boxes[:, [4, 0, 1, 2, 3]])
-        out = {
+        out: dict[str, Any] = {
             "image": np.empty((*shape, 3), np.uint8),
             "matrix": np.empty((2, 3), np.float32),
         }
