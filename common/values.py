@@ -159,6 +159,16 @@ def gpus(value: Any) -> tuple[int, ...]:
     return tuple(ids)
 
 
+def indices(value: Any) -> tuple[int, ...] | None:
+    """Numbers from 0 in the order given; null where none is given."""
+    if is_null(value):
+        return None
+    numbers = _whole_numbers(value)
+    if any(number < 0 for number in numbers):
+        raise refuse()
+    return tuple(numbers)
+
+
 def class_names(value: Any) -> tuple[str, ...] | None:
     """Different names from a list or from text with commas; null where none is given."""
     if is_null(value):
@@ -301,6 +311,15 @@ Gpus = Annotated[
         "a list of different GPU ids from 0 to 1023, [] for the CPU",
         "互不相同的 GPU 编号列表（0 到 1023），[] 表示 CPU",
         schema=_NUMBERS_SCHEMA,
+    ),
+]
+Indices = Annotated[
+    tuple[int, ...] | None,
+    Kind(
+        indices,
+        "a list of numbers from 0, or null",
+        "从 0 开始的编号列表，或 null",
+        schema={"anyOf": [*_NUMBERS_SCHEMA["anyOf"], {"type": "null"}]},
     ),
 ]
 ClassNames = Annotated[

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.figures import spread
 from common.problems import BadSample, Problem
 from common.rows import read_rows
 from common.samples import Sample
@@ -49,7 +50,12 @@ def summary(samples: Sequence[Sample]) -> dict[str, Any]:
         bool(((sample.annotation < 0) | (sample.annotation > (sample.width, sample.height))).any())
         for sample in samples
     )
-    return {"images_with_points_outside": outside}
+    spans = np.array([np.ptp(sample.annotation, axis=0) for sample in samples]).reshape(-1, 2)
+    return {
+        "images_with_points_outside": outside,
+        "width_of_the_points": spread(spans[:, 0], 1),
+        "height_of_the_points": spread(spans[:, 1], 1),
+    }
 
 
 def mean_shape(samples: Sequence[Sample]) -> np.ndarray:

@@ -8,13 +8,29 @@ from pydantic import ConfigDict, Field
 
 from common.config import Conflict, key
 from common.network_config import NetworkConfig, NetworkDatasetConfig, NetworkTrainConfig
-from common.values import Number, Whole
+from common.values import Indices, Number, Whole
+from landmark.mirroring import mirror_table
 
 
 class LandmarkDatasetConfig(NetworkDatasetConfig):
     """Images with keypoints."""
 
     num_joints: Whole = key(68, "Keypoints of an image.", "每张图像的关键点个数。", ge=1, le=10_000)
+    mirrored_joints: Indices = key(
+        None,
+        "Number of the keypoint that each keypoint becomes in a mirrored image, from 0; training then mirrors half of "
+        "the images. [] for no mirroring; null: the usual 68 points of a face are known, others are not mirrored.",
+        "水平翻转后每个关键点对应的关键点编号（从 0 开始），设置后训练时随机翻转图像。[] 表示不翻转；"
+        "null：68 点人脸使用内置对应表，其他点数不翻转。",
+    )
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Those of every data set, and a table that is no mirroring of these keypoints."""
+        yield from super().conflicts()
+        try:
+            mirror_table(self.num_joints, self.mirrored_joints)
+        except ValueError as error:
+            yield Conflict(("dataset.mirrored_joints", "dataset.num_joints"), str(error))
 
 
 class LandmarkTrainConfig(NetworkTrainConfig):

@@ -22,9 +22,10 @@ from landmark.annotations import LandmarkAnnotations, mean_shape, summary
 from landmark.config import LandmarkConfig
 from landmark.losses import LOSSES, LandmarkTraining
 from landmark.metric import landmark_metric
+from landmark.mirroring import mirror_table
 from landmark.network import LandmarkNetwork, build_landmark, set_mean_shape
 from landmark.results import result_document
-from landmark.transforms import EvaluationTransform, TrainingTransform, mirror_table, to_original
+from landmark.transforms import EvaluationTransform, TrainingTransform, to_original
 
 log = logging.getLogger("visualtl")
 
@@ -99,8 +100,10 @@ class LandmarkTask(Task[LandmarkConfig]):
         return summary(samples)
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
-        joints = self.config.dataset.num_joints
-        return TrainingTransform(joints, mirror_table(joints))
+        dataset = self.config.dataset
+        return TrainingTransform(
+            dataset.num_joints, mirror_table(dataset.num_joints, dataset.mirrored_joints)
+        )
 
     def evaluation_transform(self) -> Transform:
         return EvaluationTransform(self.config.dataset.num_joints)

@@ -42,7 +42,14 @@ def test_what_is_generated_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> 
 
 
 # Keys that came after the guide.
-ADDED = {"train.seed", "train.ema_decay", "train.pretrained_base", "train.no_random_shape", "model.amp"}
+ADDED = {
+    "dataset.mirrored_joints",
+    "train.seed",
+    "train.ema_decay",
+    "train.pretrained_base",
+    "train.no_random_shape",
+    "model.amp",
+}
 
 
 @pytest.mark.parametrize("stem", STEMS)

@@ -24,6 +24,7 @@ from common.loader import Batch
 from common.samples import Sample
 from common.task import Inputs
 from landmark.config import LandmarkConfig
+from landmark.mirroring import MIRRORED_68
 from landmark.task import LandmarkModel, LandmarkTask
 from landmark.transforms import EvaluationTransform, TrainingTransform
 
@@ -258,11 +259,28 @@ def test_a_fresh_network_begins_at_the_mean_of_the_training_set() -> None:
     np.testing.assert_allclose(found, points.mean(axis=0) / (100, 50), atol=0.05)
 
 
-@pytest.mark.parametrize(("joints", "mirrors"), [(68, True), (67, False)])
-def test_only_faces_whose_mirrored_points_are_known_are_mirrored(joints: int, mirrors: bool) -> None:
-    transform = task(dataset__num_joints=joints).training_transform([])
-    assert isinstance(transform, TrainingTransform)
-    assert (transform.mirrored is not None) == mirrors
+@pytest.mark.parametrize(
+    ("joints", "given", "expected"),
+    [
+        (68, None, MIRRORED_68),
+        (68, [], None),
+        (67, None, None),
+        (3, [1, 0, 2], (1, 0, 2)),
+        (3, "1，0，2", (1, 0, 2)),
+    ],
+)
+def test_images_are_mirrored_where_the_mirrored_points_are_known_or_given(
+    joints: int, given: object, expected: tuple[int, ...] | None
+) -> None:
+    made = task(dataset__num_joints=joints, dataset__mirrored_joints=given).training_transform([])
+    assert isinstance(made, TrainingTransform)
+    assert made.mirrored == expected
+
+
+def test_a_table_of_other_keypoints_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        task(dataset__num_joints=3, dataset__mirrored_joints=[1, 0])
+    assert str(caught.value).startswith("dataset.mirrored_joints: [1, 0] has 2 entries")
 
 
 def multipliers(model: LandmarkModel) -> dict[str, set[float]]:

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.samples import Sample
-from landmark.transforms import MIRRORED_68, EvaluationTransform, TrainingTransform, mirror_table, to_original
+from landmark.mirroring import MIRRORED_68, mirror_table
+from landmark.transforms import EvaluationTransform, TrainingTransform, to_original
 
 POINTS = np.array([[60.5, 50.5], [150.5, 40.5], [100.5, 110.5], [70.5, 80.5]], np.float32)
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
@@ -122,6 +123,7 @@ def test_real_faces_are_symmetric_under_the_table(shared_data: Path) -> None:
 def test_a_table_must_be_a_mirroring_of_all_points() -> None:
     assert mirror_table(68) == MIRRORED_68
     assert mirror_table(5) is None
+    assert mirror_table(68, []) is None
     assert mirror_table(3, [1, 0, 2]) == (1, 0, 2)
     with pytest.raises(ValueError, match="has 2 entries; 3 keypoints"):
         mirror_table(3, [1, 0])
