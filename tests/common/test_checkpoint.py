@@ -112,7 +112,7 @@ def test_an_array_of_objects_is_not_written(path: Path) -> None:
     assert not path.exists()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_refused_or_read_never_anything_else(
     tmp_path_factory: pytest.TempPathFactory, data: Any
@@ -132,3 +132,124 @@ def test_a_damaged_file_is_refused_or_read_never_anything_else(
         outcome = str(error)
     assert outcome
     assert "\n" not in outcome
+
+
+class Reduced:
+    """Pickles as a call of something that a reader allows, with arguments of the writer's choice."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __reduce__(self) -> Any:
+        return self.arguments
+
+
+def refused(path: Path, document: Any) -> str:
+    """The one line with which a document, or its bytes, are refused."""
+    path.write_bytes(document if isinstance(document, bytes) else pickle.dumps(document, 4))
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(path, "task")
+    told = str(caught.value)
+    assert told.startswith(f"{path}: ")
+    assert "\n" not in told
+    assert len(told) < len(str(path)) + 200
+    return told
+
+
+def around(value: Any) -> dict[str, Any]:
+    return {"format": "visualtl-checkpoint", "version": 1, "task": "task", "x": value}
+
+
+RECONSTRUCT = np.core.multiarray._reconstruct  # type: ignore[attr-defined]
+FLOAT = np.dtype("f4")
+FIELDS = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+POINTERS = Reduced(np.dtype, ("V8", False, True), FIELDS)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Reduced(RECONSTRUCT, (np.ndarray, (1 << 36,), "f4")),  # as numpy has it: 256 GB at once
+        Reduced(np.ndarray, ((1 << 36,), FLOAT)),
+        Reduced(np.ndarray, ((1,), np.dtype("O"), b"\0" * 8)),
+        Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1 << 36,), FLOAT, False, b"abcd")),
+        Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1 << 70,), FLOAT, False, b"")),
+        Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (-1,), FLOAT, False, b"abcd")),
+        Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), np.dtype("O"), False, [[]])),
+        # A type that hides object pointers behind flags of plain bytes: numpy would follow them.
+        Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), POINTERS, False, b"A" * 8)),
+        Reduced(np.dtype, ("f4", False, True)),
+        Reduced(np.dtype, ("f4", False, True), (3, "<", None, None, None, 1 << 40, 1, 63)),
+        RECONSTRUCT,
+        np.ndarray,
+        Reduced(getattr, (np.dtype, "__init__")),
+        np.zeros(1, "M8[s]"),
+        np.zeros(1, [("a", "f4")]),
+    ],
+)
+def test_what_numpy_would_believe_is_refused(path: Path, made: Any) -> None:
+    refused(path, around(made))
+
+
+def test_sizes_that_the_file_does_not_hold_take_no_memory(path: Path) -> None:
+    laughs: Any = "ha" * 1000
+    for _ in range(25):
+        laughs = [laughs, laughs]
+    assert "unfolds" in refused(path, around(laughs))
+    circle: list[Any] = []
+    circle.append(circle)
+    refused(path, around(circle))
+    refused(path, b"\x80\x04" + b"(" * 100_000 + b"l" * 100_000 + b".")
+    for depth in (40, 2_000, 1_000_000):
+        assert "too deeply" in refused(path, b"\x80\x04" + b"]" * depth + b"a" * (depth - 1) + b".")
+    assert "16610 bits" in refused(path, around(1 << 16609))
+
+
+@pytest.mark.parametrize("key", ["version", "task"])
+@pytest.mark.parametrize(
+    "value", [(10**50000,), "x" * 100_000, "a\nb", ["x" * 50] * 1000], ids=["digits", "long", "lines", "many"]
+)
+def test_a_foreign_version_or_task_is_told_in_short(path: Path, key: str, value: Any) -> None:
+    refused(path, {**around(1), key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("classes", "cat"),
+        ("classes", [1]),
+        ("model", None),
+        ("configuration", [1]),
+        ("parameters", {"a": [1.0]}),
+        ("parameters", {"a": np.array([1.0, np.nan])}),
+        ("parameters", {"a": np.array(["b"])}),
+        ("parameters", {1: np.ones(1)}),
+        ("epoch", "3"),
+        ("epoch", -1),
+        ("hooks", []),
+    ],
+)
+def test_content_of_another_kind_is_told_by_its_key(path: Path, key: str, value: Any) -> None:
+    assert f"its {key} is not " in refused(path, {**around(1), key: value})
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="no regular file"):
+        read_checkpoint(path, "task")
+
+
+def test_numbers_of_numpy_are_written_as_numbers(path: Path) -> None:
+    write_checkpoint(path, "task", {"value": np.float64(0.5), "count": np.int64(3), "good": np.bool_(True)})
+    document = read_checkpoint(path, "task")
+    assert [document[key] for key in ("value", "count", "good")] == [0.5, 3, True]
+    assert [type(document[key]) for key in ("value", "count", "good")] == [float, int, bool]
+
+
+ORDERS = [np.arange(6).astype(kind).reshape(2, 3) for kind in (">f4", "<f8", "f2", "i8", "u1", "?", "U5")]
+
+
+@pytest.mark.parametrize("array", [*ORDERS, np.asfortranarray(ORDERS[1]), np.float32(3.0).reshape(())])
+def test_arrays_of_every_numeric_type_and_order_come_back(path: Path, array: np.ndarray) -> None:
+    write_checkpoint(path, "task", {"x": array})
+    np.testing.assert_array_equal(read_checkpoint(path, "task")["x"], array)
