@@ -22,7 +22,7 @@ def draw_sample(sample: Sample, matrix: np.ndarray, fill: tuple[int, int, int], 
     pixels, found = images.decode(sample.image, (math.ceil(size[0] * x), math.ceil(size[1] * y)))
     if found != size:
         raise images.ImageError(
-            sample.image, f"it is {found[0]}x{found[1]}, and was {size[0]}x{size[1]} when the set was read"
+            sample.image, f"is {found[0]}x{found[1]} now and was {size[0]}x{size[1]} when the set was read"
         )
     height, width = pixels.shape[:2]
     if (width, height) != size:

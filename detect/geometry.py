@@ -1,4 +1,4 @@
-"""Where the objects of an image end up in an input, and the drawing of the one into the other.
+"""Where the objects of an image end up in an input.
 
 Boxes are continuous coordinates: the pixel in column i covers [i, i + 1). Matrices are those of
 common.augment.
@@ -6,40 +6,14 @@ common.augment.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from common import augment, images
-from common.samples import Sample
+from common import augment
 
 # Crops of YOLOv3's training: the share of every visible box that must be inside, drawn evenly; 1 stands for
 # no crop.
 _CROP_LEVELS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 _CROP_TRIALS = 12
-
-
-def draw_sample(sample: Sample, matrix: np.ndarray, fill: tuple[int, int, int], out: np.ndarray) -> None:
-    """Decode a sample's image and draw it into `out` (H, W, 3); `matrix` maps original pixels to its pixels.
-
-    Raises images.ImageError if the file cannot be decoded or is not the image that was there when the set was
-    read.
-    """
-    scale_x, scale_y = augment.stretch(matrix)
-    wanted = (
-        max(1, min(sample.width, math.ceil(sample.width * scale_x))),
-        max(1, min(sample.height, math.ceil(sample.height * scale_y))),
-    )
-    pixels, (width, height) = images.decode(sample.image, wanted)
-    if (width, height) != (sample.width, sample.height):
-        raise images.ImageError(
-            sample.image,
-            f"is {width}x{height} now and was {sample.width}x{sample.height} when the set was read",
-        )
-    if pixels.shape[:2] != (height, width):
-        reduced = augment.scaling(width / pixels.shape[1], height / pixels.shape[0])
-        matrix = augment.compose(reduced, matrix)
-    augment.warp(pixels, matrix, (out.shape[1], out.shape[0]), fill, out)
 
 
 def visible_objects(

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from common import augment
+from common.drawing import draw_sample
 from common.samples import Sample
-from detect.geometry import choose_crop, draw_sample, letterbox, store_objects, visible_objects
+from detect.geometry import choose_crop, letterbox, store_objects, visible_objects
 
 Arrays = dict[str, np.ndarray]
 Layout = dict[str, tuple[tuple[int, ...], str]]
