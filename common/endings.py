@@ -13,12 +13,12 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from common.errors import JobError, LogDirError, MemoryLimitError
+from common.errors import DeviceError, JobError, LogDirError, MemoryLimitError
 from common.lock import lock
 from common.log import last_words, open_log
 from common.status import Status
@@ -37,6 +37,14 @@ class Stopped(BaseException):
 # Seconds after which a signal ends the job even if it is within an operation that cannot be interrupted, such as a
 # large batch on the CPU. `docker stop` waits 10 s before it kills.
 _PATIENCE = 6.0
+
+# What MXNet, CUDA's libraries and the C++ runtime say when memory runs out.
+_MEMORY = re.compile(
+    r"out of memory|bad_alloc|cannot allocate|failed to allocate|ALLOC_FAILED|cudaMalloc", re.I
+)
+_GPU = re.compile(r"cuda|cudnn|cublas|gpu", re.I)
+# The disk is full, the user's share of it is used up, or files may not grow that large.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def watch_signals(status: Status) -> None:
@@ -72,11 +80,12 @@ def watch_signals(status: Status) -> None:
 
 
 @contextmanager
-def ending(status: Status) -> Iterator[None]:
+def ending(status: Status, batch_size: int) -> Iterator[None]:
     """Say how the block ended, in `status` and as the last line of log and standard error; raise SystemExit.
 
     A block that ends well says nothing here. Errors that are not the job's own (a defect) leave their traceback in
-    estimator.log, and their one line at its end.
+    estimator.log, and their one line at its end. batch_size: of the job; where memory runs out a smaller one is
+    suggested.
     """
     try:
         yield
@@ -86,7 +95,7 @@ def ending(status: Status) -> Iterator[None]:
         last_words(str(stopped))
         raise SystemExit(stopped.exit_status) from None
     except Exception as error:
-        known = explain(error)
+        known = explain(error, batch_size)
         if not isinstance(error, (JobError, OSError, MemoryError)):
             _keep_traceback()
         status.update(state="failed", error={"kind": known.kind, "message": str(known)})
@@ -99,36 +108,42 @@ def _keep_traceback() -> None:
     """Into the log file alone: people who read the console want the reason, people who mend want the place."""
     for handler in log.handlers:
         if isinstance(handler, logging.FileHandler) and handler.stream is not None:
-            handler.stream.write(traceback.format_exc())
-            handler.flush()
+            with suppress(OSError):  # where the disk is full the reason is what matters
+                handler.stream.write(traceback.format_exc())
+                handler.flush()
 
 
-def explain(error: Exception) -> JobError:
-    """The error as one line for people."""
+def explain(error: Exception, batch_size: int = 0) -> JobError:
+    """The error as one line for people. batch_size: with which it happened; 0: none."""
     if isinstance(error, JobError):
         return error
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or re.search(
-        r"out of memory|cudaMalloc|bad_alloc|Cannot allocate", text, re.I
-    ):
-        return MemoryLimitError(
-            f"memory ran out; a smaller train.batch_size needs less ({text[:200] or 'MemoryError'})"
+    text = " ".join(str(error).split()).rpartition("MXNetError: ")[2][:200]
+    if isinstance(error, MemoryError) or _MEMORY.search(text):
+        whose = "the GPU's memory" if _GPU.search(text) else "memory"
+        advice = (
+            f"train.batch_size is {batch_size}; try {batch_size // 2}"
+            if batch_size > 1
+            else "a smaller train.batch_size, input or network needs less"
         )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return LogDirError(
-            f"the disk is full: {error.filename or 'log_dir'} could not be written; older files are whole"
-        )
+        return MemoryLimitError(f"{whose} ran out; {advice} ({text or type(error).__name__})")
+    if "no kernel image" in text:
+        return DeviceError(f"MXNet, as it is installed here, holds no code for this GPU ({text})")
     if isinstance(error, OSError):
-        return LogDirError(f"{error.filename or 'a file'}: {error.strerror or error}")
-    return JobError(f"internal error: {type(error).__name__}: {text[:500]} (the place is in estimator.log)")
+        where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "a file"
+        if error.errno in _FULL:
+            return LogDirError(
+                f"{where}: cannot be written: {error.strerror}; make room: what was there is whole"
+            )
+        return LogDirError(f"{where}: {error.strerror or error}")
+    return JobError(f"internal error: {type(error).__name__}: {text} (the place is in estimator.log)")
 
 
-def fail_before(error: JobError, config: Path) -> int:
+def fail_before(error: JobError, config: Path | None) -> int:
     """A configuration that cannot be used: say so, also in its log_dir where it names one that can be written.
 
-    Returns the exit status.
+    config: its file; None: nothing is written. Returns the exit status.
     """
-    folder = _log_dir_of(config)
+    folder = _log_dir_of(config) if config else None
     if folder is None:
         for line in str(error).splitlines():
             print(line, file=sys.stderr)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mxnet as mx
-
-from common.files import write_json
+from common.files import replacing, write_json
 from common.graph import MEAN, STD, export_symbol
+from common.parameter_file import write_parameter_file
 from common.task import Model
 
 
@@ -22,25 +20,22 @@ def export_model(model: Model, folder: Path, shape: Sequence[int], metric: dict[
     """
     symbol = export_symbol(model.network)
     values = model.network.collect_params()
-    arrays = {f"arg:{name}": values[name]._reduce() for name in symbol.list_arguments() if name != "data"}
-    arrays.update({f"aux:{name}": values[name]._reduce() for name in symbol.list_auxiliary_states()})
+    arguments = [name for name in symbol.list_arguments() if name != "data"]
+    arrays = {f"arg:{name}": values[name]._reduce().asnumpy() for name in arguments}
+    arrays.update(
+        {f"aux:{name}": values[name]._reduce().asnumpy() for name in symbol.list_auxiliary_states()}
+    )
     symbol_path = folder / f"{model.name}-symbol.json"
     params_path = folder / f"{model.name}-0000.params"
     # The parameters first: a reader that sees the graph finds its parameters beside it.
     graphs = {folder / f"{model.name}-{name}.json": block for name, block in model.further_exports().items()}
-    for path, save in (
-        (params_path, lambda name: mx.nd.save(name, arrays)),
-        *((path, export_symbol(block).save) for path, block in graphs.items()),
-        (symbol_path, symbol.save),
+    write_parameter_file(params_path, arrays)
+    for path, graph in (
+        *((path, export_symbol(block)) for path, block in graphs.items()),
+        (symbol_path, symbol),
     ):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            save(str(temporary))
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path, "w") as file:
+            file.write(graph.tojson())
     card = folder / "model.json"
     write_json(
         card,

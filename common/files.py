@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +18,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file beside `path` for writing and rename it to `path` when the block ends without an error.
 
     Readers see the old content or the new, never a part: the data is on disk before the rename. After an error
-    the old file is as it was and nothing stays behind.
+    the old file is as it was and nothing stays behind. An OSError names `path`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -27,8 +27,11 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # the folder itself may be gone
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary), temporary):
+            error.filename = str(path)
         raise
 
 

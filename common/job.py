@@ -66,7 +66,7 @@ def main(
         with lock(config.log_dir):
             open_log(config.log_dir)
             status = Status(config.log_dir)
-            with ending(status):
+            with ending(status, config.train.batch_size):
                 watch_signals(status)
                 run(config, options, task, status)
             status.close()

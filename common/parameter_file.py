@@ -1,4 +1,5 @@
-"""Whether a file of parameters may be given to MXNet, whose reader believes every size that a file claims.
+"""Files of parameters: written here, since MXNet does not notice a disk that is full when it closes a file, and looked
+through before they are given to MXNet, whose reader believes every size that a file claims.
 
 The format (MXNet, src/ndarray/ndarray.cc, NDArray::Save): 0x112, a reserved number, then a list of arrays and a list of
 names, each after its length. An array is a mark, its kind of storage, its shape, device, type and bytes; files of old
@@ -10,11 +11,13 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import PretrainedError
+from common.files import replacing
 
 _LIST = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -22,6 +25,20 @@ _DENSE = 0
 _DEVICES = (1, 2, 3)  # CPU, GPU, CPU memory that a GPU reads
 _MOST_DIMENSIONS = 8
 _TYPES = {0: "f4", 1: "f8", 2: "f2", 3: "u1", 4: "i4", 5: "i1", 6: "i8"}
+
+
+def write_parameter_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays of one or more dimensions by name as `mxnet.nd.save` would, whole or not at all. Raises OSError."""
+    kinds = {np.dtype(kind): number for number, kind in _TYPES.items()}
+    with replacing(path) as file:
+        file.write(struct.pack("<QQQ", _LIST, 0, len(arrays)))
+        for array in arrays.values():
+            file.write(struct.pack(f"<Iii{array.ndim}q", _V2, _DENSE, array.ndim, *array.shape))
+            file.write(struct.pack("<iii", _DEVICES[0], 0, kinds[array.dtype]))
+            file.write(np.ascontiguousarray(array).data)
+        file.write(struct.pack("<Q", len(arrays)))
+        for name in map(str.encode, arrays):
+            file.write(struct.pack("<Q", len(name)) + name)
 
 
 class _Damaged(Exception):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import PretrainedError
-from common.parameter_file import check_parameter_file
+from common.parameter_file import check_parameter_file, write_parameter_file
 
 LIST = struct.pack("<QQ", 0x112, 0)
 ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "计数": np.array([7], np.int32)}
@@ -61,6 +61,14 @@ def test_what_mxnet_writes_passes_and_is_read_by_mxnet_as_it_was(tmp_path: Path)
     assert {name: value.asnumpy().tolist() for name, value in mx.nd.load(str(path)).items()} == {
         name: value.tolist() for name, value in ARRAYS.items()
     }
+
+
+def test_what_is_written_here_is_byte_for_byte_what_mxnet_writes(tmp_path: Path) -> None:
+    write_parameter_file(tmp_path / "own.params", {**ARRAYS, "half": np.ones((2, 1, 3), np.float16).T})
+    half = mx.nd.ones((3, 1, 2), dtype="float16")
+    arrays = {name: mx.nd.array(value, dtype=value.dtype) for name, value in ARRAYS.items()}
+    mx.nd.save(str(tmp_path / "mxnet.params"), {**arrays, "half": half})
+    assert (tmp_path / "own.params").read_bytes() == (tmp_path / "mxnet.params").read_bytes()
 
 
 @pytest.mark.parametrize("mark", [0xF993FAC9, 0xF993FAC8, 2])

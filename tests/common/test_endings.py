@@ -1,0 +1,54 @@
+"""However a job ends, its last line says why and what would help."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import mxnet as mx
+import pytest
+
+from common.endings import explain
+from common.errors import DataError
+
+CUDA = """Traceback (most recent call last):
+  File "src/storage/./pooled_storage_manager.h", line 161
+MXNetError: cudaMalloc retry failed: out of memory"""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (mx.MXNetError(CUDA), "memory", "the GPU's memory ran out; train.batch_size is 24; try 12 (cudaMalloc"),
+        (mx.MXNetError("CUDNN_STATUS_ALLOC_FAILED"), "memory", "the GPU's memory ran out; train.batch_size is 24"),
+        (mx.MXNetError("Failed to allocate CPU Memory"), "memory", "memory ran out; train.batch_size is 24; try 12"),
+        (RuntimeError("std::bad_alloc"), "memory", "memory ran out; train.batch_size is 24; try 12"),
+        (MemoryError(), "memory", "try 12 (MemoryError)"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory", "try 12"),
+        (mx.MXNetError("CUDA: no kernel image is available"), "device", "holds no code for this GPU"),
+        (OSError(errno.ENOSPC, "No space left on device", "/out/a"), "log_dir", "/out/a: cannot be written: No space"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", b"/out/a"), "log_dir", "/out/a: cannot be written: Disk quota"),
+        (OSError(errno.EFBIG, "File too large"), "log_dir", "a file: cannot be written: File too large"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data"), "log_dir", "/data: Permission denied"),
+        (DataError("data/1.txt:3: odd"), "data", "data/1.txt:3: odd"),
+        (KeyError("a\nb"), "internal", "internal error: KeyError"),
+        (ValueError("x" * 9999), "internal", "internal error: ValueError"),
+    ],
+)  # fmt: skip
+def test_an_error_is_a_line_with_its_kind_and_its_remedy(error: Exception, kind: str, told: str) -> None:
+    known = explain(error, 24)
+    assert known.kind == kind
+    assert told in str(known)
+    assert "\n" not in str(known)
+    assert len(str(known)) < 400
+
+
+def test_no_smaller_batch_is_suggested_than_one_image() -> None:
+    assert "try" not in str(explain(MemoryError(), 1))
+    assert "a smaller train.batch_size" in str(explain(MemoryError()))
+
+
+def test_an_error_of_another_file_keeps_its_name() -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.ENOENT)) as caught:
+        open("/no/such/file")  # noqa: SIM115
+    assert "/no/such/file" in str(explain(caught.value))
