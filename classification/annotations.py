@@ -17,6 +17,7 @@ import numpy as np
 
 from common.boxes import clip_box
 from common.errors import DataError
+from common.figures import spread, unevenness
 from common.images import printable
 from common.problems import BadSample, Problem
 from common.rows import annotation_path, read_rows
@@ -112,7 +113,18 @@ class ClassAnnotations:
 def summary(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
     """What a set looks like, for the data report: samples by class, in the order of `classes`."""
     counts = Counter(int(sample.annotation[0]) for sample in samples)
-    return {"samples_by_class": {name: counts.get(index, 0) for index, name in enumerate(classes)}}
+    return counted({name: counts.get(index, 0) for index, name in enumerate(classes)}, samples)
+
+
+def counted(counts: dict[str, int], samples: Sequence[Sample]) -> dict[str, Any]:
+    """What a set with `counts` samples of its classes looks like; sizes are those of images or boxes, in pixels."""
+    boxes = np.array([sample.annotation[1:] for sample in samples]).reshape(-1, 4)
+    return {
+        "samples_by_class": counts,
+        "width": spread(boxes[:, 2] - boxes[:, 0], 1),
+        "height": spread(boxes[:, 3] - boxes[:, 1], 1),
+        "warnings": list(unevenness(counts, "sample")),
+    }
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

@@ -29,7 +29,7 @@ class Options:
 
     load: checkpoint of an earlier run to go on from. resume: go on with the job that
     was cut off in this log_dir. overrides: KEY=VALUE each. port: of the progress server.
-    linger: seconds for which it answers after the job.
+    linger: seconds for which it answers after the job. check: read everything and train nothing.
     """
 
     config: Path
@@ -38,6 +38,7 @@ class Options:
     port: int = 8888
     linger: float = 30.0
     resume: bool = False
+    check: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,6 +99,12 @@ def parser(
         "where there is none, start afresh",
     )
     made.add_argument(
+        "--check",
+        action="store_true",
+        help="read the configuration, every image and annotation, train nothing, and say what there is in "
+        "log_dir/check_report.json; exit status 0 if the job could start",
+    )
+    made.add_argument(
         "--set",
         action="append",
         default=[],
@@ -151,4 +158,5 @@ def parse(
         port=given.port,
         linger=given.linger,
         resume=given.resume,
+        check=given.check,
     )

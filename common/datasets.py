@@ -49,6 +49,7 @@ class Report:
         self._path = path
         self._folders: dict[str, FolderReport] = {}
         self._summaries: dict[str, dict[str, Any]] = {}
+        self._notes: dict[str, Any] = {}
 
     def add(self, name: str, folder: FolderReport) -> None:
         """The report on the folder of a set."""
@@ -57,6 +58,10 @@ class Report:
     def summarise(self, name: str, summary: dict[str, Any]) -> None:
         """The task's figures of a set."""
         self._summaries[name] = summary
+
+    def note(self, name: str, value: Any) -> None:
+        """Something that is said of all sets together."""
+        self._notes[name] = value
 
     def leave_out(self, name: str, problems: Sequence[Problem]) -> None:
         """Samples of the set `name` that could no longer be read when their turn came."""
@@ -68,7 +73,7 @@ class Report:
 
     def write(self) -> None:
         """Bring the file up to date."""
-        write_report(self._path, self._folders, self._summaries)
+        write_report(self._path, self._folders, self._summaries, self._notes)
 
 
 @dataclass(frozen=True)
@@ -98,15 +103,14 @@ def find_folders(dataset: DatasetConfig) -> Folders:
     return Folders(train, found["valid_dir"], found["test_dir"])
 
 
-def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report_path: Path) -> Datasets:
-    """Read all sets, split off what the configuration asks for, and write the report.
+def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report: Report) -> Datasets:
+    """Read all sets, split off what the configuration asks for, and fill and write the report.
 
     Raises DataError for a folder that is missing, a set without samples, or annotations that no job can use.
     """
     dataset = task.config.dataset
     folders = find_folders(dataset)
     annotate = task.annotations(folders.train)
-    report = Report(report_path)
     try:
         with steps(first_step(dataset)) as advance:
             train = _read("train", folders.train, annotate, pool, advance, report)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import math
@@ -22,7 +23,7 @@ from common.checkpoint import read_checkpoint
 from common.cli import Options, parse
 from common.config import JobConfig, read_configuration, with_model
 from common.config_keys import one_line
-from common.datasets import Datasets, first_step, load_datasets
+from common.datasets import Datasets, Report, first_step, load_datasets
 from common.devices import check_gpus, contexts, processors, use_all_cores, visible_gpus
 from common.endings import ending, fail_before, watch_signals
 from common.errors import ConfigurationError, JobError
@@ -61,7 +62,11 @@ def main(
         ignored = ("model",) if options.load else ()  # the checkpoint says which network
         config = read_configuration(config_class, options.config, options.overrides, ignored)
     except ConfigurationError as error:
-        return fail_before(error, options.config)
+        return fail_before(error, None if options.check else options.config)
+    if options.check:
+        from common.check import check
+
+        return check(config, options, functools.partial(_task, task))
     try:
         with lock(config.log_dir):
             open_log(config.log_dir)
@@ -151,7 +156,8 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
 
 def load_data(job: Job) -> Datasets:
     """Read the sets, and say what there is."""
-    data = load_datasets(job.task, job.step, job.pool, job.task.config.log_dir / DATA_REPORT)
+    report = Report(job.task.config.log_dir / DATA_REPORT)
+    data = load_datasets(job.task, job.step, job.pool, report)
     if data.classes:
         log.info("Classes: %s", ", ".join(data.classes))
     if data.valid is None:

@@ -96,13 +96,21 @@ def open_log(log_dir: Path) -> logging.Logger:
     A job in a folder that has a log goes on in it, after a line with its own command. Raises OSError if the
     file cannot be opened.
     """
+    logger = open_console()
+    file = _File(log_dir / FILE, mode="a", encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(logging.Formatter(_FORMAT))
+    logger.addHandler(file)
+    logger.info("===== %s", shlex.join(sys.orig_argv).replace("\n", "\\n"))
+    return logger
+
+
+def open_console() -> logging.Logger:
+    """The job's logger, set up to write to the console alone."""
     keep_standard_streams()
     logger = _reset()
-    file = _File(log_dir / FILE, mode="a", encoding="utf-8", errors="backslashreplace")
-    for handler in (file, _Console()):
-        handler.setFormatter(logging.Formatter(_FORMAT))
-        logger.addHandler(handler)
-    logger.info("===== %s", shlex.join(sys.orig_argv).replace("\n", "\\n"))
+    console = _Console()
+    console.setFormatter(logging.Formatter(_FORMAT))
+    logger.addHandler(console)
     return logger
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from common.errors import DataError
@@ -91,11 +92,14 @@ class NoSamples(DataError):
 
 
 def write_report(
-    path: Path, reports: Mapping[str, FolderReport], summaries: Mapping[str, Mapping[str, Any]]
+    path: Path,
+    reports: Mapping[str, FolderReport],
+    summaries: Mapping[str, Mapping[str, Any]],
+    notes: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write data_report.json: by set what was found and left out, and the task's own figures of it."""
+    """Write data_report.json: by set what was found and left out, and the task's own figures of it, then `notes`."""
     content = {name: {**report.as_json(), **summaries.get(name, {})} for name, report in reports.items()}
-    write_json(path, content)
+    write_json(path, {**content, **notes})
 
 
 def _encodable(path: str) -> str:

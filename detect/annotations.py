@@ -14,6 +14,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.images import printable
+from common.figures import listed, spread, unevenness
 from common.samples import BadSample, Problem, Row, Sample, read_rows
 
 HIGHEST_ID = 9999
@@ -21,7 +22,6 @@ HIGHEST_ID = 9999
 
 _NONE = [-1.0] * 5
 _TINY = 2.0
-_UNEVEN = 50
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ def summary(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
             "id": class_id,
             "objects": int(of_class.sum()),
             "images": len(np.unique(owners[of_class])),
-            "width": _spread(sides[of_class, 0], 1),
-            "height": _spread(sides[of_class, 1], 1),
-            "area": _spread(areas[of_class], 6),
+            "width": spread(sides[of_class, 0], 1),
+            "height": spread(sides[of_class, 1], 1),
+            "area": spread(areas[of_class], 6),
         }
     return {
         "images_without_objects": counts.count(0),
@@ -134,36 +134,14 @@ def summary(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _spread(values: np.ndarray, digits: int) -> dict[str, float] | None:
-    if not values.size:
-        return None
-    spread = np.quantile(values, (0.0, 0.5, 1.0)).round(digits).tolist()
-    return dict(zip(("min", "median", "max"), spread, strict=True))
-
-
 def _warnings(ids: np.ndarray, sides: np.ndarray, names: Sequence[str]) -> list[str]:
     """What may be meant otherwise, or will be hard to learn."""
-    found = []
-    counts = np.bincount(ids, minlength=len(names))[: len(names)]
-    missing = [name for name, count in zip(names, counts, strict=True) if not count]
-    if missing:
-        found.append(f"no object of {len(missing)} of the {len(names)} classes: {_listed(missing)}")
-    present = counts[counts > 0]
-    if present.size and present.max() >= _UNEVEN * present.min():
-        most, least = (
-            names[int(counts.argmax())],
-            names[int(np.where(counts > 0, counts, counts.max()).argmin())],
-        )
-        found.append(f"uneven classes: {present.max()} objects of {most}, {present.min()} of {least}")
+    counts = np.bincount(ids, minlength=len(names))[: len(names)].tolist()
+    found = list(unevenness(dict(zip(names, counts, strict=True)), "object"))
     beyond = np.unique(ids[ids >= len(names)]).tolist()
     if beyond:
-        found.append(f"class ids without a name: {_listed([str(value) for value in beyond])}")
+        found.append(f"class ids without a name: {listed([str(value) for value in beyond])}")
     tiny = int((sides < _TINY).any(axis=1).sum())
     if tiny:
         found.append(f"{tiny} of {len(sides)} boxes are less than {_TINY:g} pixels wide or high")
     return found
-
-
-def _listed(words: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from mxnet import gluon
 
-from classification.annotations import ClassAnnotations, class_folders
+from classification.annotations import ClassAnnotations, class_folders, counted
 from classification.metric import classification_metric, softmax
 from classification.task import ClassifierModel, NetworkTask, begin_training
 from common.datasets import find_folders
@@ -84,7 +84,7 @@ class ReIDTask(NetworkTask[ReIDConfig]):
 
     def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
         counts = Counter(Path(sample.image).parent.name for sample in samples)
-        return {"samples_by_class": dict(sorted(counts.items()))}
+        return counted(dict(sorted(counts.items())), samples)
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform()

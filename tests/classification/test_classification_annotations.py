@@ -92,4 +92,6 @@ def test_identities_beyond_training_have_ids_after_those_of_training() -> None:
 
 def test_the_summary_counts_each_class() -> None:
     samples = [Sample("a.jpg", 4, 4, np.array([i, 0, 0, 4, 4], np.float32)) for i in (1, 1, 0)]
-    assert summary(samples, ["ant", "bee", "cat"]) == {"samples_by_class": {"ant": 1, "bee": 2, "cat": 0}}
+    told = summary(samples, ["ant", "bee", "cat"])
+    assert told["samples_by_class"] == {"ant": 1, "bee": 2, "cat": 0}
+    assert told["warnings"] == ["no sample of 1 of the 3 classes: cat"]
