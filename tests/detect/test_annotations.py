@@ -124,7 +124,7 @@ def test_a_box_that_sticks_out_is_clipped_and_reported(tmp_path: Path, line: str
     (problem,) = problems
     assert problem.line == 2
     assert problem.clipped
-    assert "sticks out of the image of 100x80; clipped" in problem.reason
+    assert "sticks out of the 100x80 image; clipped" in problem.reason
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_a_box_that_sticks_out_is_clipped_and_reported(tmp_path: Path, line: str
         ("10,10,20,10", "without area"),
         ("30,10,20,40", "x1 must be less than x2"),
         ("10,40,20,30", "y1 less than y2"),
-        ("100,10,120,20", "outside of the image of 100x80"),
-        ("-20,10,0,20", "outside of the image of 100x80"),
-        ("10,90,20,95", "outside of the image of 100x80"),
+        ("100,10,120,20", "outside of the 100x80 image"),
+        ("-20,10,0,20", "outside of the 100x80 image"),
+        ("10,90,20,95", "outside of the 100x80 image"),
         ("50,10,50.00000001,20", "without area"),
     ],
 )
