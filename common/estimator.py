@@ -129,6 +129,8 @@ class Estimator:
             update_on_kvstore=False,
         )
         self._skipped_in_a_row = 0
+        self._statistics = [value for name, value in block.collect_params().items() if "running_" in name]
+        self._keep_statistics()
 
     def fit(
         self,
@@ -162,6 +164,7 @@ class Estimator:
         sums = np.zeros(len(self.model.losses))
         images, began = 0, time.monotonic()
         state.evaluation = None
+        self._keep_statistics()
         for step, batch in enumerate(loader.epoch(state.epoch), start=1):
             state.step = step
             state.learning_rate = schedule(state.epoch * state.steps + state.step - 1)
@@ -200,6 +203,7 @@ class Estimator:
             if self._average:
                 self._average.update()
             return losses
+        self._restore_statistics()
         if self._loss_scale > 1.0:
             self._loss_scale /= 2
             return None
@@ -210,6 +214,16 @@ class Estimator:
                 f"{learning_rate:g}; a smaller train.lr usually helps"
             )
         return None
+
+    def _keep_statistics(self) -> None:
+        """Remember BatchNorm's running statistics."""
+        self._kept = [(a, a.copy()) for parameter in self._statistics for a in parameter.list_data()]
+
+    def _restore_statistics(self) -> None:
+        """Take back running statistics that a batch has made not finite: no later batch could ever mend them."""
+        for array, kept in self._kept:
+            if not np.isfinite(array.asnumpy()).all():
+                kept.copyto(array)
 
     def _limit_gradients(self, divisor: float, learning_rate: float) -> bool:
         """Scale down gradients that would change a weight too much. Returns False if any is not finite.

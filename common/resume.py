@@ -11,13 +11,16 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mxnet as mx
+import numpy as np
+
 from common.checkpoint import read_checkpoint, write_checkpoint
 from common.config import JobConfig
-from common.errors import ConfigurationError, DataError
+from common.errors import CheckpointError, ConfigurationError, DataError, TrainingError
 from common.estimator import Estimator, Hook, TrainingState
 from common.samples import Sample
 from common.status import Status
@@ -140,6 +143,7 @@ def write_state(
     average = estimator.average_state()
     with estimator.averaged():
         parameters, companions = estimator.parameters(), estimator.companions()
+    _require_finite({**parameters, **companions}, state.epoch)
     write_checkpoint(
         path,
         task.name,
@@ -164,6 +168,16 @@ def write_state(
             "files": files,
         },
     )
+
+
+def _require_finite(values: Mapping[str, np.ndarray], epoch: int) -> None:
+    """Raise TrainingError rather than let parameters that are lost take the place of good ones."""
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise TrainingError(
+                f"{name} is not finite after epoch {epoch}; the checkpoints of the epochs before are kept, and a "
+                "smaller train.lr usually helps"
+            )
 
 
 def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:
@@ -204,23 +218,29 @@ def take_up(
     files: str,
 ) -> None:
     """Bring model, optimizer, hooks and state to where the saved training stood."""
-    parameters = model.network._collect_params_with_prefix()
-    for name, (lr_mult, wd_mult) in saved["multipliers"].items():
-        parameters[name].lr_mult, parameters[name].wd_mult = lr_mult, wd_mult
-    estimator.restore_companions(saved["companions"])
-    estimator.restore_average(saved["average"])
-    estimator.restore_optimizer(saved["optimizer"])
-    for hook in hooks:
-        if type(hook).__name__ in saved["hooks"]:
-            hook.restore(saved["hooks"][type(hook).__name__])
-    state.epoch = saved["epoch"] + 1
-    state.skipped = saved["skipped"]
-    state.stop_reason = saved["stop_reason"]
     if saved["classes"] != model.classes:
         raise DataError(
             f"--resume: the classes are {model.classes} and were {saved['classes']} when the job began; "
             "leave out --resume to start afresh, or use --load to go on with other classes"
         )
+    parameters = model.network._collect_params_with_prefix()
+    try:
+        for name, (lr_mult, wd_mult) in saved["multipliers"].items():
+            parameters[name].lr_mult, parameters[name].wd_mult = lr_mult, wd_mult
+        estimator.restore_companions(saved["companions"])
+        estimator.restore_average(saved["average"])
+        estimator.restore_optimizer(saved["optimizer"])
+        for hook in hooks:
+            if type(hook).__name__ in saved["hooks"]:
+                hook.restore(saved["hooks"][type(hook).__name__])
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError, mx.MXNetError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CheckpointError(
+            f"{TRAINING_STATE} does not fit this job ({reason}); leave out --resume to start afresh"
+        ) from None
+    state.epoch = saved["epoch"] + 1
+    state.skipped = saved["skipped"]
+    state.stop_reason = saved["stop_reason"]
     if saved["files"] != files:
         log.warning(
             "--resume: the training set is not the one that the job began with; it goes on with what is there"

@@ -148,6 +148,24 @@ def test_a_batch_that_is_not_finite_changes_nothing_and_too_many_end_the_trainin
         made.step(bad, 0.01)
 
 
+def test_a_batch_that_is_not_finite_does_not_live_on_in_running_statistics() -> None:
+    made = estimator()
+    network = made.model.network
+    with network.name_scope():
+        network.add(gluon.nn.BatchNorm(in_channels=3))
+    network[2].initialize()
+    made = Estimator(made.model, [mx.cpu()], mx.optimizer.SGD(learning_rate=1.0))
+    good, bad = batches(2)
+    assert made.step(good, 0.01) is not None
+    weight = network[1].weight.data().copy()
+    network[1].weight.set_data(weight * np.inf)
+    assert made.step(bad, 0.01) is None
+    network[1].weight.set_data(weight)
+    assert all(np.isfinite(value).all() for value in parameters(network).values())
+    assert made.step(good, 0.01) is not None
+    assert all(np.isfinite(value).all() for value in parameters(network).values())
+
+
 def test_good_batches_between_bad_ones_keep_the_training_alive() -> None:
     made = estimator()
     good, bad = batches(2)

@@ -1,0 +1,92 @@
+"""What is kept of a training is good, and what is taken up again fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from common.errors import CheckpointError, DataError, TrainingError
+from common.estimator import Estimator, TrainingState
+from common.hooks import EarlyStopping
+from common.resume import TRAINING_STATE, take_up, write_state
+from tests.common.test_estimator import Tiny, batches
+
+
+class Task(SimpleNamespace):
+    """As much of a task as a checkpoint holds."""
+
+    name, metric = "tiny", "distance"
+    config = SimpleNamespace(model_dump=lambda mode: {"train": {"epochs": 3}})
+
+
+def estimator() -> Estimator:
+    return Estimator(Tiny([mx.cpu()]), [mx.cpu()], mx.optimizer.SGD(learning_rate=1.0), ema_decay=0.9)
+
+
+def write(path: Path, made: Estimator, epoch: int) -> None:
+    state = TrainingState(epochs=3, steps=1, epoch=epoch)
+    hooks = [EarlyStopping(1, 0.0, None, 1.0)]
+    write_state(path, Task(), made.model, made, hooks, state, loaded=False, files="")  # type: ignore[arg-type]
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    from common.checkpoint import read_checkpoint
+
+    made = estimator()
+    for batch in batches(3):
+        made.step(batch, 0.01)
+    write(folder / TRAINING_STATE, made, 1)
+    return read_checkpoint(folder / TRAINING_STATE, "tiny")
+
+
+def taken_up(state: dict[str, Any]) -> None:
+    made = estimator()
+    take_up(state, made.model, made, [EarlyStopping(1, 0.0, None, 1.0)], TrainingState(3, 1), "")
+
+
+def test_parameters_that_are_not_finite_never_take_the_place_of_good_ones(tmp_path: Path) -> None:
+    path, made = tmp_path / TRAINING_STATE, estimator()
+    write(path, made, 0)
+    good = path.read_bytes()
+    bias = made.model.network[1].bias
+    for value in (np.nan, np.inf):
+        bias.set_data(mx.nd.full(bias.shape, value))
+        made.step(batches(1)[0], 0.01)
+        with pytest.raises(TrainingError, match=r"1\.bias is not finite after epoch 7.*smaller train\.lr"):
+            write(path, Estimator(made.model, [mx.cpu()], mx.optimizer.SGD()), 7)
+        assert path.read_bytes() == good
+
+
+def test_what_was_written_is_taken_up(tmp_path: Path) -> None:
+    taken_up(saved(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("multipliers", {"no.such.layer": [1.0, 1.0]}),
+        ("multipliers", {"1.bias": 3}),
+        ("optimizer", {}),
+        ("average", {"updates": 1, "trained": {"1.bias": np.zeros((3, 3, 3), np.float32)}}),
+        ("average", {"updates": 1, "trained": {"other": np.zeros(3, np.float32)}}),
+        ("hooks", {"EarlyStopping": {"worst": 1}}),
+        ("hooks", {"EarlyStopping": 1}),
+    ],
+)
+def test_a_state_that_does_not_fit_is_one_line(tmp_path: Path, key: str, value: Any) -> None:
+    state = saved(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=rf"^{TRAINING_STATE} does not fit this job \(.*leave out --resume"
+    ) as caught:
+        taken_up({**state, key: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_other_classes_are_told_first(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--resume: the classes are \['only'\] and were \['cat'\]"):
+        taken_up({**saved(tmp_path), "classes": ["cat"], "optimizer": {}})
