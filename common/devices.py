@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.device_code import device_code, mxnet_library
 from common.errors import DeviceError
-
-# Compute capabilities that the published CUDA wheels of MXNet 1.9.1 hold machine code for; they hold no PTX, so that a
-# card runs only if its major version is among them and its minor is not below the code's.
-_SERVED = ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))
 
 
 @dataclass(frozen=True)
@@ -24,12 +21,6 @@ class Gpu:
     index: int
     name: str
     capability: tuple[int, int]
-
-    @property
-    def served(self) -> bool:
-        """Whether the published wheels of MXNet can run on it."""
-        major, minor = self.capability
-        return any(major == m and minor >= n for m, n in _SERVED)
 
     def __str__(self) -> str:
         return f"{self.index}: {self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
@@ -60,18 +51,26 @@ def _describe(driver: Any, index: int) -> Gpu:
     return Gpu(index, name.value.decode(errors="replace"), (numbers[0], numbers[1]))
 
 
-def check_gpus(gpus: Sequence[int], visible: Sequence[Gpu]) -> None:
-    """Raise DeviceError unless every id of `gpus` is visible and can be served. Loads no framework."""
+def check_gpus(gpus: Sequence[int], visible: Sequence[Gpu], library: Path | None = None) -> None:
+    """Raise DeviceError unless every id of `gpus` is visible and MXNet has code for it. Loads no framework.
+
+    library: MXNet's; the one that is installed unless given. Where it does not show what it has code for, nothing is
+    refused here, and CUDA has the last word.
+    """
+    if not gpus:
+        return
     advice = "; `gpus: []` (--set gpus=[]) trains on the CPU"
     shown = "; ".join(str(gpu) for gpu in visible) or "none"
     missing = [index for index in gpus if index >= len(visible)]
     if missing:
         raise DeviceError(f"gpus: {missing} asked for and not there; visible GPUs: {shown}{advice}")
-    unserved = [visible[index] for index in gpus if not visible[index].served]
+    library = library or mxnet_library()
+    code = device_code(library) if library else None
+    unserved = [visible[index] for index in gpus if code and not code.serves(visible[index].capability)]
     if unserved:
         raise DeviceError(
-            f"gpus: MXNet's published builds hold no code for {'; '.join(map(str, unserved))}: they run on compute "
-            f"capability 5.x to 8.x (Maxwell to Ada){advice}"
+            f"gpus: MXNet, as it is installed here, holds no code for {'; '.join(map(str, unserved))}, but for compute "
+            f"capability {code}; take an MXNet wheel that was built for it (--build-arg MXNET=){advice}"
         )
 
 

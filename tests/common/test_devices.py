@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
+import mxnet
 import pytest
 
 from common import devices
+from common.device_code import mxnet_library
 from common.devices import Gpu, check_gpus, physical_cores, processors, use_all_cores
 from common.errors import DeviceError
 
@@ -16,11 +19,36 @@ ADA = Gpu(1, "L4", (8, 9))
 HOPPER = Gpu(2, "H100", (9, 0))
 
 
-def test_gpus_that_are_there_and_can_be_served_pass() -> None:
-    check_gpus([0, 1], [AMPERE, ADA])
+def library(folder: Path, *pieces: tuple[int, int]) -> Path:
+    """An ELF library with a piece of device code for each kind (1: PTX, 2: machine code) and capability."""
+    code = b"".join(
+        struct.pack("<HHIQIIIIQ", kind, 0x101, 64, 24, 0, 0, 0, capability, 64).ljust(64, b"\0")
+        + b"\x90" * 24
+        for kind, capability in pieces
+    )
+    half = len(code) // 2 // 88 * 88
+    section = b"".join(
+        struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(part)) + part + b"\0" * 8
+        for part in (code[:half], code[half:])
+    )
+    names = b"\0.shstrtab\0.nv_fatbin\0"
+    headers = [(0, 0, 0, 0, 0, 0), (1, 3, 0, 0, 64, len(names)), (11, 1, 0, 0, 64 + len(names), len(section))]
+    table = b"".join(struct.pack("<IIQQQQ", *header).ljust(64, b"\0") for header in headers)
+    start = bytearray(64)
+    start[:5] = b"\x7fELF\x02"
+    struct.pack_into("<Q", start, 0x28, 64 + len(names) + len(section))
+    struct.pack_into("<HHH", start, 0x3A, 64, len(headers), 1)
+    path = folder / "libmxnet.so"
+    path.write_bytes(bytes(start) + names + section + table)
+    return path
+
+
+PUBLISHED = ((2, 50), (2, 60), (2, 70), (2, 80), (2, 86))
+
+
+def test_gpus_that_are_there_and_can_be_served_pass(tmp_path: Path) -> None:
+    check_gpus([0, 1], [AMPERE, ADA], library(tmp_path, *PUBLISHED))
     check_gpus([], [])
-    assert AMPERE.served
-    assert ADA.served
 
 
 @pytest.mark.parametrize(("visible", "shown"), [([], "none"), ([AMPERE], "0: A100 (compute capability 8.0)")])
@@ -34,9 +62,44 @@ def test_a_gpu_that_is_not_there_is_named_with_what_is_and_the_way_to_the_cpu(
     assert "gpus: []" in str(caught.value)
 
 
-def test_a_gpu_that_the_builds_hold_no_code_for_is_recognised() -> None:
-    with pytest.raises(DeviceError, match="H100"):
-        check_gpus([2], [AMPERE, ADA, HOPPER])
+def test_a_gpu_that_mxnet_holds_no_code_for_is_recognised(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"H100.*capability 5\.0, 6\.0, 7\.0, 8\.0, 8\.6;") as caught:
+        check_gpus([2], [AMPERE, ADA, HOPPER], library(tmp_path, *PUBLISHED))
+    assert "A100" not in str(caught.value)
+
+
+@pytest.mark.parametrize("own", [((2, 80), (2, 90)), ((2, 86), (1, 86)), ((1, 50),)])
+def test_an_owners_build_for_a_newer_gpu_is_taken_at_its_word(
+    tmp_path: Path, own: tuple[tuple[int, int], ...]
+) -> None:
+    check_gpus([2], [AMPERE, ADA, HOPPER], library(tmp_path, *own))
+
+
+def test_machine_code_of_a_newer_gpu_of_the_same_generation_does_not_serve(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="A100"):
+        check_gpus([0], [AMPERE], library(tmp_path, (2, 86), (1, 90)))
+
+
+def test_a_library_that_does_not_show_its_code_refuses_nothing(tmp_path: Path) -> None:
+    path = library(tmp_path, *PUBLISHED)
+    whole = path.read_bytes()
+    for content in (
+        b"",
+        b"text" * 100,
+        whole[:64],
+        whole[:-64],
+        whole[:100],
+        whole[:40] + b"\xff" * 24 + whole[64:],
+    ):
+        path.write_bytes(content)
+        check_gpus([2], [AMPERE, ADA, HOPPER], path)
+    check_gpus([2], [AMPERE, ADA, HOPPER], tmp_path / "none")
+
+
+def test_the_library_that_is_asked_is_mxnets() -> None:
+    path = mxnet_library()
+    assert path is not None
+    assert str(path) == mxnet.libinfo.find_lib_path()[0]
 
 
 def test_all_cores_compute_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
