@@ -39,12 +39,19 @@ class EmbeddingNetwork(nn.HybridBlock):
             )
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
-        return F.L2Normalization(self.neck(self.features(x)))
+        return F.L2Normalization(self.normalised(self.features(x)))
+
+    def normalised(self, embedding: Any) -> Any:
+        """The embedding (B, D) behind the neck.
+
+        As maps of one pixel: MXNet's BatchNorm of vectors crashes on the CPU where the last map has one pixel.
+        """
+        return self.neck(embedding.reshape((0, 0, 1, 1))).flatten()
 
     def training_parts(self, x: Any) -> tuple[Any, Any]:
         """The embedding before the neck (B, D), and the logits of the identities (B, identities)."""
         embedding = self.features(x)
-        return embedding, self.output(self.neck(embedding))
+        return embedding, self.output(self.normalised(embedding))
 
 
 def build_embedding(
@@ -65,7 +72,7 @@ class EmbeddingInference(nn.HybridBlock):
         self.normalise = Normalise()
 
     def hybrid_forward(self, F: Any, images: Any) -> tuple[Any, Any]:
-        behind_neck = self.network.neck(self.network.features(self.normalise(images)))
+        behind_neck = self.network.normalised(self.network.features(self.normalise(images)))
         return F.L2Normalization(behind_neck), self.network.output(behind_neck)
 
 

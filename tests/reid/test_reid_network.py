@@ -11,7 +11,7 @@ from mxnet import autograd, gluon
 
 from classification.networks import transfer_classes
 from common.graph import compile_graph
-from common.network_names import embedding_dimension
+from common.network_names import SMALLEST_SIZE, embedding_dimension
 from common.networks import load_pretrained
 from reid.network import BatchHardTriplet, EmbeddingInference, ReidTraining, build_embedding
 
@@ -120,3 +120,11 @@ def test_pretrained_parameters_fit(shared_models: Path) -> None:
     loaded = load_pretrained(network, shared_models / "mobilenetv2_1.0.params")
     left = set(network._collect_params_with_prefix()) - loaded
     assert {name.split(".")[0] for name in left} == {"neck", "output"}
+
+
+def test_the_smallest_input_is_embedded_again_and_again() -> None:
+    network = build_embedding("mobilenet0.25", 2, [mx.cpu()])
+    graph = compile_graph(EmbeddingInference(network), ["images"])
+    images = mx.nd.zeros((4, SMALLEST_SIZE, SMALLEST_SIZE, 3), dtype="uint8")
+    for _ in range(3):
+        assert graph(images)[0].asnumpy().shape == (4, 256)
