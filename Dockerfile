@@ -29,7 +29,8 @@ RUN set -eu; \
     python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes -r chosen.lock; \
     if [ -n "$MXNET" ]; then \
         python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps "./$(basename "$MXNET")"; \
-    fi
+    fi; \
+    find /opt/venv/lib -type d -path '*/site-packages/*/tests' -prune -exec rm -rf {} +
 
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="VisualTL" \
@@ -71,7 +72,10 @@ COPY detect detect/
 COPY classification classification/
 COPY reid reid/
 COPY landmark landmark/
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash common detect classification reid landmark
+# The examples lie at hand too: a configuration may be named without its folder, or mounted over one of them.
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash common detect classification reid landmark \
+    && ln -s configs/detect_center_net.json configs/detect_yolov3.json configs/image_classification.json \
+        configs/reid.json configs/landmark.json .
 
 EXPOSE 8888
 # A job answers here from its first second on. A proxy that the environment names must not be asked.

@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO_OUT := demo_out
 
-.PHONY: demo test soak check lock docs clean
+.PHONY: demo test soak check lock docs clean image image-test image-test-gpu
 
 demo: $(VENV)/ready
 	@$(RUN) detect/fit_yolov3.py --config configs/demo.json --linger 0
@@ -37,6 +37,25 @@ $(VENV)/ready: requirements.lock .ci/requirements.sh
 $(VENV)/ready-for-development: requirements-dev.lock .ci/requirements.sh
 	@bash .ci/requirements.sh "$(PYTHON)" $(VENV) requirements-dev.lock
 	@touch $@ $(VENV)/ready
+
+# The container image, by docker or, where there is none, by buildah. VARIANT=gpu makes that for GPUs; BASE_IMAGE=,
+# PIP_INDEX_URL= and MXNET= are those of the Dockerfile.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VARIANT ?= cpu
+IMAGE ?= visualtl:$(VERSION)$(if $(filter gpu,$(VARIANT)),-gpu)
+BUILD ?= $(if $(shell command -v docker),docker build,buildah bud --format docker)
+BUILD_OPTIONS ?=
+image:
+	$(BUILD) --tag $(IMAGE) --build-arg VARIANT=$(VARIANT) \
+		$(foreach name,BASE_IMAGE PIP_INDEX_URL MXNET,$(if $($(name)),--build-arg $(name)=$($(name)))) $(BUILD_OPTIONS) .
+
+# Build the image and run jobs in it; needs root, buildah and debootstrap, and takes minutes.
+image-test:
+	python3 .ci/image_test.py
+
+# The same for GPUs, on the CPU: downloads 2.5 GB and needs 25 GB of disk and gcc.
+image-test-gpu:
+	python3 .ci/image_test.py --variant gpu
 
 # Write configuration schemas and the tables of the documents anew after a change of the configuration classes.
 docs: $(VENV)/ready-for-development

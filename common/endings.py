@@ -128,6 +128,12 @@ def explain(error: Exception, batch_size: int = 0) -> JobError:
         return MemoryLimitError(f"{whose} ran out; {advice} ({text or type(error).__name__})")
     if "no kernel image" in text:
         return DeviceError(f"MXNet, as it is installed here, holds no code for this GPU ({text})")
+    if "cannot open shared object file" in text:
+        library = text.partition(":")[0]
+        return DeviceError(
+            f"MXNet cannot be loaded: {library} is not there; where that is libcuda.so.1, the build for GPUs lacks "
+            "NVIDIA's driver: start the container with its GPUs (--gpus all), or take the CPU image"
+        )
     if isinstance(error, OSError):
         where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "a file"
         if error.errno in _FULL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 
@@ -52,3 +53,11 @@ def test_an_error_of_another_file_keeps_its_name() -> None:
     with pytest.raises(OSError, match=os.strerror(errno.ENOENT)) as caught:
         open("/no/such/file")  # noqa: SIM115
     assert "/no/such/file" in str(explain(caught.value))
+
+
+def test_a_build_for_gpus_without_a_driver_says_so() -> None:
+    with pytest.raises(OSError, match="libcuda") as caught:
+        ctypes.CDLL("libcuda.so.1-that-is-not-here")
+    known = explain(caught.value)
+    assert known.kind == "device"
+    assert str(known).startswith("MXNet cannot be loaded: libcuda.so.1-that-is-not-here is not there")

@@ -1,0 +1,482 @@
+"""Build the container image and run jobs in it, on a machine without a container engine: `make image-test`.
+
+    python3 .ci/image_test.py [--variant gpu] [--work FOLDER]
+
+Needs root, and Debian's buildah and debootstrap; the GPU variant gcc too. The image is built by buildah (chroot
+isolation) on a base of this machine's Debian mirror. Jobs run in namespaces of their own (mounts, processes, network)
+that are made here as an engine makes them: the image's entry point is process 1, port 8888 is nobody else's, data and
+results are mounted. What is not tried: docker itself, and GPUs. The GPU variant runs on the CPU, with a library in the
+place of the driver's that says that there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "tests" / "data" / "blood_cells"
+PROGRESS = "http://127.0.0.1:8888/data/plugin/scalars/scalars?run=.&tag=progress"
+RESULTS = {"estimator.log", "best_checkpoint.pkl", "valid_data_result.json", "model.json", "status.json"}
+# The machine's certificates and settings of pip: seen while the image is built, no part of it.
+OF_THIS_MACHINE = {
+    os.environ.get(
+        "SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"
+    ): "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pip.conf": "/etc/pip.conf",
+    os.path.expanduser("~/.config/pip/pip.conf"): "/root/.config/pip/pip.conf",
+}
+JOB = {
+    "log_dir": "/out",
+    "dataset": {"data_root": "/data", "train_dir": "detect_train", "valid_dir": "detect_valid"},
+    "gpus": [],
+    "model": {"base_network": "mobilenet1.0", "use_pretrained": False, "data_shape": [96, 96]},
+    "train": {"epochs": 2, "batch_size": 8, "num_workers": 2},
+}
+# What an engine does before it starts process 1. $root, $volumes ("source target ro|rw" a line), $read_only
+CONTAINER = r"""
+set -eu
+mount --make-rprivate /
+mount --bind "$root" "$root"
+mount -t proc proc "$root/proc"
+mount -t sysfs -o ro sysfs "$root/sys"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for device in null zero full random urandom tty; do
+    touch "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
+done
+ln -s /proc/self/fd "$root/dev/fd"
+mkdir "$root/dev/shm"; mount -t tmpfs -o mode=1777,size=64m tmpfs "$root/dev/shm"
+printf '%s' "$volumes" | while read -r source target mode; do
+    mount --bind "$source" "$root$target"
+    [ "$mode" = rw ] || mount -o remount,bind,ro "$root$target"
+done
+[ -z "$read_only" ] || mount -o remount,bind,ro "$root"
+ip link set lo up
+cd "$root"
+exec "$@"
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the image and run jobs in it.")
+    parser.add_argument("--variant", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument(
+        "--work", type=Path, default=Path("/var/tmp/visualtl-image-test"), help="default: %(default)s"
+    )
+    given = parser.parse_args()
+    needed = ["buildah", "debootstrap", "unshare", "nsenter", "ip", "curl", "make"]
+    missing = [
+        name for name in [*needed, *(["gcc"] if given.variant == "gpu" else [])] if not shutil.which(name)
+    ]
+    if os.getuid() or missing:
+        print(
+            f"missing: {', '.join(missing) or 'root'}; this needs root and {', '.join(needed)}",
+            file=sys.stderr,
+        )
+        return 1
+    given.work.mkdir(parents=True, exist_ok=True)
+    image = Image.build(given.work, given.variant)
+    try:
+        (check_cpu if given.variant == "cpu" else check_gpu)(image, given.work)
+    finally:
+        image.remove()
+    return 0
+
+
+def say(text: str) -> None:
+    print(f"image-test: {text}", flush=True)
+
+
+def expect(condition: object, what: str, seen: object = "") -> None:
+    """Say what holds; end with status 1 if it does not."""
+    if not condition:
+        sys.exit(f"image-test: FAILED: {what}\n{seen}")
+    say(f"ok: {what}")
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for something that has to come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            expect(False, f"{what} within {seconds:g} s")
+        time.sleep(0.2)
+
+
+# The image
+
+
+@dataclass
+class Image:
+    """A built image with a container of it mounted at `root`."""
+
+    buildah: list[str]
+    name: str
+    container: str
+    root: Path
+    config: dict[str, Any]
+
+    @staticmethod
+    def build(work: Path, variant: str) -> Image:
+        """Build the base, where it is not there yet, and the image on it; say how long it took and how large it is."""
+        buildah = ["buildah", "--root", str(work / "storage"), "--runroot", str(work / "run")]
+
+        def call(*arguments: str) -> str:
+            done = subprocess.run([*buildah, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+            return done.stdout.strip()
+
+        os.environ["BUILDAH_ISOLATION"] = "chroot"
+        base, name = "localhost/visualtl-test-base", f"localhost/visualtl-test:{variant}"
+        if base not in call("images", "--format", "{{.Name}}"):
+            shutil.rmtree(work / "base", ignore_errors=True)
+            packages = "python3,python3-pip,python3-venv,ca-certificates"
+            command = [
+                "debootstrap",
+                "--variant=minbase",
+                f"--include={packages}",
+                "bookworm",
+                str(work / "base"),
+            ]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            shutil.rmtree(work / "base" / "var" / "cache" / "apt" / "archives")
+            made = call("from", "scratch")
+            call("add", "-q", made, str(work / "base"), "/")
+            call("commit", "-q", "--rm", made, base)
+            shutil.rmtree(work / "base")
+        mounts = {source: target for source, target in OF_THIS_MACHINE.items() if Path(source).is_file()}
+        started = time.monotonic()
+        builder = [*buildah, "bud", "--format", "docker"]
+        options = [f"--volume={source}:{target}:ro" for source, target in mounts.items()]
+        command = ["make", "image", f"VARIANT={variant}", f"IMAGE={name}", f"BASE_IMAGE={base}"]
+        command += [f"BUILD={shlex.join(builder)}", f"BUILD_OPTIONS={shlex.join(options)}"]
+        with open(work / f"build-{variant}.log", "w") as log:
+            done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        expect(done.returncode == 0, f"the {variant} image is built ({work / f'build-{variant}.log'})")
+        took = time.monotonic() - started
+        sizes = dict(
+            line.split("=")
+            for line in call("images", "--format", "{{.Name}}:{{.Tag}}={{.Size}}").splitlines()
+        )
+        say(f"built in {took:.0f} s; {sizes[name]}, of which the base is {sizes[base + ':latest']}")
+        container = call("from", name)
+        config = json.loads(call("inspect", "--type", "image", name))["Docker"]["config"]
+        image = Image(buildah, name, container, Path(call("mount", container)), config)
+        for target in list(mounts.values())[1:]:
+            inside = image.root / target[1:]
+            expect(
+                not inside.exists() or not inside.stat().st_size,
+                f"nothing of this machine's {target} is in the image",
+            )
+        return image
+
+    def remove(self) -> None:
+        """Remove the container and the image; the base stays for the next time."""
+        for command in (["rm", self.container], ["rmi", self.name]):
+            subprocess.run([*self.buildah, *command], check=True, stdout=subprocess.DEVNULL)
+
+
+@dataclass
+class Container:
+    """Process 1 of a container of `image`, and how to reach it."""
+
+    outer: subprocess.Popen[str]
+    pid: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        children = Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children")
+        until(lambda: bool(children.read_text()), 10, "the container starts")
+        self.pid = int(children.read_text().split()[0])
+
+    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """What `docker exec` does."""
+        enter = ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--net", "--root", "--wd"]
+        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=60)
+
+    def points(self) -> list[list[float]]:
+        """The progress, as a platform asks for it."""
+        command = ["curl", "-s", "--noproxy", "*", "-X", "POST", PROGRESS]
+        done = subprocess.run(
+            ["nsenter", "--target", str(self.pid), "--net", *command], capture_output=True, text=True
+        )
+        return list(json.loads(done.stdout)) if done.stdout.startswith("[") else []
+
+    def wait(self, seconds: float) -> tuple[int, str]:
+        """Exit status and everything that was printed."""
+        output, _ = self.outer.communicate(timeout=seconds)
+        return self.outer.returncode, output
+
+
+@contextmanager
+def running(
+    image: Image,
+    command: Sequence[str],
+    volumes: dict[str, str],
+    user: str = "0:0",
+    read_only: bool = False,
+    **env: str,
+) -> Iterator[Container]:
+    """`docker run` of a command. volumes: "target" or "target:ro" in the container -> path here."""
+    lines = []
+    for target, source in volumes.items():
+        place, _, mode = target.partition(":")
+        inside = image.root / place[1:]
+        if Path(source).is_dir():
+            inside.mkdir(parents=True, exist_ok=True)
+        lines.append(f"{source} {place} {mode or 'rw'}\n")
+    settings = [f"{key}={value}" for key, value in env.items()]
+    words = [
+        "env",
+        "-i",
+        *image.config["Env"],
+        *settings,
+        "chroot",
+        f"--userspec={user}",
+        "--groups=",
+        str(image.root),
+    ]
+    words += [
+        "sh",
+        "-c",
+        'cd "$0" && exec "$@"',
+        image.config["WorkingDir"],
+        *image.config["Entrypoint"],
+        *command,
+    ]
+    outer = subprocess.Popen(
+        [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--net",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            CONTAINER,
+            "sh",
+            *words,
+        ],
+        env={
+            "PATH": os.environ["PATH"],
+            "root": str(image.root),
+            "volumes": "".join(lines),
+            "read_only": "1" * read_only,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield Container(outer)
+    finally:
+        if outer.poll() is None:
+            outer.kill()
+            outer.wait()
+
+
+# What is checked
+
+
+def prepare(work: Path, owner: int = 0) -> dict[str, str]:
+    """Data, an empty folder for results, and the job's configuration; as volumes."""
+    data, out = work / "data", work / "out"
+    for folder in (data, out):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    for part, count in (("detect_train", 24), ("detect_valid", 8)):
+        (data / part).mkdir()
+        for path in sorted((DATA / part).glob("*.jpg"))[:count]:
+            for file in (path, path.with_suffix(".txt")):
+                shutil.copy(file, data / part)
+    (data / "detect_yolov3.json").write_text(json.dumps(JOB))
+    os.chown(out, owner, owner)
+    return {"/data:ro": str(data), "/out": str(out)}
+
+
+def check_cpu(image: Image, work: Path) -> None:
+    """Everything that is promised of the image."""
+    expect(image.config["ExposedPorts"] == {"8888/tcp": {}}, "port 8888 is exposed")
+    expect(image.config["Labels"]["org.opencontainers.image.title"] == "VisualTL", "the image has its labels")
+    expect({"NVIDIA_VISIBLE_DEVICES=all"} <= set(image.config["Env"]), "the NVIDIA variables are set")
+    tools = [path for path in ("usr/bin/gcc", "opt/venv/bin/pip") if (image.root / path).exists()]
+    expect(not tools, "no build tools are left", tools)
+    job = ["python3", "detect/fit_yolov3.py", "--config", "detect_yolov3.json"]
+    config = str(work / "data" / "detect_yolov3.json")
+
+    volumes = prepare(work)
+    with running(
+        image, job, volumes
+    ) as container:  # the guide's own example, with nothing mounted in its place
+        status, output = container.wait(60)
+    expect(
+        status == 1 and "gpus: [0] asked for and not there" in output.splitlines()[-1],
+        "a GPU that is not there is named",
+        output,
+    )
+
+    with running(image, job, {**volumes, "/visualtl/detect_yolov3.json:ro": config}) as container:
+        follow(container, image, Path(volumes["/out"]))
+
+    volumes = prepare(work, owner=1000)
+    job[-1] = "/data/detect_yolov3.json"
+    with running(image, [*job, "--linger", "0"], volumes, "1000:1000", read_only=True) as container:
+        root = container.inside("touch", "/visualtl/file")
+        status, output = container.wait(300)
+    expect(root.returncode and "Read-only" in root.stderr, "the root is read-only", root.stderr)
+    expect(status == 0, "a job runs as user 1000 with a read-only root", output)
+    owners = {path.stat().st_uid for path in Path(volumes["/out"]).iterdir()}
+    expect(owners == {1000}, "its results are that user's")
+
+    stop_and_resume(image, job, prepare(work))
+
+    models = work / "models"
+    models.mkdir(exist_ok=True)
+    (models / "yolo3_darknet53_coco.params").write_text("own")
+    listing = ["python3", "-m", "common.models", "list", "yolo3_darknet53_coco"]
+    with running(
+        image, listing, {"/root/.mxnet/models:ro": str(models)}, "1000:1000", read_only=True
+    ) as container:
+        status, output = container.wait(60)
+    expect(
+        status == 0 and "your own file" in output,
+        "parameters are mounted at /root/.mxnet/models for any user",
+        output,
+    )
+
+    with running(image, ["sh", "-c", "(sleep 1 &) ; exec sleep 4"], {}) as container:
+        time.sleep(2.5)
+        children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+        states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in children]
+    expect(states and "Z" not in states, "process 1 reaps zombies", states)
+
+
+def follow(container: Container, image: Image, out: Path) -> None:
+    """Poll a job to its end as a platform does."""
+    points: list[list[float]] = []
+
+    def polled(step: int, fraction: float) -> bool:
+        points[:] = container.points() or points
+        return bool(points) and points[-1][1:] >= [step, fraction]
+
+    until(lambda: polled(1, 0.0), 60, "the job answers")
+    healthy = container.inside(*image.config["Healthcheck"]["Test"][1:]).returncode
+    until(lambda: polled(30, 1.0), 300, "the job comes to its end")
+    expect(
+        [*dict.fromkeys(int(point[1]) for point in points)] == [1, 2, 10, 20, 30],
+        "it is polled through all its steps",
+    )
+    expect(healthy == 0, "it is healthy while it runs", healthy)
+    status, output = container.wait(60)
+    expect(status == 0, "the contract's command line ends with status 0", output)
+    found = {path.name for path in out.iterdir()}
+    expect(
+        found >= RESULTS and any(name.endswith("-symbol.json") for name in found),
+        "its results are in /out",
+        found,
+    )
+
+
+def stop_and_resume(image: Image, job: Sequence[str], volumes: dict[str, str]) -> None:
+    """SIGTERM to process 1, as `docker stop` sends it, and a second container that goes on."""
+    out = Path(volumes["/out"])
+    with running(image, [*job, "--set", "train.epochs=1000"], volumes) as container:
+        until((out / "training_state.pkl").exists, 300, "an epoch ends")
+        started = time.monotonic()
+        os.kill(container.pid, signal.SIGTERM)
+        status, output = container.wait(20)
+    expect(
+        status == 143,
+        f"SIGTERM ends it with status 143 after {time.monotonic() - started:.1f} s",
+        (status, output),
+    )
+    state = json.loads((out / "status.json").read_text())
+    expect(state["state"] == "stopped", "status.json says so", state)
+    epochs = int(state["epoch"]) + 2
+    with running(
+        image, [*job, "--resume", "--linger", "0", "--set", f"train.epochs={epochs}"], volumes
+    ) as container:
+        status, output = container.wait(300)
+    expect(
+        status == 0 and "Resuming after epoch" in output, "another container resumes it to its end", output
+    )
+
+
+def check_gpu(image: Image, work: Path) -> None:
+    """The GPU image on a machine without a GPU, with and without a driver's library."""
+    job = ["python3", "detect/fit_yolov3.py", "--config", "/data/detect_yolov3.json", "--linger", "0"]
+    volumes = prepare(work)
+    with running(image, job, volumes) as container:
+        status, output = container.wait(120)
+    expect(
+        status == 1 and "libcuda.so.1" in output.splitlines()[-1],
+        "without a driver the job says what is missing",
+        output,
+    )
+
+    library = next(image.root.glob("opt/venv/lib/python3*/site-packages/mxnet/libmxnet.so"))
+    with running(image, ["ldd", "/" + str(library.relative_to(image.root))], {}) as container:
+        _, output = container.wait(60)
+    unresolved = re.findall(r"(\S+) => not found", output)
+    expect(unresolved == ["libcuda.so.1"], "all libraries but the driver's are in the image", unresolved)
+
+    driver = make_driver(library, work / "driver")
+    volumes["/driver:ro"] = str(driver)
+    features = "import mxnet; print([f for f in ('CUDA', 'CUDNN', 'NCCL') if mxnet.runtime.Features().is_enabled(f)])"
+    with running(image, ["python3", "-c", features], volumes, LD_LIBRARY_PATH="/driver") as container:
+        status, output = container.wait(120)
+    expect(
+        output.strip() == "['CUDA', 'CUDNN', 'NCCL']", "mxnet is imported, with CUDA, cuDNN and NCCL", output
+    )
+    with running(image, job, volumes, LD_LIBRARY_PATH="/driver") as container:
+        status, output = container.wait(600)
+    expect(status == 0, "a job trains on the CPU", output)
+    with running(image, [*job, "--set", "gpus=[0]"], volumes, LD_LIBRARY_PATH="/driver") as container:
+        status, output = container.wait(120)
+    expect(
+        status == 1 and "gpus: [0] asked for and not there" in output,
+        "a GPU that is not there is named",
+        output,
+    )
+
+
+def make_driver(mxnet: Path, folder: Path) -> Path:
+    """A libcuda.so.1 with the functions that MXNet links to, all of which answer that there is no device."""
+    folder.mkdir(exist_ok=True)
+    symbols = subprocess.run(
+        ["nm", "-D", "--undefined-only", mxnet], capture_output=True, text=True, check=True
+    ).stdout
+    names = sorted({match[1] for match in re.finditer(r" U (cu[A-Z]\w*)", symbols)})
+    source = "".join(
+        f"int {name}(void) {{ return 100; }}\n" for name in sorted({*names, "cuInit", "cuDeviceGetCount"})
+    )
+    (folder / "driver.c").write_text(source)
+    command = [
+        "gcc",
+        "-shared",
+        "-fPIC",
+        "-Wl,-soname,libcuda.so.1",
+        "-o",
+        str(folder / "libcuda.so.1"),
+        str(folder / "driver.c"),
+    ]
+    subprocess.run(command, check=True)
+    say(f"a driver of {len(names)} functions stands in for NVIDIA's")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())
