@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml  # type: ignore[import-untyped]
+from compose_spec import PyCompose
 
 from common import endings
 from common.cli import parse
@@ -240,6 +242,19 @@ def test_the_kubernetes_job_runs_a_valid_configuration() -> None:
     assert mounts["models"]["mountPath"] == "/root/.mxnet/models"
 
 
+@pytest.mark.parametrize("version", ["1.29", "1.33", "1.37"])
+def test_kubernetes_knows_every_field_of_the_manifest(version: str) -> None:
+    for document in kubernetes().values():
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_a_field_that_kubernetes_does_not_know_would_be_found() -> None:
+    job = kubernetes()["Job"]
+    job["spec"]["template"]["spec"]["containers"][0]["volumeMount"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="volumeMount"):
+        kubernetes_validate.validate(job, "1.29", strict=True)
+
+
 def test_the_kubernetes_job_can_be_polled_without_a_sidecar() -> None:
     parts = kubernetes()
     labels = parts["Job"]["spec"]["template"]["metadata"]["labels"]
@@ -265,6 +280,30 @@ def test_the_kubernetes_job_keeps_the_images_entry_point_and_writes_only_where_i
     assert kubernetes()["Job"]["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"]
     mounts = {mount["mountPath"] for mount in container()["volumeMounts"] if not mount.get("readOnly")}
     assert mounts == {"/out", "/dev/shm", "/tmp"}
+
+
+def composed(text: str, **environment: str) -> dict[str, Any]:
+    """A compose file as compose sees it: variables replaced, aliases merged, extensions left out."""
+
+    def value(match: re.Match[str]) -> str:
+        name, kind, other = match.groups()
+        if name not in environment and kind == ":?":
+            raise KeyError(f"{name}: {other}")
+        return environment.get(name, other)
+
+    read = yaml.safe_load(re.sub(r"\$\{(\w+)(:[-?])([^}]*)\}", value, text))
+    return {key: part for key, part in read.items() if not key.startswith("x-")}
+
+
+def test_compose_knows_every_field_and_asks_for_the_folders_that_it_needs() -> None:
+    text = (ROOT / "configs" / "compose.yaml").read_text()
+    known = composed(text, DATA="/data/cats", OUT="/data/cats_out")
+    assert PyCompose.from_json(json.dumps(known)).service_names() == ["train", "train-gpu"]
+    with pytest.raises(KeyError, match="OUT: the folder for logs and results"):
+        composed(text, DATA="/data/cats")
+    known["services"]["train"]["read_onyl"] = True
+    with pytest.raises(ValueError, match="read_onyl"):
+        PyCompose.from_json(json.dumps(known))
 
 
 def test_compose_runs_the_same_job_on_cpu_and_gpu() -> None:
