@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from common.config import DatasetConfig
 from common.errors import DataError
+from common.images import printable
 from common.progress import Step
 from common.samples import (
     Annotate,
@@ -29,6 +31,8 @@ log = logging.getLogger("visualtl")
 
 # Opens a step of the progress and gives the function that advances it.
 Steps = Callable[[Step], AbstractContextManager[Callable[[float], None]]]
+
+_MISSING = "does not exist"
 
 
 @dataclass(frozen=True)
@@ -91,16 +95,28 @@ def find_folders(dataset: DatasetConfig) -> Folders:
     for name in ("train_dir", "valid_dir", "test_dir"):
         value = getattr(dataset, name)
         folder = Path(dataset.data_root) / value if value is not None else None
-        if folder is not None and not folder.is_dir():
-            if name != "train_dir" and dataset.is_default(name):
-                folder = None
-            else:
-                kind = "is not a folder" if folder.exists() else "does not exist"
-                raise DataError(f"dataset.{name}: the folder {folder} {kind}")
+        problem = _problem_of(folder) if folder is not None else None
+        if problem == _MISSING and name != "train_dir" and dataset.is_default(name):
+            folder = None
+        elif problem:
+            raise DataError(f"dataset.{name}: the folder {printable(str(folder))} {problem}")
         found[name] = folder
     train = found["train_dir"]
     assert train is not None
     return Folders(train, found["valid_dir"], found["test_dir"])
+
+
+def _problem_of(folder: Path) -> str | None:
+    """What is wrong with a folder that is to be read; None: nothing."""
+    try:
+        with os.scandir(folder):
+            return None
+    except FileNotFoundError:
+        return _MISSING
+    except NotADirectoryError:
+        return "is not a folder"
+    except (OSError, ValueError) as error:  # ValueError: of names that no file can have
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report: Report) -> Datasets:

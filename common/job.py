@@ -159,7 +159,7 @@ def load_data(job: Job) -> Datasets:
     report = Report(job.task.config.log_dir / DATA_REPORT)
     data = load_datasets(job.task, job.step, job.pool, report)
     if data.classes:
-        log.info("Classes: %s", ", ".join(data.classes))
+        log.info("Classes: %s", one_line(", ".join(data.classes)))
     if data.valid is None:
         log.info(
             "There is no validation set: the latest epoch counts as the best, and early stopping has nothing to watch"

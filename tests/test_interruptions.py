@@ -1,274 +1,199 @@
-"""A job that is cut off loses nothing that was complete, and goes on as if it had not been."""
+"""A job that is cut off goes on as if it had not been, and one that is asked to end does so soon."""
 
 from __future__ import annotations
 
-import json
 import os
-import random
+import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from common.checkpoint import read_checkpoint
+from tests.jobs import (
+    EPOCHS,
+    SCRIPTS,
+    assert_gone,
+    assert_same,
+    children_of,
+    fail,
+    finish,
+    free_port,
+    make_data,
+    parameters,
+    poll,
+    start,
+    status,
+    wait_for,
+    workers_of,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = "classification/fit_classification.py"
-EPOCHS = 4
-# What the contract promises to be whole or absent.
-FILES = ("valid_data_result.json", "status.json", "data_report.json", "model.json")
+TASK = "classification"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of noise, light and dark."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 12), ("valid", 4)):
-        for name, low in (("dark", 0), ("light", 128)):
-            (folder / part / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(low, low + 128, (40, 40, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
-    return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start(log_dir: Path, data: Path, *options: str, port: int = 0, **train: Any) -> subprocess.Popen[str]:
-    path = log_dir.parent / f"{log_dir.name}.json"
-    config = {
-        "log_dir": str(log_dir),
-        "gpus": [],
-        "dataset": {"data_root": str(data), "train_dir": "train", "valid_dir": "valid"},
-        "model": {"base_network": "mobilenet0.25", "use_pretrained": False},
-        "train": {
-            "epochs": EPOCHS,
-            "batch_size": 4,
-            "num_workers": 1,
-            "input_width": 32,
-            "input_height": 32,
-            "lr": 0.01,
-            **train,
-        },
-    }
-    path.write_text(json.dumps(config))
-    command = [sys.executable, SCRIPT, "--config", str(path), "--port", str(port or free_port())]
-    command += ["--linger", "0", *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
-def wait_for(log_dir: Path, text: str, process: subprocess.Popen[str]) -> None:
-    """Until `text` stands in the job's log."""
-    for _ in range(3000):
-        log = log_dir / "estimator.log"
-        if log.exists() and text in log.read_text():
-            return
-        if process.poll() is not None:
-            raise AssertionError(process.communicate()[0])
-        time.sleep(0.02)
-    raise AssertionError(f"{text!r} never came")
-
-
-def parameters(log_dir: Path) -> dict[str, np.ndarray]:
-    return read_checkpoint(log_dir / "training_state.pkl", "classification")["parameters"]
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return make_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A job that nothing interrupted."""
     log_dir = tmp_path_factory.mktemp("whole") / "out"
-    finish(start(log_dir, data))
+    finish(start(TASK, log_dir, data))
     return log_dir
 
 
-@pytest.mark.parametrize("epoch", [0, 1, EPOCHS - 1])
-def test_killed_and_resumed_ends_with_the_same_parameters_bit_for_bit(
-    tmp_path: Path, data: Path, whole: Path, epoch: int
-) -> None:
-    log_dir, port = tmp_path / "out", free_port()
-    process = start(log_dir, data, port=port)
+def killed_and_resumed(task: str, log_dir: Path, data: Path, epoch: int, whole: Path) -> None:
+    """Kill a job when the log tells of `epoch`, resume it, and hold all that it left against an uninterrupted one."""
+    port = free_port()
+    process = start(task, log_dir, data, port=port)
     wait_for(log_dir, f"[Epoch {epoch}]", process)
     before = poll(port)
     process.kill()
-    process.wait()
-    process = start(log_dir, data, "--resume", "--linger", "1", port=port)
+    process.communicate()
+    process = start(task, log_dir, data, "--resume", "--linger", "1", port=port)
     after: list[list[float]] = []
     while process.poll() is None:
         after = poll(port) or after
         time.sleep(0.05)
     assert process.returncode == 0, process.communicate()[0]
-    wanted, found = parameters(whole), parameters(log_dir)
-    assert wanted.keys() == found.keys()
-    assert all((wanted[name] == found[name]).all() for name in wanted)
-    assert (whole / "valid_data_result.json").read_text() == (log_dir / "valid_data_result.json").read_text()
+    process.communicate()
+    assert_same(parameters(task, whole), parameters(task, log_dir))
+    result = "valid_data_result.json"
+    assert (whole / result).read_text() == (log_dir / result).read_text()
     steps_and_fractions = [point[1:] for point in after]
     assert steps_and_fractions == sorted(steps_and_fractions)
     assert steps_and_fractions[-1] == [30, 1.0]
     assert after[: len(before)] == before
 
 
-def poll(port: int) -> list[list[float]]:
-    address = f"http://127.0.0.1:{port}/data/plugin/scalars/scalars?run=.&tag=progress"
-    try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
-            return json.load(answer)  # type: ignore[no-any-return]
-    except (urllib.error.URLError, OSError):
-        return []
+@pytest.mark.parametrize("epoch", [0, 1, EPOCHS - 1])
+def test_killed_and_resumed_ends_with_the_same_parameters_bit_for_bit(
+    tmp_path: Path, data: Path, whole: Path, epoch: int
+) -> None:
+    killed_and_resumed(TASK, tmp_path / "out", data, epoch, whole)
 
 
-def test_resuming_a_finished_job_trains_nothing_again(whole: Path, data: Path) -> None:
-    before = parameters(whole)
-    output = finish(start(whole, data, "--resume"))
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [task for task in SCRIPTS if task != TASK])
+def test_every_script_resumes_bit_for_bit(tmp_path: Path, data: Path, task: str) -> None:
+    finish(start(task, tmp_path / "whole", data))
+    killed_and_resumed(task, tmp_path / "out", data, 1, tmp_path / "whole")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_every_script_resumes_bit_for_bit_from_its_first_and_last_epoch(
+    tmp_path: Path, data: Path, task: str
+) -> None:
+    finish(start(task, tmp_path / "whole", data))
+    for epoch in (0, EPOCHS - 1):
+        killed_and_resumed(task, tmp_path / f"out{epoch}", data, epoch, tmp_path / "whole")
+
+
+def test_resuming_a_finished_job_trains_nothing_again(whole: Path, data: Path, tmp_path: Path) -> None:
+    log_dir = tmp_path / "out"
+    shutil.copytree(whole, log_dir)
+    output = finish(start(TASK, log_dir, data, "--resume"))
     assert f"Resuming after epoch {EPOCHS - 1}" in output
-    after = parameters(whole)
-    assert all((before[name] == after[name]).all() for name in before)
+    assert_same(parameters(TASK, whole), parameters(TASK, log_dir))
 
 
 def test_resume_without_anything_to_resume_says_so_and_starts_afresh(tmp_path: Path, data: Path) -> None:
-    output = finish(start(tmp_path / "out", data, "--resume", epochs=1))
+    output = finish(start(TASK, tmp_path / "out", data, "--resume", epochs=1))
     assert "there is nothing to resume" in output
     assert (tmp_path / "out" / "best_checkpoint.pkl").exists()
 
 
 def test_resume_refuses_keys_that_cannot_change_and_names_those_that_did(tmp_path: Path, data: Path) -> None:
-    finish(start(tmp_path / "out", data, epochs=1))
-    process = start(tmp_path / "out", data, "--resume", epochs=2, lr=0.5, batch_size=3)
+    finish(start(TASK, tmp_path / "out", data, epochs=1))
+    process = start(TASK, tmp_path / "out", data, "--resume", epochs=2, lr=0.5, batch_size=3)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "train.lr: 0.5 differs from 0.01" in output
     assert "train.batch_size: 3 differs from 4" in output
     assert "Traceback" not in output
-    output = finish(start(tmp_path / "out", data, "--resume", epochs=2))
+    output = finish(start(TASK, tmp_path / "out", data, "--resume", epochs=2))
     assert "train.epochs was 1 and is 2 now" in output
-    assert read_checkpoint(tmp_path / "out" / "training_state.pkl", "classification")["epoch"] == 1
+    assert read_checkpoint(tmp_path / "out" / "training_state.pkl", TASK)["epoch"] == 1
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_job_soon_and_says_so(tmp_path: Path, data: Path, number: int, status: int) -> None:
+def test_a_damaged_state_ends_a_resumed_job_with_one_line(tmp_path: Path, data: Path, whole: Path) -> None:
     log_dir = tmp_path / "out"
-    process = start(log_dir, data, epochs=1000)
+    shutil.copytree(whole, log_dir)
+    state = log_dir / "training_state.pkl"
+    state.write_bytes(state.read_bytes()[:-1000])
+    assert f"{state}: not a usable checkpoint: " in fail(start(TASK, log_dir, data, "--resume"))
+
+
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_job_soon_and_says_so(tmp_path: Path, data: Path, number: int, ended: int) -> None:
+    log_dir = tmp_path / "out"
+    process = start(TASK, log_dir, data, epochs=1000)
     wait_for(log_dir, "[Epoch 1]", process)
     children = children_of(process.pid)
     began = time.monotonic()
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    last = fail(process, ended)
     assert time.monotonic() - began < 8
-    assert process.returncode == status
-    assert output.strip().splitlines()[-1] == f"stopped by {signal.Signals(number).name}"
-    assert (log_dir / "estimator.log").read_text().strip().splitlines()[-1] == output.strip().splitlines()[-1]
-    written = json.loads((log_dir / "status.json").read_text())
-    assert written["state"] == "stopped"
+    assert last == f"stopped by {signal.Signals(number).name}"
+    assert (log_dir / "estimator.log").read_text().strip().splitlines()[-1] == last
+    assert status(log_dir)["state"] == "stopped"
     assert_gone(children)
-    assert read_checkpoint(log_dir / "training_state.pkl", "classification")["epoch"] >= 0
+    assert read_checkpoint(log_dir / "training_state.pkl", TASK)["epoch"] >= 0
 
 
-def assert_gone(pids: list[int]) -> None:
-    """No process of these lives for more than a few seconds."""
-    for _ in range(100):
-        if not any(Path(f"/proc/{pid}").exists() and alive(pid) for pid in pids):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"processes of the job are still there: {pids}")
+def test_a_signal_ends_the_job_soon_even_in_a_long_validation(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(data / "classes_train", folder / "classes_train")
+    for path in sorted((data / "classes_valid").rglob("*.png")):
+        place = folder / path.parent.relative_to(data)
+        place.mkdir(parents=True, exist_ok=True)
+        for number in range(400):
+            os.link(path, place / f"{path.stem}_{number}.png")
+    log_dir = tmp_path / "out"
+    process = start(TASK, log_dir, folder, epochs=1000)
+    wait_for(log_dir, "[Epoch 0] lr", process)  # then comes validation
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert fail(process, 143) == "stopped by SIGTERM"
+    assert time.monotonic() - began < 8
+    assert "Validation:" not in (log_dir / "estimator.log").read_text()
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def killed_at_random(tmp_path: Path, data: Path, kills: int, seed: int) -> None:
-    """Kill a job at random instants, look at what is left each time, and resume it."""
-    instants = random.Random(seed)
-    log_dir, port = tmp_path / "out", free_port()
-    for _ in range(kills):
-        process = start(log_dir, data, "--resume", port=port, epochs=3)
-        try:
-            process.wait(instants.uniform(0.1, 9.0))
-        except subprocess.TimeoutExpired:
-            children = children_of(process.pid)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            assert_gone(children)
-        for name in FILES:
-            if (log_dir / name).exists():
-                json.loads((log_dir / name).read_text())
-        for name in ("training_state.pkl", "best_checkpoint.pkl"):
-            if (log_dir / name).exists():
-                read_checkpoint(log_dir / name, "classification", ("parameters", "epoch"))
-        log = (log_dir / "estimator.log").read_text() if (log_dir / "estimator.log").exists() else ""
-        if "Validation:" in log and "Best accuracy" in log and (log_dir / "training_state.pkl").exists():
-            assert (log_dir / "best_checkpoint.pkl").exists() or "[Epoch 1]" not in log
-        with socket.socket() as probe:  # nothing is left on the port
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-    finish(start(log_dir, data, "--resume", port=port, epochs=3))
-
-
-def test_killed_at_any_moment_every_file_is_whole_or_absent(tmp_path: Path, data: Path) -> None:
-    killed_at_random(tmp_path, data, kills=4, seed=0)
-
-
-@pytest.mark.soak
-def test_killed_at_sixty_moments_every_file_is_whole_or_absent(tmp_path: Path, data: Path) -> None:
-    killed_at_random(tmp_path, data, kills=60, seed=1)
+def test_killed_workers_change_nothing_and_one_too_many_ends_the_job_with_the_reason(
+    tmp_path: Path, data: Path
+) -> None:
+    finish(start(TASK, tmp_path / "whole", data, epochs=20))
+    process = start(TASK, tmp_path / "out", data, epochs=20)
+    for epoch in (1, 3):
+        wait_for(tmp_path / "out", f"[Epoch {epoch}]", process)
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+    finish(process)
+    assert_same(parameters(TASK, tmp_path / "whole"), parameters(TASK, tmp_path / "out"))
+    process = start(TASK, tmp_path / "ended", data, epochs=1000)
+    for epoch in (1, 3, 5):
+        wait_for(tmp_path / "ended", f"[Epoch {epoch}]", process)
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+    last = fail(process)
+    assert "a data worker was killed by signal 9 (SIGKILL)" in last
+    assert "train.num_workers" in last
+    assert status(tmp_path / "ended")["error"]["kind"] == "worker"
 
 
 def test_a_second_job_in_the_same_folder_is_refused(tmp_path: Path, data: Path) -> None:
     log_dir = tmp_path / "out"
-    first = start(log_dir, data, epochs=1000)
+    first = start(TASK, log_dir, data, epochs=1000)
     try:
         wait_for(log_dir, "[Epoch 0]", first)
-        second = start(log_dir, data)
+        second = start(TASK, log_dir, data)
         output, _ = second.communicate(timeout=60)
         assert second.returncode == 1
         assert f"process {first.pid}" in output.strip().splitlines()[-1]
-        assert json.loads((log_dir / "status.json").read_text())["pid"] == first.pid
+        assert status(log_dir)["pid"] == first.pid
     finally:
         first.kill()
         first.communicate()
-
-
-def test_a_port_that_is_taken_is_an_error_before_any_loading(tmp_path: Path, data: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
-        taken.listen()
-        process = start(tmp_path / "out", data, port=taken.getsockname()[1])
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "--port" in output.strip().splitlines()[-1]
-    assert json.loads((tmp_path / "out" / "status.json").read_text())["error"]["kind"] == "port"
-
-
-def test_a_log_dir_that_cannot_be_made_is_an_error_in_one_line(tmp_path: Path, data: Path) -> None:
-    (tmp_path / "file").write_text("")
-    process = start(tmp_path / "unused", data, "--set", f"log_dir={tmp_path / 'file' / 'out'}")
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "is not a folder" in output.strip().splitlines()[-1]
-    assert "Traceback" not in output
+    finish(start(TASK, log_dir, data, epochs=1))  # what a killed job leaves of its lock is in nobody's way

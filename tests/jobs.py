@@ -1,0 +1,218 @@
+"""The smallest whole jobs of all five scripts, as a platform runs them; for tests that interrupt and disturb them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from common.checkpoint import read_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = {
+    "classification": "classification/fit_classification.py",
+    "reid": "reid/fit_reid.py",
+    "landmark": "landmark/fit_landmark.py",
+    "yolov3": "detect/fit_yolov3.py",
+    "centernet": "detect/fit_center_net.py",
+}
+EPOCHS = 4
+JOINTS = 3
+_DETECT = {"data_shape": [64, 64], "use_pretrained": False}
+_SMALL = {"base_network": "mobilenet0.25", "use_pretrained": False}
+_SIZE = {"input_width": 32, "input_height": 32, "lr": 0.01}
+_SECTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "classification": {"model": _SMALL, "train": _SIZE},
+    "reid": {"model": _SMALL, "train": {**_SIZE, "batch_size": 8}},
+    "landmark": {"model": _SMALL, "train": _SIZE, "dataset": {"num_joints": JOINTS}},
+    "yolov3": {
+        "model": {**_DETECT, "base_network": "mobilenet1.0"},
+        "train": {"no_random_shape": True},
+        "dataset": {"classes": ["dark", "light"]},
+    },
+    "centernet": {
+        "model": {**_DETECT, "base_network": "resnet18_v1b"},
+        "train": {"pretrained_base": False},
+        "dataset": {"classes": ["dark", "light"]},
+    },
+}
+
+
+def make_data(folder: Path, train: int = 12, valid: int = 4) -> Path:
+    """Sets for every script: `classes_train`, `boxes_train`, `points_train`, and the same for validation.
+
+    Images are noise, light or dark, `train` of each for training.
+    """
+    rng = np.random.default_rng(0)
+    texts = {"classes": None, "boxes": "{},4,6,30,34\n", "points": "3,4\n20,8\n10,30\n"}
+    for part, count in (("train", train), ("valid", valid)):
+        for label, (name, low) in enumerate((("dark", 0), ("light", 128))):
+            for number in range(count):
+                pixels = rng.integers(low, low + 128, (40, 40, 3)).astype(np.uint8)
+                for kind, text in texts.items():
+                    place = folder / f"{kind}_{part}" / (name if text is None else "")
+                    place.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(place / f"{name}{number}.png")
+                    if text is not None:
+                        (place / f"{name}{number}.txt").write_text(text.format(label))
+    return folder
+
+
+def config(task: str, log_dir: Path, data: Path, **train: Any) -> dict[str, Any]:
+    """The configuration of a job of seconds."""
+    kind = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}.get(task, "classes")
+    sections = _SECTIONS[task]
+    folders = {"data_root": str(data), "train_dir": f"{kind}_train", "valid_dir": f"{kind}_valid"}
+    common = {"epochs": EPOCHS, "batch_size": 4, "num_workers": 1}
+    return {
+        "log_dir": str(log_dir),
+        "gpus": [],
+        "dataset": {**folders, **sections.get("dataset", {})},
+        "model": sections["model"],
+        "train": {**common, **sections["train"], **train},
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(
+    task: str,
+    log_dir: Path,
+    data: Path,
+    *options: str,
+    port: int = 0,
+    prefix: Iterable[str] = (),
+    **train: Any,
+) -> subprocess.Popen[str]:
+    """Start a job; prefix: a program that is to run it. Output is read by `finish` or `communicate`."""
+    path = log_dir.parent / f"{log_dir.name}.json"
+    path.write_text(json.dumps(config(task, log_dir, data, **train)))
+    command = [
+        *prefix,
+        sys.executable,
+        SCRIPTS[task],
+        "--config",
+        str(path),
+        "--port",
+        str(port or free_port()),
+    ]
+    return subprocess.Popen(
+        [*command, "--linger", "0", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a job that ends well; returns what it wrote."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def fail(process: subprocess.Popen[str], status: int = 1) -> str:
+    """Wait for a job that fails, without a traceback; returns its last line, which is also that of its log."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
+    assert "Traceback" not in output
+    return output.strip().splitlines()[-1]
+
+
+def wait_for(log_dir: Path, text: str, process: subprocess.Popen[str]) -> None:
+    """Until `text` stands in the job's log."""
+    for _ in range(6000):
+        log = log_dir / "estimator.log"
+        if log.exists() and text in log.read_text():
+            return
+        if process.poll() is not None:
+            raise AssertionError(process.communicate()[0])
+        time.sleep(0.05)
+    raise AssertionError(f"{text!r} never came")
+
+
+def parameters(task: str, log_dir: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = read_checkpoint(log_dir / "training_state.pkl", task)["parameters"]
+    return found
+
+
+def assert_same(wanted: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> None:
+    """Bit for bit."""
+    assert wanted.keys() == found.keys()
+    assert [name for name in wanted if wanted[name].tobytes() != found[name].tobytes()] == []
+
+
+def children_of(pid: int) -> list[int]:
+    """Ids of the processes that any thread of `pid` has started and that are there."""
+    texts = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            texts.append(path.read_text())
+        except OSError:  # the thread has ended
+            continue
+    return [int(child) for child in " ".join(texts).split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def assert_gone(pids: Iterable[int]) -> None:
+    """No process of these lives for more than a few seconds."""
+    for _ in range(100):
+        left = [pid for pid in pids if alive(pid)]
+        if not left:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"processes of the job are still there: {left}")
+
+
+def poll(port: int) -> list[list[float]]:
+    """The progress that a poller sees; nothing while nobody answers."""
+    address = f"http://127.0.0.1:{port}/data/plugin/scalars/scalars?run=.&tag=progress"
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            found: list[list[float]] = json.load(answer)
+            return found
+    except (urllib.error.URLError, OSError):
+        return []
+
+
+def status(log_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((log_dir / "status.json").read_text())
+    return found
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """Ids of the data workers of a job."""
+    return [child for child in children_of(process.pid) if b"common.worker" in _command(child)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
