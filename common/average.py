@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import mxnet as mx
-import numpy as np
 
 # After n updates the average reaches back over about n / 9 of them, until `decay` limits it: short trainings and long
 # ones alike are averaged over their last tenth.
@@ -33,7 +32,10 @@ class MovingAverage:
         decay = min(self._decay, (1.0 + self._updates) / (_RAMP + self._updates))
         self._updates += 1
         for name, average in self._averages.items():
-            average += (1.0 - decay) * (self._value(name) - average)
+            # average += (1 - decay) * (value - average), in one pass over memory where the arithmetic takes three.
+            mx.nd.sgd_update(
+                average, self._value(name), out=average, lr=1.0 - decay, wd=1.0, rescale_grad=-1.0
+            )
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import gluoncv
 import mxnet as mx
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from common.network_names import (
 from common.networks import (
     GroupNorm,
     Network,
+    ReLU6,
+    base_features,
     base_map,
     base_network,
     group_count,
@@ -330,3 +333,26 @@ def test_no_weight_decay_is_for_biases_gamma_and_beta_alone() -> None:
     }
     assert free == {"bias", "gamma", "beta"}
     assert decayed == {"weight", "running_mean", "running_var"}
+
+
+def test_relu6_is_that_of_gluoncv_with_its_gradient() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 8, 5, 5)).astype(np.float32) * 6
+    results = []
+    for layer in (gluoncv.nn.ReLU6(), ReLU6()):
+        inputs = mx.nd.array(x)
+        inputs.attach_grad()
+        with mx.autograd.record():
+            outputs = layer(inputs)
+        outputs.backward(mx.nd.array(x))
+        results.append((outputs.asnumpy(), inputs.grad.asnumpy()))
+    assert results[0][0].max() == 6
+    for theirs, ours in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_0.25", "mobilenetv3_small"])
+def test_every_relu6_is_the_quick_one(name: str) -> None:
+    found: list[type] = []
+    base_features(name).apply(lambda block: found.append(type(block)))
+    assert ReLU6 in found
+    assert gluoncv.nn.ReLU6 not in found
