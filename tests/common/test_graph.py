@@ -1,0 +1,44 @@
+"""Compiled graphs compute what their blocks do, in the precision that was asked for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+from mxnet import gluon
+
+from common.graph import compile_graph
+
+
+class Clipped(gluon.HybridBlock):
+    """A convolution, clipped."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="")
+        self.layer = gluon.nn.Conv2D(4, 1, in_channels=3)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return F.clip(self.layer(x), 0, 6)
+
+
+def nodes_of(graph: gluon.SymbolBlock) -> list[dict[str, Any]]:
+    return list(json.loads(graph._cached_graph[1].tojson())["nodes"])
+
+
+def test_in_bfloat16_convolutions_compute_in_it_and_clipping_does_not() -> None:
+    block = Clipped()
+    block.initialize()
+    nodes = nodes_of(compile_graph(block, ["x"], "bfloat16"))
+    first_inputs = {node["op"]: nodes[node["inputs"][0][0]] for node in nodes if node["inputs"]}
+    assert first_inputs["Convolution"]["op"] == first_inputs["clip"]["op"] == "amp_cast"
+    assert first_inputs["Convolution"]["attrs"]["dtype"] == "bfloat16"
+    assert first_inputs["clip"]["attrs"]["dtype"] == "float32"
+
+
+def test_a_compiled_graph_gives_what_its_block_gives() -> None:
+    block = Clipped()
+    block.initialize(mx.init.Normal(1.0))
+    x = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, 5, 7)) * 4)
+    np.testing.assert_allclose(compile_graph(block, ["x"])(x).asnumpy(), block(x).asnumpy(), rtol=1e-5)
