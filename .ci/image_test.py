@@ -1,6 +1,6 @@
 """Build the container image and run jobs in it, on a machine without a container engine: `make image-test`.
 
-    python3 .ci/image_test.py [--variant gpu] [--work FOLDER]
+    python3 .ci/image_test.py [--variant gpu] [--work FOLDER] [--keep]
 
 Needs root, and Debian's buildah and debootstrap; the GPU variant gcc too. The image is built by buildah (chroot
 isolation) on a base of this machine's Debian mirror. Jobs run in namespaces of their own (mounts, processes, network)
@@ -15,30 +15,19 @@ import argparse
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from containers import Container, Image, expect, running, say, until
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data" / "blood_cells"
-PROGRESS = "http://127.0.0.1:8888/data/plugin/scalars/scalars?run=.&tag=progress"
 RESULTS = {"estimator.log", "best_checkpoint.pkl", "valid_data_result.json", "model.json", "status.json"}
-# The machine's certificates and settings of pip: seen while the image is built, no part of it.
-OF_THIS_MACHINE = {
-    os.environ.get(
-        "SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"
-    ): "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pip.conf": "/etc/pip.conf",
-    os.path.expanduser("~/.config/pip/pip.conf"): "/root/.config/pip/pip.conf",
-}
 JOB = {
     "log_dir": "/out",
     "dataset": {"data_root": "/data", "train_dir": "detect_train", "valid_dir": "detect_valid"},
@@ -46,29 +35,6 @@ JOB = {
     "model": {"base_network": "mobilenet1.0", "use_pretrained": False, "data_shape": [96, 96]},
     "train": {"epochs": 2, "batch_size": 8, "num_workers": 2},
 }
-# What an engine does before it starts process 1. $root, $volumes ("source target ro|rw" a line), $read_only
-CONTAINER = r"""
-set -eu
-mount --make-rprivate /
-mount --bind "$root" "$root"
-mount -t proc proc "$root/proc"
-mount -t sysfs -o ro sysfs "$root/sys"
-mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
-mount -t tmpfs -o mode=755 tmpfs "$root/dev"
-for device in null zero full random urandom tty; do
-    touch "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
-done
-ln -s /proc/self/fd "$root/dev/fd"
-mkdir "$root/dev/shm"; mount -t tmpfs -o mode=1777,size=64m tmpfs "$root/dev/shm"
-printf '%s' "$volumes" | while read -r source target mode; do
-    mount --bind "$source" "$root$target"
-    [ "$mode" = rw ] || mount -o remount,bind,ro "$root$target"
-done
-[ -z "$read_only" ] || mount -o remount,bind,ro "$root"
-ip link set lo up
-cd "$root"
-exec "$@"
-"""
 
 
 def main() -> int:
@@ -77,6 +43,7 @@ def main() -> int:
     parser.add_argument(
         "--work", type=Path, default=Path("/var/tmp/visualtl-image-test"), help="default: %(default)s"
     )
+    parser.add_argument("--keep", action="store_true", help="leave the image, and take one that was left")
     given = parser.parse_args()
     needed = ["buildah", "debootstrap", "unshare", "nsenter", "ip", "curl", "make"]
     missing = [
@@ -89,203 +56,12 @@ def main() -> int:
         )
         return 1
     given.work.mkdir(parents=True, exist_ok=True)
-    image = Image.build(given.work, given.variant)
+    image = Image.build(given.work, given.variant, given.keep)
     try:
         (check_cpu if given.variant == "cpu" else check_gpu)(image, given.work)
     finally:
-        image.remove()
+        image.remove(given.keep)
     return 0
-
-
-def say(text: str) -> None:
-    print(f"image-test: {text}", flush=True)
-
-
-def expect(condition: object, what: str, seen: object = "") -> None:
-    """Say what holds; end with status 1 if it does not."""
-    if not condition:
-        sys.exit(f"image-test: FAILED: {what}\n{seen}")
-    say(f"ok: {what}")
-
-
-def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait for something that has to come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            expect(False, f"{what} within {seconds:g} s")
-        time.sleep(0.2)
-
-
-# The image
-
-
-@dataclass
-class Image:
-    """A built image with a container of it mounted at `root`."""
-
-    buildah: list[str]
-    name: str
-    container: str
-    root: Path
-    config: dict[str, Any]
-
-    @staticmethod
-    def build(work: Path, variant: str) -> Image:
-        """Build the base, where it is not there yet, and the image on it; say how long it took and how large it is."""
-        buildah = ["buildah", "--root", str(work / "storage"), "--runroot", str(work / "run")]
-
-        def call(*arguments: str) -> str:
-            done = subprocess.run([*buildah, *arguments], stdout=subprocess.PIPE, text=True, check=True)
-            return done.stdout.strip()
-
-        os.environ["BUILDAH_ISOLATION"] = "chroot"
-        base, name = "localhost/visualtl-test-base", f"localhost/visualtl-test:{variant}"
-        if base not in call("images", "--format", "{{.Name}}"):
-            shutil.rmtree(work / "base", ignore_errors=True)
-            packages = "python3,python3-pip,python3-venv,ca-certificates"
-            command = [
-                "debootstrap",
-                "--variant=minbase",
-                f"--include={packages}",
-                "bookworm",
-                str(work / "base"),
-            ]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            shutil.rmtree(work / "base" / "var" / "cache" / "apt" / "archives")
-            made = call("from", "scratch")
-            call("add", "-q", made, str(work / "base"), "/")
-            call("commit", "-q", "--rm", made, base)
-            shutil.rmtree(work / "base")
-        mounts = {source: target for source, target in OF_THIS_MACHINE.items() if Path(source).is_file()}
-        started = time.monotonic()
-        builder = [*buildah, "bud", "--format", "docker"]
-        options = [f"--volume={source}:{target}:ro" for source, target in mounts.items()]
-        command = ["make", "image", f"VARIANT={variant}", f"IMAGE={name}", f"BASE_IMAGE={base}"]
-        command += [f"BUILD={shlex.join(builder)}", f"BUILD_OPTIONS={shlex.join(options)}"]
-        with open(work / f"build-{variant}.log", "w") as log:
-            done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-        expect(done.returncode == 0, f"the {variant} image is built ({work / f'build-{variant}.log'})")
-        took = time.monotonic() - started
-        sizes = dict(
-            line.split("=")
-            for line in call("images", "--format", "{{.Name}}:{{.Tag}}={{.Size}}").splitlines()
-        )
-        say(f"built in {took:.0f} s; {sizes[name]}, of which the base is {sizes[base + ':latest']}")
-        container = call("from", name)
-        config = json.loads(call("inspect", "--type", "image", name))["Docker"]["config"]
-        image = Image(buildah, name, container, Path(call("mount", container)), config)
-        for target in list(mounts.values())[1:]:
-            inside = image.root / target[1:]
-            expect(
-                not inside.exists() or not inside.stat().st_size,
-                f"nothing of this machine's {target} is in the image",
-            )
-        return image
-
-    def remove(self) -> None:
-        """Remove the container and the image; the base stays for the next time."""
-        for command in (["rm", self.container], ["rmi", self.name]):
-            subprocess.run([*self.buildah, *command], check=True, stdout=subprocess.DEVNULL)
-
-
-@dataclass
-class Container:
-    """Process 1 of a container of `image`, and how to reach it."""
-
-    outer: subprocess.Popen[str]
-    pid: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        children = Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children")
-        until(lambda: bool(children.read_text()), 10, "the container starts")
-        self.pid = int(children.read_text().split()[0])
-
-    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """What `docker exec` does."""
-        enter = ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--net", "--root", "--wd"]
-        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=60)
-
-    def points(self) -> list[list[float]]:
-        """The progress, as a platform asks for it."""
-        command = ["curl", "-s", "--noproxy", "*", "-X", "POST", PROGRESS]
-        done = subprocess.run(
-            ["nsenter", "--target", str(self.pid), "--net", *command], capture_output=True, text=True
-        )
-        return list(json.loads(done.stdout)) if done.stdout.startswith("[") else []
-
-    def wait(self, seconds: float) -> tuple[int, str]:
-        """Exit status and everything that was printed."""
-        output, _ = self.outer.communicate(timeout=seconds)
-        return self.outer.returncode, output
-
-
-@contextmanager
-def running(
-    image: Image,
-    command: Sequence[str],
-    volumes: dict[str, str],
-    user: str = "0:0",
-    read_only: bool = False,
-    **env: str,
-) -> Iterator[Container]:
-    """`docker run` of a command. volumes: "target" or "target:ro" in the container -> path here."""
-    lines = []
-    for target, source in volumes.items():
-        place, _, mode = target.partition(":")
-        inside = image.root / place[1:]
-        if Path(source).is_dir():
-            inside.mkdir(parents=True, exist_ok=True)
-        lines.append(f"{source} {place} {mode or 'rw'}\n")
-    settings = [f"{key}={value}" for key, value in env.items()]
-    words = [
-        "env",
-        "-i",
-        *image.config["Env"],
-        *settings,
-        "chroot",
-        f"--userspec={user}",
-        "--groups=",
-        str(image.root),
-    ]
-    words += [
-        "sh",
-        "-c",
-        'cd "$0" && exec "$@"',
-        image.config["WorkingDir"],
-        *image.config["Entrypoint"],
-        *command,
-    ]
-    outer = subprocess.Popen(
-        [
-            "unshare",
-            "--mount",
-            "--pid",
-            "--net",
-            "--fork",
-            "--kill-child",
-            "sh",
-            "-c",
-            CONTAINER,
-            "sh",
-            *words,
-        ],
-        env={
-            "PATH": os.environ["PATH"],
-            "root": str(image.root),
-            "volumes": "".join(lines),
-            "read_only": "1" * read_only,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield Container(outer)
-    finally:
-        if outer.poll() is None:
-            outer.kill()
-            outer.wait()
 
 
 # What is checked
@@ -321,7 +97,7 @@ def check_cpu(image: Image, work: Path) -> None:
     with running(
         image, job, volumes
     ) as container:  # the guide's own example, with nothing mounted in its place
-        status, output = container.wait(60)
+        status, output = container.wait()
     expect(
         status == 1 and "gpus: [0] asked for and not there" in output.splitlines()[-1],
         "a GPU that is not there is named",
@@ -335,7 +111,7 @@ def check_cpu(image: Image, work: Path) -> None:
     job[-1] = "/data/detect_yolov3.json"
     with running(image, [*job, "--linger", "0"], volumes, "1000:1000", read_only=True) as container:
         root = container.inside("touch", "/visualtl/file")
-        status, output = container.wait(300)
+        status, output = container.wait()
     expect(root.returncode and "Read-only" in root.stderr, "the root is read-only", root.stderr)
     expect(status == 0, "a job runs as user 1000 with a read-only root", output)
     owners = {path.stat().st_uid for path in Path(volumes["/out"]).iterdir()}
@@ -350,7 +126,7 @@ def check_cpu(image: Image, work: Path) -> None:
     with running(
         image, listing, {"/root/.mxnet/models:ro": str(models)}, "1000:1000", read_only=True
     ) as container:
-        status, output = container.wait(60)
+        status, output = container.wait()
     expect(
         status == 0 and "your own file" in output,
         "parameters are mounted at /root/.mxnet/models for any user",
@@ -380,7 +156,7 @@ def follow(container: Container, image: Image, out: Path) -> None:
         "it is polled through all its steps",
     )
     expect(healthy == 0, "it is healthy while it runs", healthy)
-    status, output = container.wait(60)
+    status, output = container.wait()
     expect(status == 0, "the contract's command line ends with status 0", output)
     found = {path.name for path in out.iterdir()}
     expect(
@@ -397,7 +173,7 @@ def stop_and_resume(image: Image, job: Sequence[str], volumes: dict[str, str]) -
         until((out / "training_state.pkl").exists, 300, "an epoch ends")
         started = time.monotonic()
         os.kill(container.pid, signal.SIGTERM)
-        status, output = container.wait(20)
+        status, output = container.wait(30)
     expect(
         status == 143,
         f"SIGTERM ends it with status 143 after {time.monotonic() - started:.1f} s",
@@ -409,7 +185,7 @@ def stop_and_resume(image: Image, job: Sequence[str], volumes: dict[str, str]) -
     with running(
         image, [*job, "--resume", "--linger", "0", "--set", f"train.epochs={epochs}"], volumes
     ) as container:
-        status, output = container.wait(300)
+        status, output = container.wait()
     expect(
         status == 0 and "Resuming after epoch" in output, "another container resumes it to its end", output
     )
@@ -420,7 +196,7 @@ def check_gpu(image: Image, work: Path) -> None:
     job = ["python3", "detect/fit_yolov3.py", "--config", "/data/detect_yolov3.json", "--linger", "0"]
     volumes = prepare(work)
     with running(image, job, volumes) as container:
-        status, output = container.wait(120)
+        status, output = container.wait()
     expect(
         status == 1 and "libcuda.so.1" in output.splitlines()[-1],
         "without a driver the job says what is missing",
@@ -429,7 +205,7 @@ def check_gpu(image: Image, work: Path) -> None:
 
     library = next(image.root.glob("opt/venv/lib/python3*/site-packages/mxnet/libmxnet.so"))
     with running(image, ["ldd", "/" + str(library.relative_to(image.root))], {}) as container:
-        _, output = container.wait(60)
+        _, output = container.wait()
     unresolved = re.findall(r"(\S+) => not found", output)
     expect(unresolved == ["libcuda.so.1"], "all libraries but the driver's are in the image", unresolved)
 
@@ -437,15 +213,15 @@ def check_gpu(image: Image, work: Path) -> None:
     volumes["/driver:ro"] = str(driver)
     features = "import mxnet; print([f for f in ('CUDA', 'CUDNN', 'NCCL') if mxnet.runtime.Features().is_enabled(f)])"
     with running(image, ["python3", "-c", features], volumes, LD_LIBRARY_PATH="/driver") as container:
-        status, output = container.wait(120)
+        status, output = container.wait()
     expect(
         output.strip() == "['CUDA', 'CUDNN', 'NCCL']", "mxnet is imported, with CUDA, cuDNN and NCCL", output
     )
     with running(image, job, volumes, LD_LIBRARY_PATH="/driver") as container:
-        status, output = container.wait(600)
+        status, output = container.wait()
     expect(status == 0, "a job trains on the CPU", output)
     with running(image, [*job, "--set", "gpus=[0]"], volumes, LD_LIBRARY_PATH="/driver") as container:
-        status, output = container.wait(120)
+        status, output = container.wait()
     expect(
         status == 1 and "gpus: [0] asked for and not there" in output,
         "a GPU that is not there is named",

@@ -11,6 +11,7 @@ looks at every file of the folder. Nothing of MXNet is imported.
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib
 import re
 import sys
@@ -95,7 +96,9 @@ def list_names(names: Sequence[str], folder: Path) -> int:
             raise PretrainedError(f"nothing is published as {name!r}, and {own} is not there")
         else:
             path = folder / file.file_name
-            state = f"{_size(path)}, in {folder}" if path.is_file() else f"missing in {folder}"
+            about = _known_sizes().get(name)
+            size = f" (about {about} MB)" if about else ""
+            state = f"{_size(path)}, in {folder}" if path.is_file() else f"missing in {folder}{size}"
             print(f"{file.file_name}: {state}; SHA-1 {file.sha1}; from {file.address}")
     return 0
 
@@ -148,6 +151,12 @@ def check_folder(folder: Path) -> int:
         print(f"{path.name}: {'whole' if whole else f'damaged: its SHA-1 is {digest}'}, {_size(path)}")
         status |= not whole
     return status
+
+
+def _known_sizes() -> dict[str, str]:
+    """Name to megabytes, from the list of what the tasks begin with."""
+    with open(_ROOT / "configs" / "pretrained.csv", encoding="utf-8", newline="") as file:
+        return {row["name"]: row["megabytes"] for row in csv.DictReader(file)}
 
 
 def _size(path: Path) -> str:

@@ -1,14 +1,16 @@
-"""Write what follows from the configuration classes: JSON Schemas, and the tables of keys in the READMEs.
+"""Write what follows from the code: JSON Schemas, and the tables of keys and pretrained files in the READMEs.
 
     python3 configs/generate.py           # rewrite what is outdated
     python3 configs/generate.py --check   # say what is outdated; exit status 1 if anything is
 
-A table stands between `<!-- keys:NAME -->` and `<!-- /keys -->`; a README without such marks is left alone.
+A table stands between `<!-- keys:NAME -->` and `<!-- /keys -->`, or `<!-- pretrained:NAME -->` and
+`<!-- /pretrained -->`; a README without such marks is left alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
 import sys
@@ -24,6 +26,7 @@ from classification.config import ClassificationConfig  # noqa: E402
 from common.config import JobConfig  # noqa: E402
 from common.config_keys import allowed, leaves, sections  # noqa: E402
 from common.files import replacing  # noqa: E402
+from common.pretrained import published  # noqa: E402
 from detect.config import CenterNetConfig, YOLOv3Config  # noqa: E402
 from landmark.config import LandmarkConfig  # noqa: E402
 from reid.config import ReIDConfig  # noqa: E402
@@ -38,6 +41,9 @@ CONFIGURATIONS: dict[str, tuple[type[JobConfig], str]] = {
 }
 READMES = {"README.md": False, "README_zh.md": True}
 _TABLE = re.compile(r"(<!-- keys:(\w+) -->\n).*?(<!-- /keys -->)", re.DOTALL)
+_PRETRAINED = re.compile(r"(<!-- pretrained:(\w+) -->\n).*?(<!-- /pretrained -->)", re.DOTALL)
+#: Name of a table of pretrained files -> how their names begin.
+_GROUPS = {"detectors": ("yolo3_", "center_net_"), "imagenet": ()}
 
 
 def schema(config_class: type[JobConfig]) -> dict[str, Any]:
@@ -82,7 +88,28 @@ def rewritten(readme: str, chinese: bool) -> str:
             raise ValueError(f"keys:{match[2]} is not one of {', '.join(CONFIGURATIONS)}")
         return f"{match[1]}{table(CONFIGURATIONS[match[2]][0], chinese)}{match[3]}"
 
-    return _TABLE.sub(replaced, readme)
+    return _PRETRAINED.sub(
+        lambda match: f"{match[1]}{pretrained_table(match[2], chinese)}{match[3]}",
+        _TABLE.sub(replaced, readme),
+    )
+
+
+def pretrained_table(group: str, chinese: bool = False) -> str:
+    """A Markdown table of the files in `configs/pretrained.csv`: exact name, size, what is published of them."""
+    detectors = _GROUPS["detectors"]
+    head = (
+        ("文件", "约 MB", "公布的指标", "张/秒") if chinese else ("file", "about MB", "published", "images/s")
+    )
+    rows = [head, ("---",) * 4]
+    with open(ROOT / "configs" / "pretrained.csv", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            name = published(row["name"])
+            if name is None:
+                raise ValueError(f"configs/pretrained.csv: nothing is published as {row['name']}")
+            if row["name"].startswith(detectors) == bool(_GROUPS[group]):
+                figures = (row["figure"] or "–", row["images_per_second"] or "–")
+                rows.append((f"`{name.file_name}`", f"{float(row['megabytes']):.0f}", *figures))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def generated(root: Path) -> dict[Path, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -9,21 +10,30 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from classification.config import ClassificationConfig
+from classification.results import result_document as classification_document
+from common import pretrained
 from common.cli import parse, parser
 from common.config import JobConfig, configuration
 from common.errors import JobError
+from common.models import main as models
 from common.network_names import BASE_NETWORKS, EMBEDDING_DIMENSIONS
 from common.progress import Step
+from common.samples import Sample
 from common.server import ProgressServer
 from common.status import __version__
 from detect.config import CenterNetConfig, YOLOv3Config
+from detect.results import result_document as detection_document
 from landmark.config import LandmarkConfig
+from landmark.results import result_document as landmark_document
 from reid.config import ReIDConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,16 +46,21 @@ SCRIPTS: dict[str, type[JobConfig]] = {
     "landmark/fit_landmark.py": LandmarkConfig,
 }
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in READMES}
+PAGES = {
+    name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("platform.md", "platform_zh.md")
+}
 both = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 
 # The blocks are the same in both (see test_repository): those of one are enough.
-BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w*)\n(.*?)```", TEXTS["README.md"], re.S)
+BLOCKS, PAGE_BLOCKS = (
+    re.findall(r"```(\w*)\n(.*?)```", text, re.S) for text in (TEXTS["README.md"], PAGES["platform.md"])
+)
 
 
 def commands() -> list[list[str]]:
     """The command lines of all blocks."""
-    lines = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
-    known = (".venv/bin/python", "make", "docker", "kubectl", "curl")
+    lines = [line for kind, block in [*BLOCKS, *PAGE_BLOCKS] if not kind for line in block.splitlines()]
+    known = (".venv/bin/python", "make", "docker", "kubectl", "curl", "python3", "sh")
     return [shlex.split(line) for line in lines if line.startswith(known)]
 
 
@@ -100,17 +115,39 @@ def test_the_options_are_those_of_the_scripts(text: str) -> None:
     assert listed == there - {"-h"}
 
 
-def test_parameters_are_fetched_by_the_command_for_machines_without_internet(
+def test_the_commands_for_machines_without_internet_bring_the_files_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (words,) = (words for words in commands() if "find_parameters" in " ".join(words))
-    name = re.findall(r'find_parameters\("([\w.]+)"\)', words[2])[0]
-    own = tmp_path / "models" / f"{name}.params"
-    own.parent.mkdir()
-    own.touch()
-    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
-    done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == f"{own}\n", done.stderr
+    content = b"parameters"
+    sha1 = hashlib.sha1(content).hexdigest()
+    names = ("yolo3_darknet53_coco", "resnet50_v1")
+    monkeypatch.setattr(pretrained, "published_hashes", lambda: dict.fromkeys(names, sha1))
+    monkeypatch.setenv("MXNET_GLUON_REPO", (tmp_path / "mirror").as_uri())
+    (tmp_path / "mirror" / "gluon" / "models").mkdir(parents=True)
+    for name in names:
+        file = f"{name}-{sha1[:8]}"
+        with zipfile.ZipFile(tmp_path / "mirror" / "gluon" / "models" / f"{file}.zip", "w") as bundle:
+            bundle.writestr(f"{file}.params", content)
+    job = next(block for kind, block in BLOCKS if kind == "json")
+    (tmp_path / "job.json").write_text(job)
+    places = {"job.json": str(tmp_path / "job.json"), "models": str(tmp_path / "models")}
+    monkeypatch.chdir(ROOT)
+    given = [words[3:] for words in commands() if words[:3] == [".venv/bin/python", "-m", "common.models"]]
+    assert [words[0] for words in given] == ["list", "fetch", "check", "fetch", "check"]
+    for words in given:
+        assert models([places.get(word, word) for word in words]) == 0
+    assert len(list((tmp_path / "models").iterdir())) == 2
+
+
+def test_the_commands_in_containers_are_those_of_the_project() -> None:
+    seen = set()
+    for words in commands():
+        if words[0] == "docker":
+            program = words[words.index("python3") :]
+            assert program[1] in SCRIPTS or program[1:3] == ["-m", "common.models"]
+            assert words[words.index("python3") - 1].removesuffix("-gpu") == f"visualtl:{__version__}"
+            seen.add(program[1])
+    assert len(seen) == 2
 
 
 @both
@@ -129,46 +166,56 @@ def test_names_of_pretrained_files_are_those_that_are_published(text: str) -> No
 # Progress
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> Path:
-    (code,) = (block for kind, block in BLOCKS if kind == "python")
-    path = tmp_path / "watch.py"
-    path.write_text(code)
-    return path
+CLIENTS = [words for words in commands() if words[0] in ("python3", "sh") and words[1].startswith("docs/")]
+clients = pytest.mark.parametrize("client", CLIENTS, ids=["python", "curl"])
 
 
-def watch(client: Path, port: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, client, f"127.0.0.1:{port}"], capture_output=True, text=True, timeout=60
-    )
+def following(client: Sequence[str], port: int) -> list[str]:
+    """The command of the page, for another port."""
+    program = sys.executable if client[0] == "python3" else client[0]
+    return [program, str(ROOT / client[1]), client[2].replace("8888", str(port))]
 
 
-def test_the_client_follows_a_job_to_its_end(client: Path, tmp_path: Path) -> None:
+@clients
+def test_the_client_follows_a_job_to_its_end(client: Sequence[str], tmp_path: Path) -> None:
     with ProgressServer(tmp_path, 0) as server:
         now = time.time()
         server.publish([(now, 1, 1.0), (now, 10, 0.25)])
-        following = subprocess.Popen(
-            [sys.executable, client, f"127.0.0.1:{server.port}"], stdout=subprocess.PIPE, text=True
-        )
-        assert following.stdout is not None
-        assert following.stdout.readline() == "step 10: 25%\n"
+        process = subprocess.Popen(following(client, server.port), stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() in ("step 10: 25%\n", "10, 0.25\n")
         server.publish([(now, 10, 1.0), (now, 30, 0.0), (now, 30, 1.0)])
-        assert following.stdout.read().splitlines()[-1] == "step 30: 100%"
-        assert following.wait(30) == 0
+        assert process.stdout.read().splitlines()[-1] in ("step 30: 100%", "30, 1.0")
+        assert process.wait(30) == 0
 
 
-def test_the_client_says_when_a_job_is_gone(client: Path, tmp_path: Path) -> None:
-    client.write_text(client.read_text().replace("< 60", "< 1"))
+@clients
+def test_the_client_says_when_a_job_is_gone(client: Sequence[str], tmp_path: Path) -> None:
     with ProgressServer(tmp_path, 0) as server:
         port = server.port
-    done = watch(client, port)
+    impatient = tmp_path / Path(client[1]).name
+    text = (ROOT / client[1]).read_text()
+    impatient.write_text(text.replace("< 60", "< 1").replace("-lt 30", "-lt 1"))
+    assert impatient.read_text() != text
+    command = following(client, port)
+    done = subprocess.run([command[0], impatient, command[2]], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "status.json" in done.stderr
 
 
+@pytest.mark.parametrize("text", PAGES.values(), ids=PAGES)
+def test_the_page_shows_the_client_that_is_tried(text: str) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    docstring, _, rest = (ROOT / "docs" / "watch.py").read_text().partition("\n\n")
+    assert rest == code
+    assert docstring.startswith('"""')
+    assert len(rest.splitlines()) <= 22
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_curl_gets_the_points(tmp_path: Path) -> None:
-    (words,) = (words for words in commands() if words[0] == "curl")
+    words, again = (words for words in commands() if words[0] == "curl")
+    assert words == again
     with ProgressServer(tmp_path, 0) as server:
         server.publish([(1629087911.5, 1, 0.0)])
         words = [word.replace("8888", str(server.port)) for word in words]
@@ -180,11 +227,41 @@ def test_curl_gets_the_points(tmp_path: Path) -> None:
     assert json.loads(answer) == [[1629087911.5, 1, 0.0]]
 
 
-@both
+@pytest.mark.parametrize("text", PAGES.values(), ids=PAGES)
 def test_the_steps_are_those_of_a_job(text: str) -> None:
-    rows = cells(text, "step" if text == TEXTS["README.md"] else "步骤")
+    rows = cells(text, "step" if text == PAGES["platform.md"] else "步骤")
     listed = {int(cell) for row in rows for cell in (row[0], row[2]) if cell}
     assert listed == {step.value for step in Step}
+
+
+# Results
+
+
+def shape(value: Any) -> Any:
+    """What a value is made of, with one entry for a list."""
+    if isinstance(value, dict):
+        return {key: shape(part) for key, part in value.items()}
+    return [shape(value[-1])] if isinstance(value, list) else type(value)
+
+
+def test_the_formats_of_the_results_are_those_that_are_written() -> None:
+    detection, classification, landmarks = (json.loads(text) for kind, text in PAGE_BLOCKS if kind == "json")
+    boxes = Sample("/data/26.jpg", 640, 480, np.array([[0, 1, 1, 9, 9]], np.float32))
+    found = np.array([[0, 0.9, 10, 20, 30, 40]])
+    written = detection_document([boxes], [found], ["cat"], np.array([0.4]), 0.4, 0.3)
+    assert shape(written) == shape(detection)
+    image = Sample("/data/brick/1.jpg", 9, 9, np.array([0, 0, 0, 9, 9], np.float32))
+    whole = classification_document([image], np.array([[0.9, 0.1]]), ["brick", "wood"])
+    assert shape({key: whole[key] for key in classification}) == shape(classification)
+    face = Sample("/data/1.jpg", 300, 300, np.array([[13.5, 15]], np.float32))
+    points = landmark_document([face], np.array([[[223.7, 0.0]]]))
+    assert shape({key: points[key] for key in landmarks}) == shape(landmarks)
+
+
+def test_the_picture_of_the_page_is_small() -> None:
+    picture = ROOT / "docs" / "progress.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 150_000
 
 
 # Tables

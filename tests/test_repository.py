@@ -31,12 +31,12 @@ def test_the_shipped_data_is_small() -> None:
     assert size < 5_000_000
 
 
-@pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
-def test_every_file_that_the_readme_names_exists(name: str) -> None:
+@pytest.mark.parametrize("name", ["README.md", "README_zh.md", "docs/platform.md", "docs/platform_zh.md"])
+def test_every_file_that_a_page_names_exists(name: str) -> None:
     text = (ROOT / name).read_text()
     named = set(
         re.findall(
-            r"`((?:configs|common|detect|classification|reid|landmark|tests|benchmarks)/[\w./-]+)`", text
+            r"`((?:configs|common|detect|classification|reid|landmark|tests|benchmarks|docs)/[\w./-]+)`", text
         )
     )
     named |= set(re.findall(r"\]\(([\w./-]+)\)", text))
@@ -52,8 +52,9 @@ def test_every_make_target_that_the_readme_names_exists(name: str) -> None:
     assert not [target for target in targets if not re.search(rf"^{target}:", makefile, re.M)]
 
 
-def test_both_readmes_have_the_same_sections_and_commands() -> None:
-    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README_zh.md"))
+@pytest.mark.parametrize("page", ["README", "docs/platform"])
+def test_both_languages_have_the_same_sections_and_commands(page: str) -> None:
+    english, chinese = ((ROOT / f"{page}{language}.md").read_text() for language in ("", "_zh"))
 
     def blocks(text: str) -> list[str]:
         return [re.sub(r"\s+", " ", block) for block in re.findall(r"```\w*\n(.*?)```", text, re.S)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -97,7 +98,9 @@ def test_list_names_the_file_that_a_job_of_defaults_needs(
     command = [str(ROOT / script), "--config", configuration(tmp_path)]
     assert main(["list", "--folder", str(tmp_path), *command]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{file}: missing in {tmp_path}; SHA-1 ")
+    assert re.match(
+        rf"{re.escape(file)}: missing in {re.escape(str(tmp_path))} \(about \d+\.\d MB\); SHA-1 ", line
+    )
     assert line.endswith(f"/{file.removesuffix('.params')}.zip")
 
 
