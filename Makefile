@@ -19,9 +19,10 @@ demo: $(VENV)/ready
 test: $(VENV)/ready-for-development
 	@$(RUN) -m pytest
 
-# What takes minutes to show: jobs killed at many random instants.
+# What takes minutes to show: jobs of every script killed at many random instants, and many more fuzzed files.
 soak: $(VENV)/ready-for-development
 	@$(RUN) -m pytest -m soak
+	@FUZZ=10 $(RUN) -m pytest tests/test_fuzzing.py
 
 # Formatting, linting and types, as the gate sees them.
 check: $(VENV)/ready-for-development

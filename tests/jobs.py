@@ -122,14 +122,14 @@ def start(
 
 def finish(process: subprocess.Popen[str]) -> str:
     """Wait for a job that ends well; returns what it wrote."""
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
 
 
 def fail(process: subprocess.Popen[str], status: int = 1) -> str:
     """Wait for a job that fails, without a traceback; returns its last line, which is also that of its log."""
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == status, output
     assert "Traceback" not in output
     return output.strip().splitlines()[-1]

@@ -73,8 +73,16 @@ _lines = st.builds(
     _separators,
     st.sampled_from(["\n", "\r\n", "\r", "", " \n", ",\n", "\x0b\n", "\u2028\n", "\0"]),
 )
+_numbers = (
+    st.integers(-5, 60) | st.floats(-20, 80, width=16) | st.sampled_from([0, -1, WIDTH, HEIGHT, 1e-9, 2**40])
+)
+_rows = st.one_of(*(st.lists(_numbers, min_size=n, max_size=n) for n in (2, 5))).map(
+    lambda row: ",".join(f"{value:g}" for value in row) + "\n"
+)
 _good = st.sampled_from(["-1,-1,-1,-1,-1\n", "0,1,2,30,20\n", "2,0,0,40,30\n", "1,-5,-5,99,99\n", "5,6\n"])
-_texts = st.lists(_good | _lines, max_size=6).map("".join)
+_texts = st.lists(_good | _rows | _lines, max_size=6).map("".join) | st.lists(_good | _rows, max_size=4).map(
+    "".join
+)
 _encodings = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "gb18030", "utf-32", "latin-1"])
 _contents = st.builds(
     lambda text, encoding: text.encode(encoding, "replace"), _texts, _encodings
