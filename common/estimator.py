@@ -231,8 +231,8 @@ class Estimator:
     def _limit_gradients(self, divisor: float, learning_rate: float) -> bool:
         """Scale down gradients that would change a weight too much. Returns False if any is not finite.
 
-        divisor: what the optimizer divides gradients by. Vectors (biases, BatchNorm) begin at 0 and have no norm to
-        measure by; they are left as they are.
+        divisor: what the optimizer divides gradients by. Vectors (biases, BatchNorm's) begin at 0 or 1 and stand for
+        values of about 1: they are measured by that where their own norm is less.
         """
         gradients = [parameter.list_grad()[0] for parameter in self._parameters]
         norms = np.sqrt(mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).asnumpy()) / divisor
@@ -241,12 +241,14 @@ class Estimator:
         if self._trust is None:
             return True
         weights = [parameter.list_data()[0] for parameter in self._parameters]
-        allowed = self._trust * np.sqrt(mx.nd.multi_sum_sq(*weights, num_arrays=len(weights)).asnumpy())
-        for parameter, norm, limit in zip(self._parameters, norms, allowed, strict=True):
+        sizes = np.sqrt(mx.nd.multi_sum_sq(*weights, num_arrays=len(weights)).asnumpy())
+        for parameter, norm, size in zip(self._parameters, norms, sizes, strict=True):
             change = norm * learning_rate * parameter.lr_mult
-            if len(parameter.shape) > 1 and change > limit:
+            if len(parameter.shape) == 1:
+                size = max(size, math.sqrt(parameter.shape[0]))
+            if change > self._trust * size:
                 for gradient in parameter.list_grad():
-                    gradient *= limit / change
+                    gradient *= self._trust * size / change
         return True
 
     def _load(self, batch: Batch) -> list[list[Any]]:

@@ -20,6 +20,7 @@ from detect.centernet_network import (
     expect_size,
     head_parameters,
     initialise,
+    lateral_parameters,
     transfer_classes,
 )
 from detect.centernet_targets import fill_targets, target_layout
@@ -176,6 +177,9 @@ class CenterNetTask(DetectionTask[CenterNetConfig]):
             nms_topk=valid.nms_topk,
             post_nms=valid.post_nms,
         )
+
+    def unpublished(self, network: Any) -> Sequence[Any]:
+        return lateral_parameters(network)
 
     def initialise(self, network: Any, contexts: Sequence[Any]) -> None:
         initialise(network, contexts)

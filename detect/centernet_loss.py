@@ -11,10 +11,6 @@ from common.graph import Normalise
 from detect.centernet_network import CenterNetNetwork
 from detect.deformable import sampling
 
-# Beyond these a score's logarithm, and the gradient, would not stay finite (the paper's code and GluonCV
-# have the same).
-_LOWEST_SCORE = 1e-4
-
 
 class CenterNetTraining(gluon.HybridBlock):
     """Images and targets to losses, one value an image: their weighted sum, heatmap, sizes, offsets.
@@ -46,26 +42,28 @@ class CenterNetTraining(gluon.HybridBlock):
         self, F: Any, images: Any, heatmap: Any, cells: Any, sizes: Any, offsets: Any, weights: Any
     ) -> tuple[Any, Any, Any, Any]:
         with sampling() if self._sampled else nullcontext():
-            predicted, size_map, offset_map = self.network.maps(F, self.normalise(images))
-        heatmap_loss = focal_loss(F, predicted, heatmap)
+            logits, size_map, offset_map = self.network.raw_maps(F, self.normalise(images))
+        heatmap_loss = focal_loss(F, logits, heatmap)
         size_loss = self._wh_weight * l1_loss(F, size_map, cells, sizes, weights)
         offset_loss = self._center_reg_weight * l1_loss(F, offset_map, cells, offsets, weights)
         return heatmap_loss + size_loss + offset_loss, heatmap_loss, size_loss, offset_loss
 
 
-def focal_loss(F: Any, predicted: Any, target: Any, alpha: int = 2, beta: int = 4) -> Any:
-    """Focal loss (B,) of heatmaps (B, C, h, w); the mean over the images is the batch's loss per centre.
+def focal_loss(F: Any, logits: Any, target: Any, alpha: int = 2, beta: int = 4) -> Any:
+    """Focal loss (B,) of heatmaps (B, C, h, w) before their sigmoid; the mean over the images is the batch's loss per
+    centre.
 
-    Paper, equation 1: (1 - p)^alpha log(p) where the target is 1, (1 - target)^beta p^alpha log(1 - p)
-    elsewhere, less than one centre counting as one.
+    Paper, equation 1, with p the sigmoid: (1 - p)^alpha log(p) where the target is 1, (1 - target)^beta p^alpha
+    log(1 - p) elsewhere, less than one centre counting as one. Logarithms are taken of the logits: computed from
+    scores they must be clipped, as the paper's code and GluonCV do it, and where a training has once driven all scores
+    beyond the clip there is no gradient that could bring them back.
     """
-    predicted = F.clip(predicted, _LOWEST_SCORE, 1 - _LOWEST_SCORE)
     centre = target == 1
-    # How wrong each place is: 1 - p at a centre, p elsewhere. So one logarithm serves both cases.
-    error = centre + predicted * (1 - 2 * centre)
+    # The sign turns a centre into the case elsewhere: there the logit is to rise, here to fall.
+    wrong = logits * (1 - 2 * centre)
     weight = centre + (1 - target) ** beta
-    sums = -F.sum(F.log(1 - error) * error**alpha * weight, axis=(1, 2, 3))
-    return _per_object(F, sums, F.sum(centre))
+    losses = F.Activation(wrong, act_type="softrelu") * F.sigmoid(wrong) ** alpha * weight
+    return _per_object(F, F.sum(losses, axis=(1, 2, 3)), F.sum(centre))
 
 
 def l1_loss(F: Any, predicted: Any, cells: Any, target: Any, weights: Any) -> Any:

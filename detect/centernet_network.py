@@ -27,6 +27,8 @@ BASE_NETWORKS = tuple(name + kind for name in _BACKBONE_CHANNELS for kind in (""
 # (scale 4).
 _DECONVOLUTION_CHANNELS = (256, 128, 64, 64)
 _HEAD_CHANNELS = 64
+# Convolution, deconvolution, and BatchNorm and activation behind each.
+_LAYERS_OF_A_DOUBLING = 6
 
 # The share of places expected to be a centre before anything is learnt: the heatmap's bias is set to it so
 # that the many empty places do not drown the first steps (Lin et al. 2017, "Focal Loss for Dense Object
@@ -82,7 +84,12 @@ def build_network(
 
 
 class _Features(gluon.HybridBlock):
-    """Backbone and deconvolutions; parameters by structure as in GluonCV's `DeconvResnet`."""
+    """Backbone and deconvolutions; parameters by structure as in GluonCV's `DeconvResnet`.
+
+    Beside what GluonCV has, each doubled map is added to the backbone's own map of that size (`laterals`). Without
+    them all that is known of places has to go through the last map, 1/32 of the image, which takes far more steps to
+    learn ("Feature Pyramid Networks for Object Detection", Lin et al. 2017).
+    """
 
     def __init__(
         self,
@@ -99,10 +106,13 @@ class _Features(gluon.HybridBlock):
         self.base_network = nn.HybridSequential(prefix="")
         self.base_network.add(*[getattr(backbone, stage) for stage in stages])
         self.deconv = nn.HybridSequential(prefix="deconv_")
-        with self.deconv.name_scope():
-            for channels in deconvolution_channels:
-                settings = {"kernel_size": 3, "strides": 1, "padding": 1, "in_channels": in_channels}
-                layer = ModulatedDeformableConvolution if deformable else nn.Conv2D
+        self.laterals = nn.HybridSequential(prefix="lateral_")
+        # Channels of the backbone's maps of 1/16, 1/8 and 1/4 of the image; there are none above.
+        lateral_channels = [in_channels // 2, in_channels // 4, in_channels // 8]
+        for number, channels in enumerate(deconvolution_channels):
+            settings = {"kernel_size": 3, "strides": 1, "padding": 1, "in_channels": in_channels}
+            layer = ModulatedDeformableConvolution if deformable else nn.Conv2D
+            with self.deconv.name_scope():
                 self.deconv.add(
                     layer(channels, **settings),
                     norm_layer(in_channels=channels, **norm_kwargs),
@@ -119,10 +129,46 @@ class _Features(gluon.HybridBlock):
                     norm_layer(in_channels=channels, **norm_kwargs),
                     nn.Activation("relu"),
                 )
-                in_channels = channels
+            if number < len(lateral_channels):
+                with self.laterals.name_scope():
+                    lateral = nn.HybridSequential(prefix="")
+                    lateral.add(
+                        nn.Conv2D(
+                            channels,
+                            kernel_size=1,
+                            use_bias=False,
+                            in_channels=lateral_channels[number],
+                            weight_initializer=_rectified(),
+                        ),
+                        # Beside published parameters it adds nothing until training finds a use for it.
+                        norm_layer(in_channels=channels, gamma_initializer="zeros", **norm_kwargs),
+                    )
+                    self.laterals.add(lateral)
+            in_channels = channels
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
-        return self.deconv(self.base_network(x))
+        maps = []
+        for layer in self.base_network:
+            x = layer(x)
+            maps.append(x)
+        finer = maps[-2:-5:-1]
+        for number, first in enumerate(range(0, len(self.deconv), _LAYERS_OF_A_DOUBLING)):
+            *layers, activation = self.deconv[first : first + _LAYERS_OF_A_DOUBLING]
+            for layer in layers:
+                x = layer(x)
+            if number < len(self.laterals):
+                x = _add_map(F, x, self.laterals[number](finer[number]), 2 ** (number + 1) - 1)
+            x = activation(x)
+        return x
+
+
+def _add_map(F: Any, x: Any, finer: Any, missing: int) -> Any:
+    """`x` (B, C, h, w) and `finer`, which has up to `missing` rows and columns less where the image's size is no
+    multiple of 32."""
+    finer = F.pad(finer, mode="constant", constant_value=0, pad_width=(0, 0, 0, 0, 0, missing, 0, missing))
+    finer = F.slice_like(finer, x, axes=(2, 3))
+    x, finer = F.amp_multicast(x, finer, num_outputs=2, cast_narrow=True)
+    return x + finer
 
 
 class CenterNetNetwork(CenterNet):
@@ -189,9 +235,14 @@ class CenterNetNetwork(CenterNet):
         An object's centre is its cell's column and row plus the offset x and y; all in cells of `scale`
         input pixels.
         """
+        heatmap, sizes, offsets = self.raw_maps(F, x)
+        return F.sigmoid(heatmap), sizes, offsets
+
+    def raw_maps(self, F: Any, x: Any) -> tuple[Any, Any, Any]:
+        """As `maps`, the heatmap before its sigmoid."""
         features = self.base_network(x)
         heatmap, sizes, offsets = (head(features) for head in self.heads)
-        return F.sigmoid(heatmap), sizes, offsets
+        return heatmap, sizes, offsets
 
     def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, Any, Any]:
         return self.detections(F, x, self.flip_test)
@@ -282,15 +333,26 @@ def initialise(
     mean_size: mean width and height of the objects in input pixels. From the paper's start (weights of 0.001
     in both layers of a head, sizes of 0) sizes take hundreds of steps to move at all.
     """
-    rectified = mx.init.MSRAPrelu(factor_type="in", slope=0)
     for head in network.heads:
-        head[0].weight.init, head[-1].weight.init = rectified, mx.init.Normal(0.01)
+        head[0].weight.init, head[-1].weight.init = _rectified(), mx.init.Normal(0.01)
     network.initialize(mx.init.MSRAPrelu(factor_type="avg", slope=0), ctx=list(contexts))
+    for _, normalisation in network.base_network.laterals:
+        normalisation.gamma.set_data(mx.nd.ones(normalisation.gamma.shape))
     priors = (np.full(len(network.classes), -np.log((1 - _PRIOR) / _PRIOR)), np.zeros(2), np.full(2, 0.5))
     for head, prior in zip(network.heads, priors, strict=True):
         head[-1].bias.set_data(mx.nd.array(prior))
     if mean_size:
         expect_size(network, mean_size)
+
+
+def lateral_parameters(network: CenterNetNetwork) -> list[Any]:
+    """Parameters that published files do not have."""
+    return list(network.base_network.laterals.collect_params().values())
+
+
+def _rectified() -> mx.init.Initializer:
+    """For layers in front of a ReLU (He et al. 2015)."""
+    return mx.init.MSRAPrelu(factor_type="in", slope=0)
 
 
 def expect_size(network: CenterNetNetwork, mean_size: Sequence[float]) -> None:

@@ -93,7 +93,7 @@ class DetectionTask(Task[D]):
             published = names = _published_classes(section.transfer_dataset)
         network, backbone = self.make_network(section, names, contexts)
         if published:
-            load_pretrained(network, str(self.config.detector_name), contexts)
+            load_pretrained(network, str(self.config.detector_name), contexts, self.unpublished(network))
         else:
             self.initialise(network, contexts)
             if checkpoint:
@@ -112,6 +112,10 @@ class DetectionTask(Task[D]):
     @abstractmethod
     def make_network(self, section: Any, classes: Sequence[str], contexts: Sequence[Any]) -> tuple[Any, Any]:
         """The network that a model section describes, and its backbone, both without parameters."""
+
+    def unpublished(self, network: Any) -> Sequence[Any]:
+        """Parameters that the network has and published ones of its kind have not."""
+        return ()
 
     @abstractmethod
     def initialise(self, network: Any, contexts: Sequence[Any]) -> None:
@@ -154,16 +158,26 @@ def most_objects(samples: Sequence[Sample]) -> int:
     return max((len(sample.annotation) for sample in samples), default=1) or 1
 
 
-def load_pretrained(network: Any, name: str, contexts: Sequence[Any]) -> None:
+def load_pretrained(
+    network: Any, name: str, contexts: Sequence[Any], unpublished: Sequence[Any] = ()
+) -> None:
     """Load the pretrained parameters `name` onto the contexts; those the network does not have are left out.
 
-    Raises PretrainedError if they cannot be had or do not fit.
+    unpublished: parameters of a network without values that the file need not have; they begin as they are declared.
+    Raises PretrainedError if parameters cannot be had or do not fit.
     """
     path = find_parameters(name)
     check_parameter_file(path)
     try:
-        network.load_parameters(str(path), ctx=list(contexts), ignore_extra=True)
-    except (AssertionError, ValueError, KeyError, OSError, mx.MXNetError) as error:
+        network.load_parameters(
+            str(path), ctx=list(contexts), allow_missing=bool(unpublished), ignore_extra=True
+        )
+        for parameter in unpublished:
+            if parameter._data is None:
+                parameter.initialize(ctx=list(contexts))
+        for parameter in network.collect_params().values():
+            parameter.list_data()  # raises for one that is still without values
+    except (AssertionError, ValueError, KeyError, OSError, RuntimeError, mx.MXNetError) as error:
         reason = str(error).strip().splitlines()[0]
         raise PretrainedError(f"{path}: its parameters do not fit {name}: {reason}") from None
 

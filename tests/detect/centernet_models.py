@@ -6,6 +6,7 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
+from mxnet import autograd
 
 from common.config import configuration
 from common.graph import Normalise, compile_graph
@@ -13,6 +14,7 @@ from common.loader import Batch
 from common.samples import Sample
 from detect.centernet import CenterNetModel, CenterNetTask
 from detect.config import CenterNetConfig
+from detect.deformable import sampling
 
 CPU = [mx.cpu()]
 SCRATCH = {"base_network": "resnet18_v1b", "use_pretrained": False, "data_shape": [64, 64]}
@@ -42,10 +44,26 @@ def settled(*args: Any, **valid: Any) -> CenterNetModel:
     """A model whose outputs differ from place to place as those of a trained one: scores between 0 and 1."""
     made = build(*args, **valid)
     images = mx.nd.array(batch().arrays["image"], dtype="uint8")
+    settle_statistics(made.network, Normalise()(images))
     features = made.network.base_network(Normalise()(images))
     for head, spread in zip(made.network.heads, (1.0, 3.0, 0.3), strict=True):
         head[-1].weight.set_data(head[-1].weight.data() * (spread / head(features).asnumpy().std()))
     return made
+
+
+def settle_statistics(block: Any, images: Any) -> None:
+    """Give BatchNorm the statistics of `images` at once, as a training would by and by."""
+
+    def momentum(layer: Any, value: float) -> None:
+        if isinstance(layer, mx.gluon.nn.BatchNorm):
+            layer._kwargs["momentum"] = value
+
+    block.apply(lambda layer: momentum(layer, 0.0))
+    with sampling(), autograd.record():
+        total = sum(part.sum() for part in block.maps(mx.nd, images))
+    total.backward()  # which is when MXNet takes them
+    mx.nd.waitall()
+    block.apply(lambda layer: momentum(layer, 0.9))
 
 
 def batch(rows: int = 2, shape: tuple[int, int] = (64, 64), seed: int = 0) -> Batch:

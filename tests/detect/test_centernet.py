@@ -132,10 +132,10 @@ def test_nms_keys() -> None:
     plain = outputs(settled(model, nms_thresh=0, nms_topk=3, post_nms=2).inference_block(), images)
     assert plain[0].shape[1] == 60  # 0 is off, whatever the other keys say
     peaks = int((plain[0] >= 0).sum())
-    thinned = outputs(settled(model, nms_thresh=0.05).inference_block(), images)
+    thinned = outputs(settled(model, nms_thresh=0.05, nms_topk=60).inference_block(), images)
     kept = int((thinned[0] >= 0).sum())
     assert 5 < kept < peaks
-    short = outputs(settled(model, nms_thresh=0.05, post_nms=5).inference_block(), images)
+    short = outputs(settled(model, nms_thresh=0.05, nms_topk=60, post_nms=5).inference_block(), images)
     np.testing.assert_array_equal(short[2], thinned[2][:, :5])
     few = outputs(settled(model, nms_thresh=0.05, nms_topk=4).inference_block(), images)
     assert 0 < (few[0] >= 0).sum() <= 4

@@ -30,18 +30,21 @@ def batch_targets(boxes: list[np.ndarray], rows: int = 6) -> dict[str, np.ndarra
     return out
 
 
-def scores(seed: int = 0) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.random.default_rng(seed).normal(-2, 2, (len(BOXES), 3, 24, 16)))).astype(
-        np.float32
-    )
+def logits(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(-2, 2, (len(BOXES), 3, 24, 16)).astype(np.float32)
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-values))
 
 
 def test_focal_loss_is_the_papers() -> None:
-    target, predicted = batch_targets(BOXES)["heatmap"], scores()
+    target, given = batch_targets(BOXES)["heatmap"], logits()
+    predicted = sigmoid(given)
     expected = 0.0
     for p, y in zip(predicted.ravel().astype(float), target.ravel().astype(float), strict=True):
         expected -= (1 - p) ** 2 * np.log(p) if y == 1 else (1 - y) ** 4 * p**2 * np.log(1 - p)
-    loss = focal_loss(nd, nd.array(predicted), nd.array(target)).asnumpy()
+    loss = focal_loss(nd, nd.array(given), nd.array(target)).asnumpy()
     assert loss.shape == (3,)
     assert loss.mean() == pytest.approx(expected / 4, rel=1e-4)  # four objects in the batch
     theirs = HeatmapFocalLoss(from_logits=True)(nd.array(predicted), nd.array(target)).asscalar()
@@ -50,11 +53,11 @@ def test_focal_loss_is_the_papers() -> None:
 
 def test_focal_loss_has_the_gradient_of_the_papers_formula() -> None:
     target = nd.array(batch_targets(BOXES)["heatmap"])
-    ours, theirs = nd.array(scores()), nd.array(scores())
+    ours, theirs = nd.array(logits()), nd.array(logits())
     for each in (ours, theirs):
         each.attach_grad()
     with autograd.record():
-        a, b = focal_loss(nd, ours, target).mean(), HeatmapFocalLoss(from_logits=True)(theirs, target)
+        a, b = focal_loss(nd, ours, target).mean(), HeatmapFocalLoss()(theirs, target)
     autograd.backward([a, b])
     np.testing.assert_allclose(ours.grad.asnumpy(), theirs.grad.asnumpy(), rtol=1e-3, atol=1e-6)
 
@@ -81,23 +84,29 @@ def test_l1_loss_is_the_mean_over_objects_of_the_batch_and_both_coordinates() ->
 
 def test_batch_without_objects_has_a_finite_loss_of_its_heatmap_alone() -> None:
     targets = batch_targets([BOXES[1]] * 3)
-    loss = focal_loss(nd, nd.array(scores()), nd.array(targets["heatmap"])).asnumpy()
+    loss = focal_loss(nd, nd.array(logits()), nd.array(targets["heatmap"])).asnumpy()
     assert np.isfinite(loss).all()
     assert (loss > 0).all()
     arrays = [nd.array(targets[name], dtype=targets[name].dtype) for name in ("cells", "sizes", "weights")]
     assert not l1_loss(nd, nd.ones((3, 2, 24, 16)), *arrays).asnumpy().any()
 
 
-def test_scores_of_exactly_0_and_1_stay_finite() -> None:
+@pytest.mark.parametrize("value", [-1000.0, 1000.0])
+def test_scores_of_0_and_1_stay_finite_and_find_back(value: float) -> None:
     target = nd.array(batch_targets(BOXES)["heatmap"])
-    for value in (0.0, 1.0):
-        predicted = nd.full(target.shape, value)
-        predicted.attach_grad()
-        with autograd.record():
-            loss = focal_loss(nd, predicted, target).sum()
-        loss.backward()
-        assert np.isfinite(loss.asscalar())
-        assert np.isfinite(predicted.grad.asnumpy()).all()
+    given = nd.full(target.shape, value)
+    given.attach_grad()
+    with autograd.record():
+        loss = focal_loss(nd, given, target).sum()
+    loss.backward()
+    assert np.isfinite(loss.asscalar())
+    found = given.grad.asnumpy()
+    assert np.isfinite(found).all()
+    centre = target.asnumpy() == 1
+    if value < 0:
+        assert (found[centre] < -0.1).all()
+    else:
+        assert (found[target.asnumpy() == 0] > 0.1).all()
 
 
 def small_network(base_network: str = "resnet18_v1b") -> CenterNetNetwork:

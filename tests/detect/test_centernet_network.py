@@ -20,6 +20,7 @@ from detect.centernet_network import (
     decode,
     head_parameters,
     initialise,
+    lateral_parameters,
     transfer_classes,
 )
 from detect.centernet_targets import fill_targets, map_shape, target_layout
@@ -66,9 +67,10 @@ def test_structure_is_that_of_the_published_networks(base_network: str) -> None:
     theirs.infer_shape(nd.zeros((1, 3, 64, 64)))
     ours, _ = build_network(base_network, theirs.classes)
     expected = {name: tuple(value.shape) for name, value in theirs._collect_params_with_prefix().items()}
-    assert {
-        name: tuple(value.shape) for name, value in ours._collect_params_with_prefix().items()
-    } == expected
+    found = {name: tuple(value.shape) for name, value in ours._collect_params_with_prefix().items()}
+    added = {name for name in found if name.startswith("base_network.laterals.")}
+    assert {name: shape for name, shape in found.items() if name not in added} == expected
+    assert len(added) == 3 * (1 + 4)  # of each map: a convolution and BatchNorm
 
 
 @pytest.mark.parametrize("base_network", ["resnet18_v1b", "resnet18_v1b_dcnv2"])
@@ -83,12 +85,28 @@ def test_parameters_saved_by_gluoncv_give_the_same_detections(base_network: str,
     expected = [array.asnumpy() for array in theirs(x)]
     theirs.save_parameters(str(tmp_path / "theirs.params"))
     ours, _ = build_network(base_network, theirs.classes, topk=40)
-    ours.load_parameters(str(tmp_path / "theirs.params"))
+    ours.load_parameters(str(tmp_path / "theirs.params"), allow_missing=True)
+    for parameter in lateral_parameters(ours):
+        parameter.initialize()
     ids, scores, boxes = (array.asnumpy() for array in ours(x))
     assert (scores > 0).all()
     np.testing.assert_array_equal(ids[..., 0], np.floor(expected[0]))
     np.testing.assert_allclose(scores[..., 0], expected[1], atol=1e-6)
     np.testing.assert_allclose(boxes, expected[2], atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 70)])
+def test_finer_maps_of_the_backbone_reach_the_heads_at_any_size(size: tuple[int, int]) -> None:
+    network, _ = build_network("resnet18_v1b", ["a"], topk=5)
+    initialise(network, CPU)
+    x = nd.random.uniform(shape=(1, 3, *size))
+    before = [part.asnumpy() for part in network.maps(nd, x)]
+    assert before[0].shape[2:] == tuple(-(-side // 32) * 8 for side in size)
+    for number in range(3):
+        network.base_network.laterals[number][1].gamma.set_data(nd.zeros(256 // 2**number))
+        after = [part.asnumpy() for part in network.maps(nd, x)]
+        assert np.abs(after[1] - before[1]).max() > 1e-3
+        before = after
 
 
 def test_decoding_gives_back_the_objects_that_targets_were_made_of() -> None:

@@ -50,7 +50,10 @@ def test_a_pretrained_detector_keeps_boxes_and_the_classes_it_knows(published: A
     made = build(PRETRAINED, {"pretrained_base": True}, classes=["robot", "dog"])
     theirs = {name: value.data().asnumpy() for name, value in network._collect_params_with_prefix().items()}
     for name, value in parameters(made.network).items():
-        if not name.startswith("heads.0.2."):
+        if name.startswith("base_network.laterals."):
+            # What the file has not adds nothing at first: the detections are the published ones.
+            assert "gamma" not in name or not value.any()
+        elif not name.startswith("heads.0.2."):
             np.testing.assert_array_equal(value, theirs[name], err_msg=name)
     dog = list(network.classes).index("dog")
     np.testing.assert_array_equal(
