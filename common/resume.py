@@ -85,15 +85,16 @@ class Checkpoints(Hook):
         self._status = status
         self._validated = validated
         self.value = math.nan
+        self._tie_break = 0.0
         self.epoch: int | None = None
 
     def after_epoch(self, state: TrainingState) -> None:
         if not self._validated:
             self.value, self.epoch = math.nan, state.epoch
         elif state.evaluation is not None:
-            value = state.evaluation.value
-            if value > self.value or math.isnan(self.value):
-                self.value, self.epoch = value, state.epoch
+            value, tie_break = state.evaluation.value, state.evaluation.tie_break
+            if (value, tie_break) > (self.value, self._tie_break) or math.isnan(self.value):
+                self.value, self._tie_break, self.epoch = value, tie_break, state.epoch
                 log.info("[Epoch %d] Best %s so far: %.4f", state.epoch, self._metric, value)
             self._status.update(
                 metric={"name": self._metric, "value": value},
@@ -104,10 +105,10 @@ class Checkpoints(Hook):
             keep_as_best(self._log_dir)
 
     def state(self) -> dict[str, Any]:
-        return {"value": self.value, "epoch": self.epoch}
+        return {"value": self.value, "tie_break": self._tie_break, "epoch": self.epoch}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.value, self.epoch = state["value"], state["epoch"]
+        self.value, self._tie_break, self.epoch = state["value"], state["tie_break"], state["epoch"]
 
 
 def keep_as_best(log_dir: Path) -> None:

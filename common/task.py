@@ -20,10 +20,12 @@ C = TypeVar("C", bound=JobConfig)
 @dataclass(frozen=True)
 class Evaluation:
     """How good predictions are. value: what the best checkpoint and early stopping watch, larger is better, nan where
-    the set allows no statement. curves: further figures for the progress page and the log, by name."""
+    the set allows no statement. curves: further figures for the progress page and the log, by name. tie_break: decides
+    which of two equal values is the better one, larger is better."""
 
     value: float
     curves: dict[str, float] = field(default_factory=dict)
+    tie_break: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from common.loader import Batch, Transform
 from common.samples import Annotate, Sample
 from common.task import Evaluation, Model
 from reid.config import ReIDConfig
-from reid.metric import RetrievalMetric
 from reid.network import EmbeddingInference, ReidTraining, build_embedding
 from reid.results import reid_document, retrieval_of
 from reid.sampler import identity_batches
@@ -28,8 +27,6 @@ from reid.transforms import EvaluationTransform, TrainingTransform
 # Weight of the triplet loss beside cross entropy, and images of one identity in a batch, which it compares.
 _TRIPLET_WEIGHT = 1.0
 _IMAGES_PER_IDENTITY = 4
-# The most that mAP may count beside rank-1.
-_TIE_BREAK = 1e-3
 
 
 class ReIDModel(ClassifierModel):
@@ -137,9 +134,12 @@ class ReIDTask(NetworkTask[ReIDConfig]):
         if len(identities) and identities.max() < len(model.classes):
             figures["accuracy"] = classification_metric(probabilities, identities).accuracy
         value = figures.pop(self.metric)
-        if self.metric == "rank1":
-            value -= _tie_break(found)
-        return Evaluation(value, {name: figure for name, figure in figures.items() if figure == figure})
+        # Rank-1 of a small set is soon as good as it can be, and the embedding is not.
+        return Evaluation(
+            value,
+            {name: figure for name, figure in figures.items() if figure == figure},
+            tie_break=found.mean_average_precision,
+        )
 
     def results(
         self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
@@ -147,14 +147,6 @@ class ReIDTask(NetworkTask[ReIDConfig]):
         probabilities, embeddings = _parts(predictions, model)
         document = reid_document(samples, probabilities, embeddings, model.classes)
         return self.evaluate(samples, predictions, model), document
-
-
-def _tie_break(found: RetrievalMetric) -> float:
-    """What is taken from rank-1 so that mAP decides between equals: less than a query's worth.
-
-    Rank-1 of a small set is soon as good as it can be, and the embedding is not.
-    """
-    return (1.0 - found.mean_average_precision) * min(_TIE_BREAK, 0.5 / max(found.queries, 1))
 
 
 def _parts(predictions: Sequence[np.ndarray], model: Model) -> tuple[np.ndarray, np.ndarray]:

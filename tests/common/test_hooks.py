@@ -116,6 +116,21 @@ def checkpoints(folder: Path, validated: bool) -> Checkpoints:
     return Checkpoints(folder, write, "mAP", Status(folder), validated=validated)
 
 
+def test_of_equal_values_the_tie_break_decides_also_after_a_restart(tmp_path: Path) -> None:
+    state = TrainingState(epochs=9, steps=1)
+    kept: dict[str, Any] = {}
+    best = []
+    for epoch, (value, tie_break) in enumerate([(0.5, 0.2), (0.5, 0.1), (0.5, 0.3), (0.6, 0.0), (0.5, 0.9)]):
+        hook = checkpoints(tmp_path, validated=True)
+        if kept:
+            hook.restore(kept)
+        state.epoch, state.evaluation = epoch, Evaluation(value, tie_break=tie_break)
+        hook.after_epoch(state)
+        kept = hook.state()
+        best.append(int((tmp_path / BEST_CHECKPOINT).read_text()))
+    assert best == [0, 0, 2, 3, 3]
+
+
 def test_without_validation_the_latest_epoch_is_the_best(tmp_path: Path) -> None:
     hook = checkpoints(tmp_path, validated=False)
     state = TrainingState(epochs=3, steps=1)
