@@ -55,6 +55,10 @@ class Report:
         self._summaries: dict[str, dict[str, Any]] = {}
         self._notes: dict[str, Any] = {}
 
+    def cache_file(self, name: str) -> Path:
+        """Where beside the report the set `name` is kept for the next start."""
+        return self._path.with_name(f"scan_cache_{name}.npz")
+
     def add(self, name: str, folder: FolderReport) -> None:
         """The report on the folder of a set."""
         self._folders[name] = folder
@@ -119,8 +123,12 @@ def _problem_of(folder: Path) -> str | None:
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
-def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report: Report) -> Datasets:
+def load_datasets(
+    task: Task[Any], steps: Steps, pool: WorkerPool, report: Report, *, keep: bool = False
+) -> Datasets:
     """Read all sets, split off what the configuration asks for, and fill and write the report.
+
+    keep: what is read of large sets is kept beside the report, and read from there where nothing has changed.
 
     Raises DataError for a folder that is missing, a set without samples, or annotations that no job can use.
     """
@@ -129,7 +137,7 @@ def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report: Repor
     annotate = task.annotations(folders.train)
     try:
         with steps(first_step(dataset)) as advance:
-            train = _read("train", folders.train, annotate, pool, advance, report)
+            train = _read("train", folders.train, annotate, pool, advance, report, keep)
             split_valid, split_test = [], []  # type: list[Sample], list[Sample]
             if dataset.valid_share or dataset.test_share:
                 train, split_valid, split_test = split(
@@ -142,7 +150,7 @@ def load_datasets(task: Task[Any], steps: Steps, pool: WorkerPool, report: Repor
         ):
             if folder is not None:
                 with steps(step) as advance:
-                    others[name] = _read(name, folder, annotate, pool, advance, report)
+                    others[name] = _read(name, folder, annotate, pool, advance, report, keep)
             elif others[name]:
                 report.add(name, FolderReport.split_off(folders.train, len(others[name])))
         classes = task.classes(folders.train, [train, others["valid"], others["test"]])
@@ -161,10 +169,13 @@ def _read(
     pool: WorkerPool,
     advance: Callable[[float], None],
     report: Report,
+    keep: bool,
 ) -> list[Sample]:
     """The samples of the set `name`; the report has its folder also where nothing is left of it."""
     try:
-        samples, found = read_folder(folder, annotate, pool, advance)
+        samples, found = read_folder(
+            folder, annotate, pool, advance, report.cache_file(name) if keep else None
+        )
     except NoSamples as error:
         report.add(name, error.report)
         raise

@@ -157,7 +157,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
 def load_data(job: Job) -> Datasets:
     """Read the sets, and say what there is."""
     report = Report(job.task.config.log_dir / DATA_REPORT)
-    data = load_datasets(job.task, job.step, job.pool, report)
+    data = load_datasets(job.task, job.step, job.pool, report, keep=True)
     if data.classes:
         log.info("Classes: %s", one_line(", ".join(data.classes)))
     if data.valid is None:

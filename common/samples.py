@@ -24,6 +24,7 @@ from common.problems import (
     write_report,
 )
 from common.rows import Row, annotation_path, read_rows
+from common.scan_cache import LEAST_IMAGES, Known, ScanCache, reader_key
 from common.workers import WorkerPool
 
 __all__ = [
@@ -76,12 +77,16 @@ class Annotate(Protocol):
 
 
 def read_folder(
-    folder: Path, annotate: Annotate, pool: WorkerPool, progress: Callable[[float], None]
+    folder: Path,
+    annotate: Annotate,
+    pool: WorkerPool,
+    progress: Callable[[float], None],
+    cache_file: Path | None = None,
 ) -> tuple[list[Sample], FolderReport]:
     """All samples below `folder`, ordered by path, and what was left out.
 
     Images are probed and annotated by the workers. progress is called with the share of the images that is
-    done.
+    done. cache_file: where large sets are kept, so that the next time only what has changed is read.
 
     Raises:
         NoSamples: nothing is left; its report says what was wrong with everything.
@@ -92,10 +97,23 @@ def read_folder(
     report.images = len(paths)
     samples: list[Sample] = []
     read = functools.partial(_read_image, annotate)
+    cache = None
+    known: dict[str, Known] = {}
+    if cache_file and len(paths) >= LEAST_IMAGES:
+        cache = ScanCache(cache_file, folder, reader_key(annotate))
+        known = cache.look_up(paths)
+    unknown = [path for path in paths if path not in known]
     # Small chunks where there are few images, so that all workers have a share of them.
-    chunk = max(1, min(128, len(paths) // (8 * max(1, pool.count))))
-    for done, (path, outcome) in enumerate(zip(paths, pool.map(read, paths, chunk), strict=True), start=1):
-        width, height, annotations, problems = outcome
+    chunk = max(1, min(128, len(unknown) // (8 * max(1, pool.count))))
+    outcomes = pool.map(read, unknown, chunk)
+    for done, path in enumerate(paths, start=1):
+        if path in known:
+            width, height, annotations = known[path]
+            problems: list[Problem] = []
+        else:
+            width, height, annotations, problems = next(outcomes)
+            if cache and not problems:
+                known[path] = width, height, annotations
         samples.extend(Sample(path, width, height, annotation) for annotation in annotations)
         for problem in problems:
             (report.clipped if problem.clipped else report.problems).append(problem)
@@ -103,6 +121,8 @@ def read_folder(
             progress(done / len(paths))
     report.samples = len(samples)
     log_report(report)
+    if cache and unknown:
+        cache.store(paths, known)
     if not samples:
         raise NoSamples(report)
     return samples, report
