@@ -5,8 +5,9 @@ PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO_OUT := demo_out
+PEERS := .venv-peers
 
-.PHONY: demo test soak check lock docs clean image image-test image-test-gpu
+.PHONY: demo test soak bench check lock docs clean image image-test image-test-gpu
 
 demo: $(VENV)/ready
 	@$(RUN) detect/fit_yolov3.py --config configs/demo.json --linger 0
@@ -23,6 +24,20 @@ test: $(VENV)/ready-for-development
 soak: $(VENV)/ready-for-development
 	@$(RUN) -m pytest -m soak
 	@FUZZ=10 $(RUN) -m pytest tests/test_fuzzing.py
+
+# Every benchmark beside GluonCV, PyTorch and pycocotools, as one table, and into benchmarks/RESULTS.md; takes 25 minutes.
+# BENCH=--quick shows in a few that all of them run.
+BENCH ?=
+bench: $(VENV)/ready $(PEERS)/ready
+	@$(RUN) benchmarks/run.py $(BENCH)
+
+# PyTorch and NumPy 2 cannot live beside GluonCV. PEERS_OPTIONS are pip's: with an --extra-index-url that has PyTorch's CPU
+# builds they are much smaller.
+PEERS_OPTIONS ?=
+$(PEERS)/ready: benchmarks/requirements-peers.lock
+	@"$$(readlink -f $(RUN))" -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS_OPTIONS) -r $<
+	@touch $@
 
 # Formatting, linting and types, as the gate sees them.
 check: $(VENV)/ready-for-development
@@ -69,4 +84,4 @@ lock:
 	$(LOCK) --group dev pyproject.toml -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT)
+	rm -rf $(VENV) $(PEERS) $(DEMO_OUT)

@@ -1,16 +1,16 @@
-"""Mean average precision of 5,000 images with 100 detections each: ours beside GluonCV's VOCMApMetric.
+"""Mean average precision of 5,000 images with 100 detections each: ours beside GluonCV's VOCMApMetric and pycocotools.
 
     python benchmarks/metric.py [--images 5000] [--detections 100] [--repeats 3]
 
-Both get the same boxes in one process; the times (CPU) hold all updates and the result. GluonCV adds a pixel
-to each width and height, so its boxes are given one pixel shorter and both must come to the same values.
+All get the same boxes; the times (CPU) hold all updates and the result. GluonCV adds a pixel to each width and
+height, so its boxes are given one pixel shorter and both must come to the same values. pycocotools averages precision
+at 101 places instead of taking the area under the curve, so that its value is a little different.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import table
 from detect.metric import MeanAveragePrecision
 
 Images = list[tuple[np.ndarray, np.ndarray]]
@@ -74,32 +75,53 @@ def timed(
     return time.process_time() - start, values
 
 
-def main() -> None:
-    """Run both in turns and print the medians."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def pycocotools(pairs: Images, classes: int, folder: Path) -> tuple[float, float]:
+    """CPU seconds and mean AP of pycocotools, in the peers' environment."""
+    rows = [[(number, *row) for row in truth] for number, (truth, _) in enumerate(pairs)]
+    found = [[(number, *row) for row in detections] for number, (_, detections) in enumerate(pairs)]
+    path = folder / "boxes.npz"
+    np.savez(
+        path, truth=np.concatenate(rows), found=np.concatenate(found), images=len(pairs), classes=classes
     )
+    figures = table.side("torch_side.py", "coco", "--data", path, python=table.PEERS)
+    return figures["seconds"], figures["mean"]
+
+
+def main() -> None:
+    """Run all in turns and print the medians."""
+    parser = table.parser(__doc__)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.images, arguments.repeats = 100, 1
     gluoncv(made_up(1, 1, 1), 1)  # imports what it needs
-    print(f"{arguments.images} images, {arguments.detections} detections each, median of {arguments.repeats}")
-    print(f"{'classes':>8} {'ours, s':>9} {'GluonCV, s':>11} {'ratio':>7} {'greatest difference':>20}")
-    for classes in (4, 20, 80):
+    rows = []
+    for classes in (4, 80):
         pairs = made_up(arguments.images, arguments.detections, classes)
-        seconds: dict[str, list[float]] = {"ours": [], "gluoncv": []}
-        for _ in range(arguments.repeats):
-            spent, mine = timed(ours, pairs, classes)
-            seconds["ours"].append(spent)
-            spent, theirs = timed(gluoncv, pairs, classes)
-            seconds["gluoncv"].append(spent)
-        mine_median, their_median = (statistics.median(values) for values in seconds.values())
+        seconds: dict[str, list[float]] = {"ours": [], "gluoncv": [], "coco": []}
+        coco_mean = None
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(arguments.repeats):
+                spent, mine = timed(ours, pairs, classes)
+                seconds["ours"].append(spent)
+                spent, theirs = timed(gluoncv, pairs, classes)
+                seconds["gluoncv"].append(spent)
+                if table.PEERS.exists():
+                    spent, coco_mean = pycocotools(pairs, classes, Path(folder))
+                    seconds["coco"].append(spent)
         difference = np.abs(np.array(mine) - np.array(theirs)).max()
-        print(
-            f"{classes:>8} {mine_median:>9.3f} {their_median:>11.2f}"
-            f" {their_median / mine_median:>7.1f} {difference:>20.1e}"
+        what = (
+            f"mAP of {arguments.images} images x {arguments.detections} detections, {classes} classes, CPU s"
         )
+        peer = f"GluonCV VOCMApMetric (greatest difference {difference:.0e})"
+        rows.append(table.compare(what, seconds["ours"], peer, seconds["gluoncv"], reach="10x"))
+        peer = (
+            table.NO_PEERS if coco_mean is None else f"pycocotools (mAP {coco_mean:.4f}, ours {mine[-1]:.4f})"
+        )
+        rows.append(table.compare(what, seconds["ours"], peer, seconds["coco"], reach="ahead"))
+    table.report(rows, arguments)
 
 
 if __name__ == "__main__":

@@ -1,62 +1,101 @@
-"""Training YOLOv3 here and with GluonCV's own loader and network: images per second and peak memory.
+"""Images per second of training, and peak memory, beside GluonCV's loops and PyTorch.
 
-    python benchmarks/training.py [--data FOLDER] [--size 256] [--batch 8] [--steps 12] [--repeats 3]
+    python benchmarks/training.py [--only yolov3:mobilenet1.0 ...] [--seconds 4] [--repeats 3]
+    python benchmarks/training.py --data FOLDER --size 416 --batch 8 --only yolov3:darknet53
 
-Each side is a process of its own that runs the same images, input size, batch size and number of workers, in turn, so
-that a busy machine slows both; the medians of the repeats are compared. The time is that of whole steps (loading,
-forward, backward, update), the first two left out. FOLDER holds detect_train; the shipped set is the default.
+The time is that of whole steps (loading, augmentation, forward, backward, update, moving average) from the third on,
+for `--seconds` and at least three of them. Each side is a process of its own with the same images, input size, batch
+size and number of workers; sides take turns, so that a busy machine slows all, and ratios are medians. GluonCV's
+sides are the loops of its training scripts (`benchmarks/gluoncv_loops.py`), PyTorch's is in
+`benchmarks/torch_side.py`. FOLDER holds detect_train, or class folders; detectors take the shipped set,
+classification images of 640x480 that are made here.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
-import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import table
+from benchmarks.loader import class_folders
+from common.devices import bfloat16_supported, use_all_cores
+
+ROOT = table.ROOT
 WARM_UP = 2
+LEAST_STEPS = 3
+BLOOD_CELLS = ROOT / "tests" / "data" / "blood_cells"
+JOBS = (
+    "yolov3:mobilenet1.0",
+    "yolov3:darknet53",
+    "center_net:resnet18_v1b",
+    "center_net:resnet18_v1b_dcnv2",
+    "classification:resnet18_v1",
+    "classification:mobilenetv2_1.0",
+)
 
 
-def ours(options: argparse.Namespace, precision: str) -> Iterator[None]:
-    """Steps of this project's estimator."""
+def make_task(options: argparse.Namespace) -> tuple[Any, Path]:
+    """The task that `options.job` names, and its training folder."""
+    from common.config import configuration
+
+    kind, _, network = options.job.partition(":")
+    size = options.size
+    model: dict[str, Any] = {"base_network": network, "use_pretrained": False}
+    data = {"data_root": str(options.data)}
+    given: dict[str, Any] = {"log_dir": "unused", "gpus": [], "dataset": data, "model": model}
+    if kind == "classification":
+        from classification.config import ClassificationConfig
+        from classification.task import ClassificationTask
+
+        data["train_dir"] = "."
+        given["train"] = {"input_width": size, "input_height": size, "optimizer": "sgd"}
+        return ClassificationTask(configuration(ClassificationConfig, given)), options.data
+    model["data_shape"] = [size, size]
+    if kind == "yolov3":
+        from detect.config import YOLOv3Config
+        from detect.yolov3 import YOLOv3Task
+
+        given["train"] = {"no_random_shape": True}
+        return YOLOv3Task(configuration(YOLOv3Config, given)), options.data / "detect_train"
+    from detect.centernet import CenterNetTask
+    from detect.config import CenterNetConfig
+
+    given["train"] = {"pretrained_base": False}
+    return CenterNetTask(configuration(CenterNetConfig, given)), options.data / "detect_train"
+
+
+def ours(options: argparse.Namespace) -> Iterator[None]:
+    """Steps of this project's estimator, set up as `common.job` does it."""
     from common.workers import WorkerPool
 
     pool = WorkerPool(options.workers)
     import mxnet as mx
 
-    from common.config import configuration
     from common.estimator import Estimator
     from common.loader import Loader
     from common.samples import read_folder
-    from detect.config import YOLOv3Config
-    from detect.yolov3 import YOLOv3Task
 
-    config = {
-        "log_dir": "unused",
-        "gpus": [],
-        "dataset": {"data_root": str(options.data)},
-        "model": {
-            "base_network": options.network,
-            "use_pretrained": False,
-            "data_shape": [options.size, options.size],
-        },
-        "train": {"no_random_shape": True},
-    }
-    task = YOLOv3Task(configuration(YOLOv3Config, config))
-    folder = options.data / "detect_train"
+    task, folder = make_task(options)
     samples, _ = read_folder(folder, task.annotations(folder), pool, lambda share: None)
-    classes = task.classes(folder, [samples])
-    model = task.build(classes, [mx.cpu()], None)
-    estimator = Estimator(model, [mx.cpu()], task.optimizer(), precision=precision)
+    model = task.build(task.classes(folder, [samples]), [mx.cpu()], None)
+    estimator = Estimator(
+        model,
+        [mx.cpu()],
+        task.optimizer(),
+        precision=options.side,
+        trust=task.trust(),
+        compiled=task.compiled(),
+        ema_decay=task.config.train.ema_decay,
+    )
     loader = Loader(
         samples,
         task.training_transform(samples),
@@ -64,6 +103,7 @@ def ours(options: argparse.Namespace, precision: str) -> Iterator[None]:
         batch_size=options.batch,
         shapes=task.training_shapes(),
         training=True,
+        order=task.training_order(samples),
     )
     for epoch in range(10**6):
         for batch in loader.epoch(epoch):
@@ -71,110 +111,139 @@ def ours(options: argparse.Namespace, precision: str) -> Iterator[None]:
             yield
 
 
-def gluoncv(options: argparse.Namespace) -> Iterator[None]:
-    """Steps as GluonCV's train_yolo3 script does them: its transform, target generation, network and loss."""
-    import mxnet as mx
-    import numpy as np
-    from gluoncv.data.batchify import Pad, Stack, Tuple
-    from gluoncv.data.transforms.presets.yolo import YOLO3DefaultTrainTransform
-    from gluoncv.model_zoo import get_model
-    from mxnet import autograd, gluon
+def growth(options: argparse.Namespace) -> None:
+    """Memory of many small steps: in MB, by how much more it is at the end than after a tenth of them."""
+    options.side = "float32"
+    steps = ours(options)
 
-    class Folder(gluon.data.Dataset):
-        def __init__(self) -> None:
-            self.images = sorted((options.data / "detect_train").glob("*.jpg"))
+    def memory() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-        def __len__(self) -> int:
-            return len(self.images)
-
-        def __getitem__(self, index: int) -> Any:
-            path = self.images[index]
-            rows = [line.split(",") for line in path.with_suffix(".txt").read_text().split()]
-            boxes = np.array([[*map(float, row[1:]), float(row[0])] for row in rows], np.float32)
-            return mx.image.imread(str(path)), boxes
-
-    dataset = Folder()
-    count = 1 + int(max(dataset[i][1][:, 4].max() for i in range(len(dataset))))
-    names = [f"class{i}" for i in range(count)]
-    network = get_model(f"yolo3_{options.network}_custom", classes=names, pretrained_base=False)
-    network.initialize()
-    twin = get_model(f"yolo3_{options.network}_custom", classes=names, pretrained_base=False)
-    twin.initialize()
-    transform = YOLO3DefaultTrainTransform(options.size, options.size, twin)
-    loader = gluon.data.DataLoader(
-        dataset.transform(transform),
-        options.batch,
-        True,
-        batchify_fn=Tuple(*([Stack() for _ in range(6)] + [Pad(axis=0, pad_val=-1)])),
-        last_batch="rollover",
-        num_workers=options.workers,
-    )
-    trainer = gluon.Trainer(
-        network.collect_params(), "sgd", {"learning_rate": 1e-5, "momentum": 0.9, "wd": 1e-4}, kvstore=None
-    )
-    network.hybridize()
-    while True:
-        for batch in loader:
-            arrays = [array.as_in_context(mx.cpu()) for array in batch]
-            with autograd.record():
-                losses = network(arrays[0], arrays[6], *arrays[1:6])
-                total = sum(losses)
-            total.backward()
-            trainer.step(options.batch)
-            total.mean().asscalar()
-            yield
+    for _ in range(options.steps // 10):
+        next(steps)
+    before = memory()
+    for _ in range(options.steps - options.steps // 10):
+        next(steps)
+    table.tell(growth=memory() - before)
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run one side and print its figures as JSON."""
-    steps = gluoncv(options) if options.side == "gluoncv" else ours(options, options.side)
+    """Run one side and print its figures."""
+    if options.side == "growth":
+        growth(options)
+    if options.side == "gluoncv":
+        from benchmarks.gluoncv_loops import LOOPS
+
+        kind, _, network = options.job.partition(":")
+        steps: Iterator[None] = LOOPS[kind](options, network)
+    else:
+        steps = ours(options)
     for _ in range(WARM_UP):
         next(steps)
-    began = time.perf_counter()
-    for _ in range(options.steps):
+    began, count = time.perf_counter(), 0
+    while count < LEAST_STEPS or time.perf_counter() - began < options.seconds:
         next(steps)
+        count += 1
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"rate": options.steps * options.batch / seconds, "peak": peak}), flush=True)
-    os._exit(0)  # workers of either side need not be waited for
+    table.tell(rate=count * options.batch / seconds, peak=peak)
+
+
+def run(job: str, options: argparse.Namespace) -> list[table.Row]:
+    """All sides of a job in turns."""
+    kind, _, network = job.partition(":")
+    classifies = kind == "classification"
+    size = options.size or (224 if classifies else 256)
+    batch = options.batch or (32 if classifies else 8)
+    sides = ["float32", *(["bfloat16"] if bfloat16_supported() else [])]
+    if not network.endswith("dcnv2"):  # MXNet's operator has no backward pass on the CPU
+        sides.append("gluoncv")
+    if classifies and table.PEERS.exists():
+        sides += ["torch float32", *(["torch bfloat16"] if bfloat16_supported() else [])]
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    with tempfile.TemporaryDirectory() as made:
+        data = options.data or BLOOD_CELLS
+        if classifies and not options.data:
+            class_folders(Path(made), 8 if options.quick else 256)
+            data = Path(made) / "images"
+        common = ("--data", data, "--size", size, "--batch", batch, "--workers", options.workers)
+        for _ in range(options.repeats):
+            for side in sides:
+                if side.startswith("torch"):
+                    more = ("--network", network, "--precision", side.split()[1])
+                    steps = 1 if options.quick else 4
+                    figures = table.side(
+                        "torch_side.py", "train", *common, *more, "--steps", steps, python=table.PEERS
+                    )
+                else:
+                    figures = table.side(
+                        "training.py", side, *common, "--job", job, "--seconds", options.seconds
+                    )
+                found[side].append(figures)
+    return _rows(job, f"{size} px, batch {batch}", found, classifies)
+
+
+def _rows(
+    job: str, setting: str, found: dict[str, list[dict[str, float]]], classifies: bool
+) -> list[table.Row]:
+    def values(side: str, key: str = "rate") -> list[float]:
+        return [figures[key] for figures in found.get(side, [])]
+
+    rows = []
+    for precision, aim in (("float32", "1.3x"), ("bfloat16", "2x")):
+        if not values(precision):
+            continue
+        what = f"training {job.replace(':', ' ')}, {setting}, {precision}, images/s"
+        peer = "GluonCV float32" if values("gluoncv") else "GluonCV: no backward on the CPU"
+        rows.append(table.compare(what, values(precision), peer, values("gluoncv"), reach=aim, rate=True))
+        if classifies:
+            theirs = values(f"torch {precision}")
+            peer = f"PyTorch {precision}, channels_last" if theirs else f"PyTorch: {table.NO_PEERS}"
+            aim = "1x" if precision == "bfloat16" else ""
+            rows.append(table.compare(what, values(precision), peer, theirs, reach=aim, rate=True))
+    if job == JOBS[0]:
+        what = f"peak memory of training {job.replace(':', ' ')}, {setting}, MB"
+        rows.append(
+            table.compare(
+                what,
+                values("float32", "peak"),
+                "GluonCV",
+                values("gluoncv", "peak"),
+                reach="0.7 of it (1.43x)",
+            )
+        )
+    return rows
 
 
 def main() -> None:
-    """Run the sides in turn and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=ROOT / "tests" / "data" / "blood_cells")
-    parser.add_argument("--network", default="mobilenet1.0")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=12)
+    """Run all jobs and print a table."""
+    parser = table.parser(__doc__)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--only", nargs="+", choices=JOBS, default=JOBS)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--side", choices=("float32", "bfloat16", "gluoncv"), help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=2000, help="of the row on growth of memory")
     options = parser.parse_args()
+    if options.quick:
+        options.steps = 40
+        options.repeats, options.seconds, options.size, options.batch = 1, 0.0, 64, 2
+    use_all_cores()  # all sides: MXNet alone takes half of the processors
     if options.side:
         measure(options)
-        return
-    from common.devices import bfloat16_supported, use_all_cores
-
-    use_all_cores()  # both sides: MXNet alone takes half of the processors
-    sides = ["gluoncv", "float32", *(["bfloat16"] if bfloat16_supported() else [])]
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    for _ in range(options.repeats):
-        for side in sides:
-            done = subprocess.run(
-                [sys.executable, *sys.argv, "--side", side], stdout=subprocess.PIPE, text=True, check=True
-            )
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"{'side':<10} {'images/s':>9} {'ratio':>6} {'peak MB':>8} {'ratio':>6}")
-    middle = {
-        side: [statistics.median(run[key] for run in found[side]) for key in ("rate", "peak")]
-        for side in sides
-    }
-    for side, (rate, peak) in middle.items():
-        base_rate, base_peak = middle["gluoncv"]
-        print(f"{side:<10} {rate:9.2f} {rate / base_rate:6.2f} {peak:8.0f} {peak / base_peak:6.2f}")
+    rows = [row for job in options.only for row in run(job, options)]
+    if JOBS[0] in options.only:
+        common = ("--job", JOBS[0], "--data", options.data or BLOOD_CELLS, "--workers", options.workers)
+        grown = table.side(
+            "training.py", "growth", *common, "--size", 96, "--batch", 2, "--steps", options.steps
+        )
+        what = f"memory that {options.steps} steps of yolov3 mobilenet1.0 add, 96 px, batch 2, MB"
+        rows.append(table.compare(what, [grown["growth"]], reach="none"))
+    table.report(rows, options)
 
 
 if __name__ == "__main__":

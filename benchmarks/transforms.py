@@ -1,18 +1,17 @@
-"""One sample on one core, from a 640x480 JPEG: our detection transforms beside decoding alone and GluonCV's.
+"""One sample on one core, from a 640x480 JPEG: our transforms beside decoding alone and GluonCV's.
 
-    python benchmarks/transforms.py [--image FILE] [--repeats 300]
+    python benchmarks/transforms.py [--image FILE] [--repeats 200]
 
 Every row decodes the same file each time (from the page cache) and makes one sample; GluonCV decodes with
 mx.image and leaves out its target generation for YOLOv3 (CenterNet's is part of its transform), and its
-samples are normalised floats, ours 8-bit images that the network normalises. Times are CPU time of the
-process, all threads, so that a busy machine matters little; rows take turns; medians.
+samples are normalised floats, ours 8-bit images that the network normalises. GluonCV regresses no landmarks:
+beside ours stands its transform for poses of as many points, with the heat maps that are its targets. Times
+are CPU time of the process, all threads, so that a busy machine matters little; rows take turns; medians.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -29,13 +28,19 @@ import numpy as np
 import simplejpeg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import table
+from classification.transforms import EvaluationTransform
+from classification.transforms import TrainingTransform as ClassificationTraining
 from common.samples import Sample
 from detect.transforms import CenterNetTraining, LetterboxEvaluation, StretchEvaluation, YOLOv3Training
+from landmark.transforms import TrainingTransform as LandmarkTraining
 
 BOXES = np.array(
     [[0, 20, 30, 220, 190], [1, 300, 40, 420, 200], [2, 30, 250, 200, 430], [0, 400, 300, 600, 460]],
     np.float32,
 )
+
+POINTS = np.random.default_rng(0).uniform((150, 100), (450, 380), (68, 2)).astype(np.float32)
 
 
 def made_up(folder: Path) -> Path:
@@ -51,7 +56,7 @@ def made_up(folder: Path) -> Path:
 
 
 def ours(transform: Any, sample: Sample, shape: tuple[int, int]) -> Callable[[], None]:
-    """A function that makes the next random sample."""
+    """A function that makes the next random sample of ours."""
     out = {name: np.empty(size, kind) for name, (size, kind) in transform.layout(shape).items()}
     count = iter(range(1 << 40))
 
@@ -61,67 +66,113 @@ def ours(transform: Any, sample: Sample, shape: tuple[int, int]) -> Callable[[],
     return run
 
 
-def theirs(transform: Any, path: str) -> Callable[[], None]:
-    """The same by a transform of GluonCV; waits for what MXNet does behind its back."""
+def waiting(make: Callable[[], Any]) -> Callable[[], None]:
+    """A function that makes a sample by MXNet, and waits for what that does behind its back."""
     import mxnet as mx
 
-    label = np.concatenate([BOXES[:, 1:], BOXES[:, :1]], axis=1)
-
     def run() -> None:
-        for value in transform(mx.image.imread(path), label.copy()):
+        made = make()
+        for value in made if isinstance(made, tuple) else (made,):
             if isinstance(value, mx.nd.NDArray):
                 value.wait_to_read()
 
     return run
 
 
-def rows(path: str) -> dict[str, Callable[[], object]]:
-    """What is measured, by name."""
+def gluoncv_rows(path: str) -> dict[str, Callable[[], object]]:
+    """GluonCV's training transforms, by the names that ours have."""
+    import mxnet as mx
     from gluoncv.data.transforms.presets.center_net import CenterNetDefaultTrainTransform
+    from gluoncv.data.transforms.presets.simple_pose import SimplePoseDefaultTrainTransform
     from gluoncv.data.transforms.presets.yolo import YOLO3DefaultTrainTransform
+    from mxnet.gluon.data.vision import transforms
 
-    height, width = cv2.imread(path).shape[:2]
-    sample = Sample(path, width, height, BOXES * np.array([1, *[width / 640, height / 480] * 2], np.float32))
+    boxes = np.concatenate([BOXES[:, 1:], BOXES[:, :1]], axis=1)
+    yolo, centre = YOLO3DefaultTrainTransform(416, 416), CenterNetDefaultTrainTransform(512, 512, 3)
+    # As GluonCV's script for ImageNet composes it.
+    crop = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224, scale=(0.25, 1.0)),
+            transforms.RandomFlipLeftRight(),
+            transforms.RandomColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
+            transforms.RandomLighting(0.1),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    pose = SimplePoseDefaultTrainTransform(len(POINTS), [], (224, 224), (56, 56), random_flip=False)
+
+    def posed() -> Any:
+        joints = np.stack([np.pad(POINTS, ((0, 0), (0, 1))), np.ones((len(POINTS), 3), np.float32)], axis=-1)
+        return pose(mx.image.imread(path), {"bbox": (0, 0, 640, 480), "joints_3d": joints}, path)
+
     return {
-        "decode alone (simplejpeg, full size)": lambda: simplejpeg.decode_jpeg(Path(path).read_bytes()),
+        "YOLOv3 416 training": waiting(lambda: yolo(mx.image.imread(path), boxes.copy())),
+        "CenterNet 512 training": waiting(lambda: centre(mx.image.imread(path), boxes.copy())),
+        "classification 224 training": waiting(lambda: crop(mx.image.imread(path))),
+        "landmark 224 training": waiting(posed),
+    }
+
+
+def our_rows(path: str) -> dict[str, Callable[[], object]]:
+    """Our transforms, by name."""
+    height, width = cv2.imread(path).shape[:2]
+    scale = np.array([width / 640, height / 480], np.float32)
+    sample = Sample(path, width, height, BOXES * np.array([1, *scale, *scale], np.float32))
+    whole = Sample(path, width, height, np.array([0, 0, 0, width, height], np.float32))
+    face = Sample(path, width, height, POINTS * scale)
+    return {
         "YOLOv3 416 training": ours(YOLOv3Training(4), sample, (416, 416)),
         "YOLOv3 416 training, all mosaics": ours(YOLOv3Training(4, mosaic=1.0), sample, (416, 416)),
         "YOLOv3 416 evaluation": ours(StretchEvaluation(4), sample, (416, 416)),
-        "GluonCV YOLOv3 416 training": theirs(YOLO3DefaultTrainTransform(416, 416), path),
         "CenterNet 512 training": ours(CenterNetTraining(4), sample, (512, 512)),
         "CenterNet 512 evaluation": ours(LetterboxEvaluation(4), sample, (512, 512)),
-        "GluonCV CenterNet 512 training": theirs(CenterNetDefaultTrainTransform(512, 512, 3), path),
+        "classification 224 training": ours(ClassificationTraining(), whole, (224, 224)),
+        "classification 224 evaluation": ours(EvaluationTransform(), whole, (224, 224)),
+        "landmark 224 training": ours(LandmarkTraining(len(POINTS)), face, (224, 224)),
     }
 
 
 def main() -> None:
-    """Measure all rows in turns and print one table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure all in turns and print one table."""
+    parser = table.parser(__doc__)
     parser.add_argument("--image", help="a JPEG to use instead of a made-up one")
-    parser.add_argument("--repeats", type=int, default=300)
-    arguments = parser.parse_args()
+    parser.add_argument("--repeats", type=int, default=200)
+    options = parser.parse_args()
+    repeats = 3 if options.quick else options.repeats
     cv2.setNumThreads(0)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
-        functions = rows(arguments.image or str(made_up(Path(folder))))
-        times: dict[str, list[float]] = {name: [] for name in functions}
-        for turn in range(arguments.repeats + 10):
-            for name, function in functions.items():
+        path = options.image or str(made_up(Path(folder)))
+        mine, peers = our_rows(path), gluoncv_rows(path)
+        functions = {
+            ("", ""): lambda: simplejpeg.decode_jpeg(Path(path).read_bytes()),
+            **{("ours", name): function for name, function in mine.items()},
+            **{("gluoncv", name): function for name, function in peers.items()},
+        }
+        times: dict[tuple[str, str], list[float]] = {key: [] for key in functions}
+        for turn in range(repeats + 3):
+            for key, function in functions.items():
                 start = time.process_time()
                 function()
-                if turn >= 10:
-                    times[name].append(time.process_time() - start)
-    medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
-    decoding = medians["decode alone (simplejpeg, full size)"]
-    print(f"CPU time on one core, medians of {arguments.repeats}")
-    print(f"{'':<38} {'ms':>7} {'x decode':>9}")
-    for name, value in medians.items():
-        print(f"{name:<38} {value:>7.2f} {value / decoding:>9.1f}")
-    for kind in ("YOLOv3 416", "CenterNet 512"):
-        ratio = medians[f"GluonCV {kind} training"] / medians[f"{kind} training"]
-        print(f"{kind}: GluonCV / ours = {ratio:.1f}")
+                if turn >= 3:
+                    times[key].append((time.process_time() - start) * 1e3)
+    rows = []
+    for name in mine:
+        theirs = times.get(("gluoncv", name))
+        aim = "" if not theirs else "3x; 3x limit" if "classification" in name else "8x; 3x limit"
+        rows.append(
+            table.compare(
+                f"{name} sample, 640x480 JPEG, 1 core, CPU ms",
+                times["ours", name],
+                "GluonCV transform + decode" if theirs else "",
+                theirs,
+                limit="libjpeg-turbo decode alone",
+                bounds=times["", ""],
+                reach=aim,
+            )
+        )
+    table.report(rows, options)
 
 
 if __name__ == "__main__":

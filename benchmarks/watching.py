@@ -1,18 +1,17 @@
 """What it costs to be watched: the progress server polled 0, 1, 10 and 50 times a second.
 
-    python benchmarks/watching.py [--seconds 3] [--repeats 9] [--points 300] [--rates 1 10 50]
+    python benchmarks/watching.py [--seconds 3] [--repeats 9] [--points 300] [--rates 1 10 50] [--detail]
 
 Polls are spread evenly over a second and over 50 pollers, each poll a connection of its own, as platforms do.
 Shown per rate: the CPU time that the server's process takes, as a share of one core and of all; how long a
 poll takes; and what is left to a computation that keeps all cores busy meanwhile (NumPy, one process a core),
 against rounds without a poller just before and after, median of the repeats. The pollers run on this machine
-too, but their own CPU time (in truth another machine's) is measured and given back. First: how soon a server
-answers after its process began.
+too, but their own CPU time (in truth another machine's) is measured and given back. --detail: also how soon a
+server answers after its process began, and the server's share of the processors and the times of polls.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import statistics
@@ -27,6 +26,7 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import table
 from common.server import ProgressServer
 
 POLLERS = 50
@@ -131,29 +131,37 @@ def first_answer(log_dir: Path) -> float:
                 time.sleep(0.002)
 
 
+AIMS = {1.0: "1 %", 10.0: "1 %", 50.0: "3 %"}
+
+
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    """Measure and print the table."""
+    parser = table.parser(__doc__)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--points", type=int, default=300, help="in the answer; a job has a few hundred")
     parser.add_argument("--rates", type=float, nargs="+", default=[1.0, 10.0, 50.0], help="polls a second")
+    parser.add_argument("--detail", action="store_true")
     options = parser.parse_args()
+    if options.quick:
+        options.seconds, options.repeats = 0.5, 1
     cores = len(os.sched_getaffinity(0))
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     folder = Path(tempfile.mkdtemp(prefix="watching-"))
-    idle = [first_answer(folder) for _ in range(5)]
+    idle = [first_answer(folder) for _ in range(5 if options.detail else 0)]
     done: Synchronized[int] = multiprocessing.Value("q", 0)
     work = [multiprocessing.Process(target=compute, args=(done,), daemon=True) for _ in range(cores)]
     for process in work:
         process.start()
     time.sleep(1.0)
-    busy = [first_answer(folder) for _ in range(5)]
-    print(
-        f"first answer: {statistics.median(idle):.2f} s idle, {statistics.median(busy):.2f} s on busy cores"
-    )
-    print(f"{cores} cores, {options.points} points")
-    print("polls/s | server, of one core | of all | latency p50 ms | p99 ms | failed | work lost")
+    if options.detail:
+        busy = [first_answer(folder) for _ in range(5)]
+        print(
+            f"first answer: {statistics.median(idle):.2f} s idle, {statistics.median(busy):.2f} s on busy cores"
+        )
+        print(f"{cores} cores, {options.points} points")
+        print("polls/s | server, of one core | of all | latency p50 ms | p99 ms | failed")
+    rows = []
     with ProgressServer(folder, 0) as server:
         server.publish([(1.7e9 + i / 7, 10, i / options.points) for i in range(options.points)])
         time.sleep(5.0)  # TensorBoard is imported
@@ -167,14 +175,26 @@ def main() -> None:
                 free = watched.seconds * cores
                 lost.append(1 - watched.work / watched.seconds / plain * free / (free - watched.pollers))
                 rounds.append(watched)
-            share = statistics.median(each.server / each.seconds for each in rounds)
-            times = sorted(value for each in rounds for value in each.latencies)
-            p50, p99 = times[len(times) // 2] * 1e3, times[int(len(times) * 0.99)] * 1e3
-            failed = sum(each.failures for each in rounds)
-            row = f"{rate:7g} | {share:19.2%} | {share / cores:6.2%} | {p50:14.1f} | {p99:6.1f}"
-            print(f"{row} | {failed:6d} | {statistics.median(lost):9.2%}", flush=True)
+            share = [100 * each.server / each.seconds / cores for each in rounds]
+            what = f"being watched, {rate:g} polls/s: "
+            aim = AIMS.get(rate, "")
+            rows.append(table.compare(what + "server's share of all processors, %", share, reach=aim))
+            lost = [100 * value for value in lost]
+            rows.append(table.compare(what + "computation lost, no poller beside it, %", lost, reach=aim))
+            if options.detail:
+                print(f"{rate:7g} | {_details(rounds, cores)}", flush=True)
     for process in work:
         process.kill()
+    table.report(rows, options)
+
+
+def _details(rounds: list[Round], cores: int) -> str:
+    """Of the rounds of one rate: the server's share, times of the polls, how many failed."""
+    share = statistics.median(each.server / each.seconds for each in rounds)
+    times = sorted(value for each in rounds for value in each.latencies)
+    p50, p99 = times[len(times) // 2] * 1e3, times[int(len(times) * 0.99)] * 1e3
+    failed = sum(each.failures for each in rounds)
+    return f"{share:19.2%} | {share / cores:6.2%} | {p50:14.1f} | {p99:6.1f} | {failed:6d}"
 
 
 if __name__ == "__main__":
