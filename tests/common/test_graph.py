@@ -7,8 +7,11 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
+import pytest
 from mxnet import gluon
+from mxnet.gluon.contrib.cnn import ModulatedDeformableConvolution
 
+from common.devices import bfloat16_supported
 from common.graph import compile_graph
 
 
@@ -42,3 +45,24 @@ def test_a_compiled_graph_gives_what_its_block_gives() -> None:
     block.initialize(mx.init.Normal(1.0))
     x = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, 5, 7)) * 4)
     np.testing.assert_allclose(compile_graph(block, ["x"])(x).asnumpy(), block(x).asnumpy(), rtol=1e-5)
+
+
+class Deformable(gluon.HybridBlock):
+    """A deformable convolution of a convolution's result, which MXNet computes in float32 alone."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="")
+        self.layer = gluon.nn.Conv2D(4, 1, in_channels=3)
+        self.deformable = ModulatedDeformableConvolution(2, (3, 3), padding=(1, 1), in_channels=4)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return self.deformable(self.layer(x))
+
+
+@pytest.mark.skipif(not bfloat16_supported(), reason="this processor has no bfloat16")
+def test_deformable_convolutions_run_in_a_graph_of_mixed_precision() -> None:
+    block = Deformable()
+    block.initialize(mx.init.Normal(0.1))
+    x = mx.nd.array(np.random.default_rng(0).normal(size=(1, 3, 8, 8)))
+    found = compile_graph(block, ["x"], "bfloat16")(x).asnumpy()
+    np.testing.assert_allclose(found, block(x).asnumpy(), atol=0.02)
