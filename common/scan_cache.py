@@ -8,6 +8,7 @@ that is damaged is ignored.
 
 from __future__ import annotations
 
+import array
 import hashlib
 import logging
 import os
@@ -61,12 +62,14 @@ class ScanCache:
     def look_up(self, paths: Sequence[str]) -> dict[str, Known]:
         """What is known of those of the images `paths` that have not changed."""
         self._began = time.time_ns()
-        states = [(*_state(path), *_state(annotation_path(path))) for path in paths]
-        self._states = np.array(states, np.int64).reshape(-1, 6)
+        states = array.array("q")  # a hundred thousand tuples would take as much memory as the samples
+        for path in paths:
+            states.extend(_state(path))
+            states.extend(_state(annotation_path(path)))
+        self._states = np.frombuffer(states, np.int64).reshape(-1, 6)
         try:
             with np.load(self._file, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            return self._known(arrays, paths, states)
+                return self._known({name: stored[name] for name in stored.files}, paths)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -74,9 +77,9 @@ class ScanCache:
             log.warning("%s: not usable, everything is read again: %s", self._file, reason)
             return {}
 
-    def _known(
-        self, arrays: dict[str, np.ndarray], paths: Sequence[str], states: Sequence[tuple[int, ...]]
-    ) -> dict[str, Known]:
+    def _known(self, arrays: dict[str, np.ndarray], paths: Sequence[str]) -> dict[str, Known]:
+        """arrays: key and names as bytes (names parted by 0); images (n, 9): six numbers of state, width, height, and
+        how many annotations; rows (m, 2): numbers of each annotation and its columns, -1 where it has one dimension."""
         if bytes(arrays["key"]).decode() != self._key:
             return {}
         images, rows, numbers = arrays["images"], arrays["rows"], arrays["numbers"]
@@ -86,58 +89,48 @@ class ScanCache:
             or rows.dtype != np.int64
             or numbers.dtype != np.float32
             or images.shape != (len(names), 9)
-            or rows.ndim != 2
-            or images[:, 8].min(initial=0) < 0
-            or images[:, 8].sum() != len(rows)
-            or rows[:, 0].min(initial=0) < 0
-            or rows[:, 0].sum() != numbers.size
+            or rows.shape != (images[:, 8].sum(), 2)
+            or numbers.shape != (rows[:, 0].sum(),)
+            or min(images[:, 8].min(initial=0), rows[:, 0].min(initial=0)) < 0
         ):
             raise ValueError("its arrays do not fit each other")
-        annotations = []
-        for (_, columns), part in zip(
-            rows.tolist(), np.split(numbers, np.cumsum(rows[:, 0])[:-1]), strict=True
-        ):
-            annotations.append(part if columns < 0 else part.reshape(-1, columns))
-        stored = {}
-        first = 0
-        for name, (*state, width, height, count) in zip(names, images.tolist(), strict=True):
-            stored[name] = tuple(state), (width, height, annotations[first : first + count])
-            first += count
+        place = {name: index for index, name in enumerate(names)}
+        found = [place.get(os.fsencode(path[self._start :]), -1) for path in paths]
+        same = ((images[found, :6] == self._states).all(axis=1) & (np.array(found) >= 0)).tolist()
+        ends = np.cumsum(images[:, 8]).tolist()
+        number_ends = np.cumsum(rows[:, 0]).tolist()
         known = {}
-        for path, state in zip(paths, states, strict=True):
-            found = stored.get(os.fsencode(path[self._start :]))
-            if found is not None and found[0] == state:
-                known[path] = found[1]
+        for path, index, unchanged in zip(paths, found, same, strict=True):
+            if unchanged:
+                width, height, count = images[index, 6:].tolist()
+                annotations = []
+                for row in range(ends[index] - count, ends[index]):
+                    size, columns = rows[row].tolist()
+                    part = numbers[number_ends[row] - size : number_ends[row]]
+                    annotations.append(part if columns < 0 else part.reshape(-1, columns))
+                known[path] = width, height, annotations
         return known
 
     def store(self, paths: Sequence[str], known: dict[str, Known]) -> None:
         """Keep what is `known` of the images `paths` that `look_up` was asked for; a disk that is full costs that."""
         settled = self._states[:, [1, 2, 4, 5]].max(axis=1, initial=0) < self._began - _SETTLED_NS
         settled &= (self._states > _CHANGED[0]).all(axis=1)
-        kept = [
-            (path, state)
-            for path, state, good in zip(paths, self._states.tolist(), settled.tolist(), strict=True)
-            if good and path in known
-        ]
+        kept = [index for index in np.flatnonzero(settled).tolist() if paths[index] in known]
         if not kept:
             return
-        images, annotations = [], []
-        for path, state in kept:
-            width, height, found = known[path]
-            images.append((*state, width, height, len(found)))
-            annotations.extend(found)
-        rows = [(array.size, array.shape[1] if array.ndim == 2 else -1) for array in annotations]
+        sizes = np.array([(known[paths[i]][0], known[paths[i]][1], len(known[paths[i]][2])) for i in kept])
+        annotations = [annotation for i in kept for annotation in known[paths[i]][2]]
+        rows = [(found.size, found.shape[1] if found.ndim == 2 else -1) for found in annotations]
+        names = b"\0".join(os.fsencode(paths[i][self._start :]) for i in kept)
         try:
             with replacing(self._file) as file:
                 np.savez(
                     file,
                     key=np.frombuffer(self._key.encode(), np.uint8),
-                    names=np.frombuffer(
-                        b"\0".join(os.fsencode(path[self._start :]) for path, _ in kept), np.uint8
-                    ),
-                    images=np.array(images, np.int64),
+                    names=np.frombuffer(names, np.uint8),
+                    images=np.concatenate([self._states[kept], sizes], axis=1).astype(np.int64),
                     rows=np.array(rows, np.int64).reshape(-1, 2),
-                    numbers=np.concatenate([np.empty(0, np.float32), *(a.ravel() for a in annotations)]),
+                    numbers=np.concatenate(annotations, axis=None, dtype=np.float32),
                 )
         except OSError as error:
             log.warning("%s cannot be written, the next start reads everything again: %s", self._file, error)
