@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from common.boxes import clip_box
 from common.errors import DataError
-from common.images import printable
 from common.figures import listed, spread, unevenness
+from common.images import printable
 from common.samples import BadSample, Problem, Row, Sample, read_rows
 
 HIGHEST_ID = 9999
@@ -78,27 +79,6 @@ class DetectionAnnotations:
                 f"{printable(path)}:{row.line}: class id {class_id:.0f} is beyond dataset.classes,"
                 f" which has ids from 0 to {highest}: {row.text}"
             )
-
-
-def clip_box(box: Sequence[float], width: int, height: int) -> tuple[list[float] | None, str]:
-    """The part of a box x1, y1, x2, y2 that is inside an image, None without area, and what was wrong.
-
-    The reason is "" for a box that is inside; one that touches the edges is.
-    """
-    x1, y1, x2, y2 = box
-    if x1 > x2 or y1 > y2:
-        return None, "a box without area (x1 must be less than x2, y1 less than y2); left out"
-    if x1 == x2 or y1 == y2:
-        return None, "a box without area; left out"
-    clipped = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
-    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-        return None, f"a box outside of the image of {width}x{height}; left out"
-    stored = np.array(clipped, np.float32).tolist()
-    if stored[0] >= stored[2] or stored[1] >= stored[3]:
-        return None, "a box without area to speak of; left out"
-    if clipped != list(box):
-        return stored, f"a box that sticks out of the image of {width}x{height}; clipped"
-    return stored, ""
 
 
 def summary(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
