@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ def reid_document(
     """The result file's content for probabilities (N, C) and embeddings (N, D).
 
     Where all identities are among `classes`, it is a classifier's with the retrieval metrics beside it. Of new
-    identities a classifier knows nothing: then a row says which image of the set is the nearest, and the class
-    is that image's.
+    identities a classifier knows nothing: then a row says which image of the set is the nearest, the class is that
+    image's, and accuracy is the share of rows where it is the right one (rank-1, if no identity has one image alone).
     """
     identities = np.array([sample.annotation[0] for sample in samples])
     found = retrieval_of(embeddings, identities)
@@ -49,7 +50,9 @@ def reid_document(
     if len(identities) and identities.max() < len(classes):
         document = result_document(samples, probabilities, classes)
         return {"Accuray": document.pop("Accuray"), **metrics, **document}
-    return {**metrics, "Result": nearest_rows(samples, embeddings, identities)}
+    rows = nearest_rows(samples, embeddings, identities)
+    right = np.mean([row["result"] == "True" for row in rows]) if rows else math.nan
+    return {"Accuray": str(float(right)), **metrics, "Result": rows}
 
 
 def nearest_rows(

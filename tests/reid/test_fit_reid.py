@@ -92,7 +92,9 @@ def test_known_identities_have_accuracy_rows_and_retrieval(job: Ended) -> None:
 
 def test_new_identities_have_retrieval_alone(job: Ended) -> None:
     result = job.json("test_data_result.json")
-    assert "Accuray" not in result
+    rows = result["Result"]
+    assert result["Accuray"] == str(float(np.mean([row["result"] == "True" for row in rows])))
+    assert float(result["Accuray"]) == pytest.approx(result["Rank1"])
     assert result["Queries"] == 6
     assert [Path(row["image"]).parent.name for row in result["Result"]] == ["blue"] * 3 + ["white"] * 3
     assert {row["class"] for row in result["Result"]} <= {"blue", "white"}

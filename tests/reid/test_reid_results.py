@@ -32,12 +32,12 @@ def test_identities_of_training_get_a_classifiers_rows_and_the_retrieval_figures
     assert [row["class"] for row in found["Result"]] == ["a", "b", "a"]
 
 
-def test_new_identities_get_the_nearest_image_and_no_accuracy() -> None:
+def test_new_identities_get_the_nearest_image_and_the_accuracy_of_its_identity() -> None:
     identities = [2, 3, 2, 3, 2, 4]
     vectors = embeddings(6)
     found = reid_document(samples(identities), np.full((6, 2), 0.5), vectors, ["a", "b"])
-    assert "Accuray" not in found
     rows = found["Result"]
+    assert float(found["Accuray"]) == pytest.approx(np.mean([row["result"] == "True" for row in rows]))
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = unit @ unit.T - 9 * np.eye(6)
     for index, row in enumerate(rows):
