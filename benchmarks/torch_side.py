@@ -2,7 +2,7 @@
 
     .venv-peers/bin/python benchmarks/torch_side.py --side load|train|coco ...
 
-Imports nothing of this project: the two environments have no NumPy in common.
+Imports nothing of this project but the table: the two environments have no NumPy in common.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ import functools
 import importlib.util
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import table
 
 
 @functools.cache
@@ -88,7 +92,8 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     models = torchvision().models
     name = {"resnet18_v1": "resnet18", "mobilenetv2_1.0": "mobilenet_v2"}[options.network]
     torch.manual_seed(0)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(1 if options.cpu else len(os.sched_getaffinity(0)))
+    clock = table.cpu_seconds if options.cpu else time.perf_counter
     network = models.get_model(name, num_classes=2).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     loss_of = torch.nn.CrossEntropyLoss()
@@ -107,9 +112,9 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
             loss.item()
             steps += 1
             if steps == options.warm_up:
-                began = time.perf_counter()
+                began = clock()
             if steps == options.warm_up + options.steps:
-                return {"rate": options.steps * options.batch / (time.perf_counter() - began)}
+                return {"rate": options.steps * options.batch / (clock() - began)}
 
 
 def coco(options: argparse.Namespace) -> dict[str, Any]:
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--warm-up", type=int, default=2)
     options = parser.parse_args()
     print(json.dumps({"load": load, "train": train, "coco": coco}[options.side](options)), flush=True)

@@ -4,9 +4,10 @@
     python benchmarks/training.py --data FOLDER --size 416 --batch 8 --only yolov3:darknet53
 
 The time is that of whole steps (loading, augmentation, forward, backward, update, moving average) from the third on,
-for `--seconds` and at least three of them. Each side is a process of its own with the same images, input size, batch
-size and number of workers; sides take turns, so that a busy machine slows all, and ratios are medians. GluonCV's
-sides are the loops of its training scripts (`benchmarks/gluoncv_loops.py`), PyTorch's is in
+for `--seconds` and at least three of them. --cpu counts the CPU time of all processes of a side with one thread that
+computes, which a busy machine hardly changes. Each side is a process of its own with the same images, input size,
+batch size and number of workers; sides take turns, so that a busy machine slows all, and ratios are medians.
+GluonCV's sides are the loops of its training scripts (`benchmarks/gluoncv_loops.py`), PyTorch's is in
 `benchmarks/torch_side.py`. FOLDER holds detect_train, or class folders; detectors take the shipped set,
 classification images of 640x480 that are made here.
 """
@@ -141,11 +142,12 @@ def measure(options: argparse.Namespace) -> None:
         steps = ours(options)
     for _ in range(WARM_UP):
         next(steps)
-    began, count = time.perf_counter(), 0
-    while count < LEAST_STEPS or time.perf_counter() - began < options.seconds:
+    clock = table.cpu_seconds if options.cpu else time.perf_counter
+    began, count = clock(), 0
+    while count < LEAST_STEPS or clock() - began < options.seconds:
         next(steps)
         count += 1
-    seconds = time.perf_counter() - began
+    seconds = clock() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     table.tell(rate=count * options.batch / seconds, peak=peak)
 
@@ -167,7 +169,8 @@ def run(job: str, options: argparse.Namespace) -> list[table.Row]:
         if classifies and not options.data:
             class_folders(Path(made), 8 if options.quick else 256)
             data = Path(made) / "images"
-        common = ("--data", data, "--size", size, "--batch", batch, "--workers", options.workers)
+        common: tuple[object, ...] = ("--data", data, "--size", size, "--batch", batch)
+        common += ("--workers", options.workers, *(["--cpu"] if options.cpu else []))
         for _ in range(options.repeats):
             for side in sides:
                 if side.startswith("torch"):
@@ -181,11 +184,12 @@ def run(job: str, options: argparse.Namespace) -> list[table.Row]:
                         "training.py", side, *common, "--job", job, "--seconds", options.seconds
                     )
                 found[side].append(figures)
-    return _rows(job, f"{size} px, batch {batch}", found, classifies)
+    setting = f"{size} px, batch {batch}{', one thread' if options.cpu else ''}"
+    return _rows(job, setting, "images/CPU s" if options.cpu else "images/s", found, classifies)
 
 
 def _rows(
-    job: str, setting: str, found: dict[str, list[dict[str, float]]], classifies: bool
+    job: str, setting: str, unit: str, found: dict[str, list[dict[str, float]]], classifies: bool
 ) -> list[table.Row]:
     def values(side: str, key: str = "rate") -> list[float]:
         return [figures[key] for figures in found.get(side, [])]
@@ -194,7 +198,7 @@ def _rows(
     for precision, aim in (("float32", "1.3x"), ("bfloat16", "2x")):
         if not values(precision):
             continue
-        what = f"training {job.replace(':', ' ')}, {setting}, {precision}, images/s"
+        what = f"training {job.replace(':', ' ')}, {setting}, {precision}, {unit}"
         peer = "GluonCV float32" if values("gluoncv") else "GluonCV: no backward on the CPU"
         rows.append(table.compare(what, values(precision), peer, values("gluoncv"), reach=aim, rate=True))
         if classifies:
@@ -225,6 +229,7 @@ def main() -> None:
     parser.add_argument("--size", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cpu", action="store_true", help="one thread, and CPU time: for a busy machine")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2000, help="of the row on growth of memory")
@@ -232,11 +237,13 @@ def main() -> None:
     if options.quick:
         options.steps = 40
         options.repeats, options.seconds, options.size, options.batch = 1, 0.0, 64, 2
+    if options.cpu:
+        os.environ["OMP_NUM_THREADS"] = "1"
     use_all_cores()  # all sides: MXNet alone takes half of the processors
     if options.side:
         measure(options)
     rows = [row for job in options.only for row in run(job, options)]
-    if JOBS[0] in options.only:
+    if JOBS[0] in options.only and not options.cpu:
         common = ("--job", JOBS[0], "--data", options.data or BLOOD_CELLS, "--workers", options.workers)
         grown = table.side(
             "training.py", "growth", *common, "--size", 96, "--batch", 2, "--steps", options.steps
