@@ -123,7 +123,8 @@ def evaluate(network: Any, options: argparse.Namespace, names: list[str]) -> flo
             array[0].asnumpy() for array in network(mx.nd.array(pixels.transpose(2, 0, 1)[None]))
         )
         scale, shift = out["matrix"][[0, 1], [0, 1]], out["matrix"][:, 2]
-        rows = np.concatenate([ids, scores, corners * np.tile(scale, 2) + np.tile(shift, 2)], axis=-1)
+        boxes_found = corners * np.tile(scale, 2) + np.tile(shift, 2)
+        rows = np.concatenate([ids.reshape(-1, 1), scores.reshape(-1, 1), boxes_found], axis=-1)
         metric.update(sample.annotation, clip_detections(rows[rows[:, 0] >= 0], width, height))
     return float(metric.result()[1])
 
