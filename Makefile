@@ -28,11 +28,12 @@ soak: $(VENV)/ready-for-development
 # Every benchmark beside GluonCV, PyTorch and pycocotools, as one table, and into benchmarks/RESULTS.md; takes 25 minutes.
 # BENCH=--quick shows in a few that all of them run.
 BENCH ?=
-bench: $(VENV)/ready $(PEERS)/ready
+bench: $(VENV)/ready
+	-@$(MAKE) --no-print-directory $(PEERS)/ready
 	@$(RUN) benchmarks/run.py $(BENCH)
 
 # PyTorch and NumPy 2 cannot live beside GluonCV. PEERS_OPTIONS are pip's: with an --extra-index-url that has PyTorch's CPU
-# builds they are much smaller.
+# builds they are much smaller. Where they cannot be installed the table says so.
 PEERS_OPTIONS ?=
 $(PEERS)/ready: benchmarks/requirements-peers.lock
 	@"$$(readlink -f $(RUN))" -m venv $(PEERS)

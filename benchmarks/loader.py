@@ -187,7 +187,7 @@ def compare(options: argparse.Namespace) -> list[table.Row]:
                 which, _, workers = name.partition(" ")
                 figures = table.side("loader.py", which, images, *common, "--workers", workers or cores)
                 found[name].append(figures["rates"])
-            if table.PEERS.exists():
+            if table.peers_installed():
                 arguments = ("--data", images, *common, "--workers", cores)
                 figures = table.side("torch_side.py", "load", *arguments, python=table.PEERS)
                 found["torch"].append(figures["rates"])

@@ -108,7 +108,7 @@ def main() -> None:
                 seconds["ours"].append(spent)
                 spent, theirs = timed(gluoncv, pairs, classes)
                 seconds["gluoncv"].append(spent)
-                if table.PEERS.exists():
+                if table.peers_installed():
                     spent, coco_mean = pycocotools(pairs, classes, Path(folder))
                     seconds["coco"].append(spent)
         difference = np.abs(np.array(mine) - np.array(theirs)).max()

@@ -69,7 +69,7 @@ def facts() -> list[str]:
         f"load of the machine before the run (1, 5, 15 minutes): {', '.join(f'{n:.1f}' for n in os.getloadavg())}",
         f"Python {platform.python_version()}, {', '.join(versions)}",
     ]
-    if table.PEERS.exists():
+    if table.peers_installed():
         code = "import importlib.metadata as m; print(*[f'{n} {m.version(n)}' for n in %r], sep=', ')"
         peers = subprocess.run(
             [str(table.PEERS), "-c", code % (PEER_PACKAGES,)], stdout=subprocess.PIPE, text=True, check=True

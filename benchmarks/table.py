@@ -23,6 +23,11 @@ PEERS = ROOT / ".venv-peers" / "bin" / "python"
 NO_PEERS = "not installed (make .venv-peers/ready)"
 
 
+def peers_installed() -> bool:
+    """Whether the peers' environment is there, and complete."""
+    return PEERS.exists() and PEERS.parents[1].joinpath("ready").exists()
+
+
 @dataclass(frozen=True)
 class Row:
     """what: with its unit. value: ours. peer, theirs, ratio: whom it is beside, its value, how many times better we

@@ -161,7 +161,7 @@ def run(job: str, options: argparse.Namespace) -> list[table.Row]:
     sides = ["float32", *(["bfloat16"] if bfloat16_supported() else [])]
     if not network.endswith("dcnv2"):  # MXNet's operator has no backward pass on the CPU
         sides.append("gluoncv")
-    if classifies and table.PEERS.exists():
+    if classifies and table.peers_installed():
         sides += ["torch float32", *(["torch bfloat16"] if bfloat16_supported() else [])]
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as made:
