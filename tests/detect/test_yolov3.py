@@ -201,13 +201,13 @@ def test_several_devices_train_one_model() -> None:
 def test_amp_computes_in_bfloat16_where_the_processor_has_it_and_is_refused_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import detect.yolov3
+    import detect.task
 
-    monkeypatch.setattr(detect.yolov3, "bfloat16_supported", lambda: True)
+    monkeypatch.setattr(detect.task, "bfloat16_supported", lambda: True)
     assert task({"amp": True}).precision(on_gpu=False) == "bfloat16"
     assert task({"amp": True}).precision(on_gpu=True) == "float16"
     assert task({"amp": False}).precision(on_gpu=False) == "float32"
-    monkeypatch.setattr(detect.yolov3, "bfloat16_supported", lambda: False)
+    monkeypatch.setattr(detect.task, "bfloat16_supported", lambda: False)
     with pytest.raises(DeviceError, match=r"model\.amp"):
         task({"amp": True}).precision(on_gpu=False)
 
