@@ -161,18 +161,25 @@ class Container:
     """Process 1 of a container of `image`, and how to reach it."""
 
     outer: subprocess.Popen[str]
-    pid: int = field(init=False)
+    root: Path
+    pid: int = field(init=False, default=0)  # of a command that is over already there is none
 
     def __post_init__(self) -> None:
         children = Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children")
-        found: list[str] = []
 
         def started() -> bool:
-            found.extend(children.read_text().split())
-            return bool(found) or self.outer.poll() is not None
+            for pid in children.read_text().split():
+                self.pid = int(pid)
+            return self.outer.poll() is not None or (bool(self.pid) and self._is_inside())
 
-        until(started, 10, "the container starts")
-        self.pid = int(found[0]) if found else 0  # what is over already needs none
+        until(started, 60, "the container starts")
+
+    def _is_inside(self) -> bool:
+        """Whether the image is its root by now; before that, it sees this machine."""
+        try:
+            return os.readlink(f"/proc/{self.pid}/root") == str(self.root)
+        except OSError:  # it is over
+            return False
 
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """What `docker exec` does."""
@@ -254,7 +261,7 @@ def running(
         text=True,
     )
     try:
-        yield Container(outer)
+        yield Container(outer, image.root)
     finally:
         if outer.poll() is None:
             outer.kill()
