@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,16 @@ def test_a_second_job_is_refused_with_the_first_ones_process_id(tmp_path: Path) 
         job.kill()
         job.wait()
         os.kill(worker, 0)  # lives on, and does not hold the lock
-        with lock(tmp_path):
-            assert (tmp_path / ".lock").read_text().split()[0] == str(os.getpid())
+        for attempt in range(100):
+            try:
+                with lock(tmp_path):
+                    assert (tmp_path / ".lock").read_text().split()[0] == str(os.getpid())
+                break
+            except (
+                LogDirError
+            ):  # on a busy machine the kernel may take a moment to let go of a dead process's files
+                assert attempt < 99
+                time.sleep(0.05)
     finally:
         job.kill()
         job.stdout.close()

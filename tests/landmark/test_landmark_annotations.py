@@ -57,4 +57,8 @@ def test_the_mean_shape_and_the_summary_are_of_the_whole_set() -> None:
         Sample("2.jpg", 10, 10, np.array([[3, 4], [7, 11]], np.float32)),
     ]
     np.testing.assert_allclose(mean_shape(samples), [[0.2, 0.3], [0.6, 0.8]], rtol=1e-6)
-    assert summary(samples) == {"images_with_points_outside": 1}
+    assert summary(samples) == {
+        "images_with_points_outside": 1,
+        "width_of_the_points": {"min": 4.0, "median": 22.0, "max": 40.0},
+        "height_of_the_points": {"min": 7.0, "median": 11.0, "max": 15.0},
+    }
