@@ -18,6 +18,7 @@ from classification.networks import build_classifier, transfer_classes
 from classification.results import result_document
 from classification.teacher import make_teacher
 from classification.transforms import EvaluationTransform, TrainingTransform
+from common.checkpoint import classes_of
 from common.datasets import find_folders
 from common.errors import CheckpointError, DataError
 from common.loader import Batch, Transform
@@ -121,7 +122,7 @@ class NetworkTask(Task[N]):
     ) -> gluon.HybridBlock:
         """The network for `classes`, with parameters to begin with and their rate multipliers."""
         keys = self.config.model
-        known = list(checkpoint["classes"]) if checkpoint else list(classes)
+        known = classes_of(checkpoint) if checkpoint else list(classes)
         try:
             network = self.build_network(keys.base_network, len(known), contexts, **variants(keys))
         except (

@@ -10,7 +10,7 @@ from typing import Any
 from mxnet import gluon
 
 from classification.networks import transfer_classes
-from common.checkpoint import read_checkpoint
+from common.checkpoint import classes_of, read_checkpoint
 from common.config import with_model
 from common.errors import CheckpointError
 from common.network_config import NetworkConfig
@@ -61,7 +61,7 @@ def _trained(
     try:
         checkpoint = read_checkpoint(path, task, ("classes", "model", "parameters"))
         model = with_model(config, checkpoint["model"]).model
-        known = list(checkpoint["classes"])
+        known = classes_of(checkpoint)
         network = build(model.base_network, len(known), contexts, **variants(model))
         restore(network, checkpoint["parameters"])
     except (CheckpointError, ValueError) as error:  # ValueError: a variant that the network does not have

@@ -212,6 +212,13 @@ def read_checkpoint(path: Path, task: str, required: tuple[str, ...] = ()) -> di
     return document
 
 
+def classes_of(checkpoint: dict[str, Any]) -> list[str]:
+    """Names of the classes that a checkpoint's network tells apart. Raises CheckpointError if there is none."""
+    if not checkpoint["classes"]:
+        raise CheckpointError("the checkpoint names no classes")
+    return list(checkpoint["classes"])
+
+
 def _arrays(value: Any) -> bool:
     """Whether `value` holds arrays of finite numbers by name."""
     return isinstance(value, dict) and all(

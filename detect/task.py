@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import mxnet as mx
 import numpy as np
 
+from common.checkpoint import classes_of
 from common.config import with_model
 from common.devices import bfloat16_supported
 from common.errors import CheckpointError, DataError, DeviceError, PretrainedError
@@ -88,7 +89,7 @@ class DetectionTask(Task[D]):
         names = list(classes)
         if checkpoint:
             section = with_model(self.config, checkpoint["model"]).model
-            names = [str(name) for name in checkpoint["classes"]]
+            names = classes_of(checkpoint)
         elif self.config.detector_name:
             published = names = _published_classes(section.transfer_dataset)
         network, backbone = self.make_network(section, names, contexts)

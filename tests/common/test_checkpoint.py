@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.checkpoint import read_checkpoint, write_checkpoint
+from common.checkpoint import classes_of, read_checkpoint, write_checkpoint
 from common.errors import CheckpointError
 
 CONTENT = {
@@ -253,3 +253,9 @@ ORDERS = [np.arange(6).astype(kind).reshape(2, 3) for kind in (">f4", "<f8", "f2
 def test_arrays_of_every_numeric_type_and_order_come_back(path: Path, array: np.ndarray) -> None:
     write_checkpoint(path, "task", {"x": array})
     np.testing.assert_array_equal(read_checkpoint(path, "task")["x"], array)
+
+
+def test_a_network_of_no_class_is_none() -> None:
+    assert classes_of({"classes": ["cat"]}) == ["cat"]
+    with pytest.raises(CheckpointError, match="names no classes"):
+        classes_of({"classes": []})
