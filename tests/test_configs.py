@@ -128,6 +128,12 @@ def test_every_key_is_described_in_both_languages(cls: type[JobConfig]) -> None:
     assert "| log_dir | 必填 |" in chinese
 
 
+@pytest.mark.parametrize("chinese", [False, True])
+def test_one_table_in_the_readmes_serves_classification_and_reid(chinese: bool) -> None:
+    classification, reid = (generate.CONFIGURATIONS[name][0] for name in ("classification", "reid"))
+    assert generate.table(classification, chinese) == generate.table(reid, chinese)
+
+
 def test_an_outdated_table_is_found_and_rewritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "configs").mkdir()
     for schema in (ROOT / "configs").glob("*.schema.json"):
