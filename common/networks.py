@@ -23,6 +23,7 @@ from gluoncv.model_zoo import get_model
 from mxnet.gluon import nn
 
 from common.errors import PretrainedError
+from common.initializers import HeNormal
 from common.network_names import (
     SMALLEST_SIZE,
     check_name,
@@ -241,7 +242,7 @@ def base_network(name: str, outputs: int, **variants: bool) -> Network:
 
 def initialize(network: nn.HybridBlock, contexts: Sequence[Any]) -> None:
     """Random parameters (He et al. 2015 where a layer does not say otherwise) on the devices `contexts`."""
-    network.initialize(mx.init.MSRAPrelu(factor_type="in", slope=0), ctx=list(contexts), force_reinit=True)
+    network.initialize(HeNormal("in"), ctx=list(contexts), force_reinit=True)
 
 
 def load_pretrained(network: nn.HybridBlock, path: Path, *, with_output: bool = False) -> frozenset[str]:

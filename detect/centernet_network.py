@@ -17,6 +17,7 @@ from gluoncv.model_zoo.center_net.deconv_resnet import BilinearUpSample
 from mxnet import gluon
 from mxnet.gluon import nn
 
+from common.initializers import HeNormal
 from detect.centernet_targets import check_scale
 from detect.deformable import ModulatedDeformableConvolution
 
@@ -335,7 +336,7 @@ def initialise(
     """
     for head in network.heads:
         head[0].weight.init, head[-1].weight.init = _rectified(), mx.init.Normal(0.01)
-    network.initialize(mx.init.MSRAPrelu(factor_type="avg", slope=0), ctx=list(contexts))
+    network.initialize(HeNormal("avg"), ctx=list(contexts))
     for _, normalisation in network.base_network.laterals:
         normalisation.gamma.set_data(mx.nd.ones(normalisation.gamma.shape))
     priors = (np.full(len(network.classes), -np.log((1 - _PRIOR) / _PRIOR)), np.zeros(2), np.full(2, 0.5))
@@ -352,7 +353,7 @@ def lateral_parameters(network: CenterNetNetwork) -> list[Any]:
 
 def _rectified() -> mx.init.Initializer:
     """For layers in front of a ReLU (He et al. 2015)."""
-    return mx.init.MSRAPrelu(factor_type="in", slope=0)
+    return HeNormal("in")
 
 
 def expect_size(network: CenterNetNetwork, mean_size: Sequence[float]) -> None:

@@ -12,6 +12,7 @@ from gluoncv.model_zoo.yolo.darknet import darknet53
 from gluoncv.model_zoo.yolo.yolo3 import YOLOV3
 from mxnet import gluon
 
+from common.initializers import HeNormal
 from detect.yolov3_targets import ANCHORS, STRIDES
 
 BASE_NETWORKS = ("darknet53", "mobilenet1.0")
@@ -162,7 +163,7 @@ def head_layers(network: YOLOv3Network) -> list[gluon.HybridBlock]:
 
 def initialise(network: YOLOv3Network, contexts: Sequence[Any]) -> None:
     """Random parameters, and biases of the last layers from the share of places that hold an object."""
-    network.initialize(mx.init.MSRAPrelu(factor_type="avg", slope=0.1), ctx=list(contexts))
+    network.initialize(HeNormal("avg", slope=0.1), ctx=list(contexts))
     for parameter in network.collect_params(".*(anchor|offset)_.*").values():
         parameter.reset_ctx(list(contexts))
 

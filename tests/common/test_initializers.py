@@ -1,0 +1,52 @@
+"""Random parameters to begin with: their distribution, and what they depend on."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from common.initializers import HeNormal
+
+
+def drawn(shape: tuple[int, ...], name: str = "conv0_weight", **options: object) -> np.ndarray:
+    array = mx.nd.zeros(shape)
+    HeNormal(**{"fan": "in", **options})(mx.init.InitDesc(name), array)
+    values: np.ndarray = array.asnumpy()
+    return values
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "variance"),
+    [
+        ((256, 64, 3, 3), {}, 2 / (64 * 9)),
+        ((256, 64, 3, 3), {"fan": "avg"}, 2 / (160 * 9)),
+        ((256, 64, 3, 3), {"fan": "avg", "slope": 0.1}, 2 / 1.01 / (160 * 9)),
+        ((2048, 1, 3, 3), {}, 2 / 9),
+        ((300, 500), {}, 2 / 500),
+    ],
+)
+def test_weights_have_the_variance_of_the_paper_as_those_of_mxnet(
+    shape: tuple[int, ...], options: dict[str, object], variance: float
+) -> None:
+    values = drawn(shape, **options)
+    assert values.mean() == pytest.approx(0, abs=0.01 * variance**0.5 + 4 * (variance / values.size) ** 0.5)
+    assert values.var() == pytest.approx(variance, rel=0.05)
+    theirs = mx.nd.zeros(shape)
+    mx.init.MSRAPrelu(options.get("fan", "in"), options.get("slope", 0))(
+        mx.init.InitDesc("conv0_weight"), theirs
+    )
+    assert values.var() == pytest.approx(theirs.asnumpy().var(), rel=0.05)
+
+
+def test_the_seed_of_a_job_decides_and_each_weight_has_its_own_values() -> None:
+    np.random.seed(3)
+    first, second = drawn((8, 8)), drawn((8, 8))
+    assert not np.array_equal(first, second)
+    np.random.seed(3)
+    assert np.array_equal(drawn((8, 8)), first)
+
+
+def test_what_is_no_weight_begins_as_ever() -> None:
+    assert drawn((4,), "conv0_bias").tolist() == [0, 0, 0, 0]
+    assert drawn((4,), "batchnorm0_gamma").tolist() == [1, 1, 1, 1]
