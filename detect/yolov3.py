@@ -32,6 +32,8 @@ _EXTRA_ANCHOR_IOU = 0.3
 # Over training the input varies between these multiples of data_shape, in steps of 32 pixels, every ten batches.
 _SCALES = (0.75, 1.25)
 _BATCHES_OF_ONE_SHAPE = 10
+# Objects of an image of COCO's training set, on average.
+_OBJECTS_OF_COCO = 7.3
 
 
 class YOLOv3Model(Model):
@@ -70,6 +72,7 @@ class YOLOv3Model(Model):
                 np.ascontiguousarray(target[..., :4]),
                 target_class,
                 objects,
+                np.full(len(boxes), share(boxes[..., 4]), np.float32),
             ],
             shared=[layout.cells, layout.anchors, layout.strides],
         )
@@ -153,6 +156,16 @@ class RandomShapes:
     def __call__(self, epoch: int, batch: int) -> tuple[int, int]:
         rng = np.random.default_rng([self._seed, epoch, batch // _BATCHES_OF_ONE_SHAPE])
         return self.choices[rng.integers(len(self.choices))]
+
+
+def share(ids: np.ndarray) -> float:
+    """The weight of the images of a batch, by the class ids (B, M) of their objects, -1 for none.
+
+    The loss is a sum over objects, and the guide's learning rates were made for sets with as many of them as COCO has:
+    where an image shows one or two, steps would be a fraction as long, and a training of a given length would not get
+    anywhere.
+    """
+    return max(1.0, _OBJECTS_OF_COCO / max(float((ids >= 0).sum(axis=1).mean()), 1.0))
 
 
 def _multiple(length: float) -> int:
