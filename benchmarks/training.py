@@ -94,7 +94,7 @@ def ours(options: argparse.Namespace) -> Iterator[None]:
         [mx.cpu()],
         task.optimizer(),
         precision=options.side,
-        trust=task.trust(),
+        limit=task.limit(),
         compiled=task.compiled(),
         ema_decay=task.config.train.ema_decay,
     )

@@ -21,11 +21,12 @@ from classification.transforms import EvaluationTransform, TrainingTransform
 from common.checkpoint import classes_of
 from common.datasets import find_folders
 from common.errors import CheckpointError, DataError
+from common.limits import StepLimit
 from common.loader import Batch, Transform
 from common.network_config import NetworkConfig
 from common.samples import Annotate, Sample
 from common.task import Evaluation, Inputs, Model, Task
-from common.transfer import fill, make_optimizer, precision, set_multipliers, trust, variants
+from common.transfer import fill, make_limit, make_optimizer, precision, set_multipliers, variants
 
 log = logging.getLogger("visualtl")
 
@@ -102,8 +103,8 @@ class NetworkTask(Task[N]):
     def optimizer(self) -> Any:
         return make_optimizer(self.config.train)
 
-    def trust(self) -> float | None:
-        return trust(self.config.train)
+    def limit(self) -> StepLimit | None:
+        return make_limit(self.config.train)
 
     def compiled(self) -> bool:
         return self.config.train.mode == "hybrid"

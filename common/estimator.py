@@ -16,6 +16,7 @@ from mxnet import autograd, gluon
 from common.average import MovingAverage
 from common.errors import TrainingError
 from common.graph import compile_graph
+from common.limits import StepLimit
 from common.loader import Batch, Loader
 from common.task import Evaluation, Model
 
@@ -82,11 +83,7 @@ class Estimator:
 
     ema_decay: above 0 a moving average of the parameters is kept beside them, to be used within `averaged`.
 
-    trust: no weight changes by more than this share of its own norm in a step (None: no limit). Where the learning
-    rate asks for more, that weight's gradient is scaled down (LARC, "Large Batch Training of Convolutional Networks",
-    You et al. 2017, as a limit). Random deep networks have gradients that differ a thousandfold between layers;
-    without the limit the first steps of a training from scratch would destroy it, and one limit for all layers together
-    would stop the others.
+    limit: how far a step may move a weight (None: no limit); it must suit the optimizer.
     """
 
     def __init__(
@@ -96,13 +93,13 @@ class Estimator:
         optimizer: Any,
         *,
         precision: str = "float32",
-        trust: float | None = 0.02,
+        limit: StepLimit | None = None,
         compiled: bool = True,
         ema_decay: float = 0.0,
     ) -> None:
         self.model = model
         self.contexts = list(contexts)
-        self._trust = trust
+        self._limit = limit
         # float16 has no small numbers: the loss is multiplied up, and halved where gradients overflow.
         self._loss_scale = 2.0**15 if precision == "float16" else 1.0
         block, names = model.training_block()
@@ -197,10 +194,12 @@ class Estimator:
         if len(self.contexts) > 1:
             self._trainer.allreduce_grads()
         rows = sum(len(total) for total in totals)
-        finite = self._limit_gradients(rows * self._loss_scale, learning_rate)
+        gradients = self._gradient_norms() / (rows * self._loss_scale)
         losses = np.sum([[loss.sum().asscalar() for loss in output] for output in outputs], axis=0) / rows
-        if finite and np.isfinite(losses).all():
+        if np.isfinite(gradients).all() and np.isfinite(losses).all():
             self._skipped_in_a_row = 0
+            if self._limit:
+                self._limit.apply(self._parameters, gradients, learning_rate)
             self._trainer.set_learning_rate(learning_rate)
             self._trainer.update(rows * self._loss_scale)
             if self._average:
@@ -228,28 +227,11 @@ class Estimator:
             if not np.isfinite(array.asnumpy()).all():
                 kept.copyto(array)
 
-    def _limit_gradients(self, divisor: float, learning_rate: float) -> bool:
-        """Scale down gradients that would change a weight too much. Returns False if any is not finite.
-
-        divisor: what the optimizer divides gradients by. Vectors (biases, BatchNorm's) begin at 0 or 1 and stand for
-        values of about 1: they are measured by that where their own norm is less.
-        """
+    def _gradient_norms(self) -> np.ndarray:
+        """Norm of each parameter's gradient, as it was computed."""
         gradients = [parameter.list_grad()[0] for parameter in self._parameters]
-        norms = np.sqrt(mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).asnumpy()) / divisor
-        if not np.isfinite(norms).all():
-            return False
-        if self._trust is None:
-            return True
-        weights = [parameter.list_data()[0] for parameter in self._parameters]
-        sizes = np.sqrt(mx.nd.multi_sum_sq(*weights, num_arrays=len(weights)).asnumpy())
-        for parameter, norm, size in zip(self._parameters, norms, sizes, strict=True):
-            change = norm * learning_rate * parameter.lr_mult
-            if len(parameter.shape) == 1:
-                size = max(size, math.sqrt(parameter.shape[0]))
-            if change > self._trust * size:
-                for gradient in parameter.list_grad():
-                    gradient *= self._trust * size / change
-        return True
+        norms: np.ndarray = np.sqrt(mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).asnumpy())
+        return norms
 
     def _load(self, batch: Batch) -> list[list[Any]]:
         inputs = self.model.training_inputs(batch)

@@ -186,7 +186,7 @@ def train(
         job.devices,
         task.optimizer(),
         precision=job.precision,
-        trust=task.trust(),
+        limit=task.limit(),
         compiled=task.compiled(),
         ema_decay=keys.ema_decay,
     )

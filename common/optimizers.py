@@ -134,6 +134,9 @@ MOMENTUM = ("ccsgd", "dcasgd", "lars", "lbsgd", "nag", "sgd", "signum")
 PROPORTIONAL = ("ccsgd", "dcasgd", "lbsgd", "nag", "sgd")
 """Optimizers whose steps are as long as the gradient: limiting the gradient limits the step."""
 
+BY_RATE = ("adagrad", "adam", "adamax", "adamw", "ftml", "nadam", "rmsprop", "signum")
+"""Optimizers that move every number by about the learning rate, whatever the gradient."""
+
 
 def create(name: str, learning_rate: float, momentum: float, wd: float) -> Any:
     """The optimizer `name`, with the momentum where it has one."""

@@ -151,11 +151,11 @@ class Task(ABC, Generic[C]):
         """Type in which the operators that gain from it compute in training: float32, bfloat16 or float16."""
         return "float32"
 
-    def trust(self) -> float | None:
-        """The share of its own norm by which a weight may change in a step (see Estimator); None: no limit.
+    def limit(self) -> Any:
+        """How far a step of the optimizer may move a weight: a `common.limits.StepLimit`, or None."""
+        from common.limits import GradientLimit
 
-        It is for optimizers whose steps are as long as the gradient."""
-        return 0.02
+        return GradientLimit(0.02)
 
     def compiled(self) -> bool:
         """Whether a training step runs as one compiled graph, or operator by operator."""

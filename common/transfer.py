@@ -11,15 +11,16 @@ from mxnet import gluon
 from common.devices import bfloat16_supported
 from common.errors import CheckpointError, DeviceError
 from common.estimator import set_parameters
+from common.limits import GradientLimit, RateLimit, StepLimit
 from common.network_config import NetworkModelConfig, NetworkTrainConfig
 from common.networks import load_pretrained, set_lr_multipliers, set_no_weight_decay
-from common.optimizers import PROPORTIONAL, create
+from common.optimizers import BY_RATE, PROPORTIONAL, create
 from common.pretrained import find_parameters
 
 log = logging.getLogger("visualtl")
 
-#: Share of its own norm by which a weight may change in one step of an optimizer such as SGD.
-TRUST = 0.02
+#: Share of its own size by which a weight may change in one step.
+LONGEST_STEP = 0.02
 
 
 def make_optimizer(train: NetworkTrainConfig) -> Any:
@@ -27,9 +28,11 @@ def make_optimizer(train: NetworkTrainConfig) -> Any:
     return create(train.optimizer, train.lr, train.momentum, train.wd)
 
 
-def trust(train: NetworkTrainConfig) -> float | None:
-    """The limit on steps (see `common.estimator.Estimator`) that suits the optimizer; None: none."""
-    return TRUST if train.optimizer in PROPORTIONAL else None
+def make_limit(train: NetworkTrainConfig) -> StepLimit | None:
+    """The limit on steps that suits the optimizer; None for one that sets the length of its steps by itself."""
+    if train.optimizer in PROPORTIONAL:
+        return GradientLimit(LONGEST_STEP)
+    return RateLimit(LONGEST_STEP) if train.optimizer in BY_RATE else None
 
 
 def precision(train: NetworkTrainConfig) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.graph import Inference
+from common.limits import GradientLimit, StepLimit
 from common.loader import Batch, Transform
 from common.samples import Sample
 from common.task import Inputs, Model
@@ -139,9 +140,9 @@ class CenterNetTask(DetectionTask[CenterNetConfig]):
 
     name = "centernet"
 
-    def trust(self) -> float | None:
+    def limit(self) -> StepLimit | None:
         # At the usual 0.02 trainings from scratch went well for some epochs, and then back to where they had begun.
-        return 0.003
+        return GradientLimit(0.003)
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform(most_objects(samples))

@@ -12,12 +12,13 @@ import numpy as np
 from common.checkpoint import read_checkpoint
 from common.config import with_model
 from common.errors import CheckpointError
+from common.limits import StepLimit
 from common.loader import Batch, Transform
 from common.network_config import NetworkModelConfig
 from common.networks import freeze
 from common.samples import Annotate, Sample
 from common.task import Evaluation, Inputs, Model, Task
-from common.transfer import fill, make_optimizer, precision, restore, set_multipliers, trust, variants
+from common.transfer import fill, make_limit, make_optimizer, precision, restore, set_multipliers, variants
 from landmark.annotations import LandmarkAnnotations, mean_shape, summary
 from landmark.config import LandmarkConfig
 from landmark.losses import LOSSES, LandmarkTraining
@@ -134,8 +135,8 @@ class LandmarkTask(Task[LandmarkConfig]):
     def precision(self, on_gpu: bool) -> str:
         return precision(self.config.train)
 
-    def trust(self) -> float | None:
-        return trust(self.config.train)
+    def limit(self) -> StepLimit | None:
+        return make_limit(self.config.train)
 
     def compiled(self) -> bool:
         return self.config.train.mode == "hybrid"

@@ -18,6 +18,7 @@ from common.config import configuration
 from common.devices import bfloat16_supported
 from common.errors import CheckpointError, PretrainedError
 from common.estimator import Estimator, parameters, set_parameters
+from common.limits import GradientLimit, RateLimit
 from common.networks import base_network, initialize
 from common.samples import Sample
 from tests.classification.classification_jobs import batch, keys
@@ -46,7 +47,7 @@ def estimator(**more: Any) -> Estimator:
         CPU,
         made.optimizer(),
         precision=made.precision(on_gpu=False),
-        trust=made.trust(),
+        limit=made.limit(),
         compiled=made.compiled(),
     )
 
@@ -86,7 +87,7 @@ def test_the_optimizer_is_the_configured_one_and_changes_what_is_learnt(name: st
     made = task(train__optimizer=name, train__wd=0.25)
     assert type(made.optimizer()).__name__.lower() == name
     assert made.optimizer().wd == 0.25
-    assert (made.trust() is None) == (name in ("adam", "adamw", "rmsprop"))
+    assert type(made.limit()) is (GradientLimit if name in ("sgd", "nag") else RateLimit)
     trained = estimator(train__optimizer=name)
     before = parameters(trained.model.network)
     trained.step(batch(), 0.001)
@@ -273,7 +274,7 @@ def test_several_devices_train_with_mixup_and_a_teacher(tmp_path: Path) -> None:
     contexts = [mx.cpu(0), mx.cpu(1)]
     made = task(train__teacher=path, train__mixup=True, train__optimizer="sgd")
     model = made.build(NAMES, contexts, None)
-    trained = Estimator(model, contexts, made.optimizer(), trust=made.trust())
+    trained = Estimator(model, contexts, made.optimizer(), limit=made.limit())
     before = parameters(model.network)
     assert trained.step(batch(), 0.01) is not None
     assert any((before[name] != value).any() for name, value in parameters(model.network).items())

@@ -13,6 +13,7 @@ from mxnet import gluon
 from common.errors import TrainingError
 from common.estimator import MAX_SKIPPED, Estimator, Hook, TrainingState, parameters, set_parameters
 from common.graph import Normalise, settle
+from common.limits import GradientLimit
 from common.loader import Batch
 from common.task import Inputs, Model
 
@@ -90,9 +91,8 @@ class Given:
 def estimator(
     contexts: Sequence[Any] = (mx.cpu(),), momentum: float = 0.9, wd: float = 0.0, **keys: Any
 ) -> Estimator:
-    return Estimator(
-        Tiny(contexts), contexts, mx.optimizer.SGD(learning_rate=1.0, momentum=momentum, wd=wd), **keys
-    )
+    optimizer = mx.optimizer.SGD(learning_rate=1.0, momentum=momentum, wd=wd)
+    return Estimator(Tiny(contexts), contexts, optimizer, **{"limit": GradientLimit(0.02), **keys})
 
 
 def trained(made: Estimator, count: int = 20, learning_rate: float = 0.01) -> dict[str, np.ndarray]:
@@ -127,7 +127,7 @@ def test_momentum_and_weight_decay_change_what_is_learnt() -> None:
 
 
 def test_no_weight_changes_by_more_than_the_limit_in_a_step() -> None:
-    made = estimator(momentum=0.0, trust=0.05)
+    made = estimator(momentum=0.0, limit=GradientLimit(0.05))
     before = parameters(made.model.network)["1.weight"]
     made.step(batches(1)[0], 1e6)
     change = parameters(made.model.network)["1.weight"] - before

@@ -11,6 +11,7 @@ import pytest
 from common import transfer
 from common.errors import CheckpointError, DeviceError
 from common.estimator import parameters
+from common.limits import GradientLimit, RateLimit, StepLimit
 from common.network_config import NetworkModelConfig, NetworkTrainConfig
 from common.networks import Network, base_network, initialize
 
@@ -93,9 +94,19 @@ def test_bfloat16_needs_a_processor_that_has_it(monkeypatch: pytest.MonkeyPatch)
     assert transfer.precision(NetworkTrainConfig(dtype="bfloat16")) == "bfloat16"
 
 
-@pytest.mark.parametrize(("optimizer", "limited"), [("sgd", True), ("nag", True), ("adam", False)])
-def test_only_steps_as_long_as_the_gradient_are_limited(optimizer: str, limited: bool) -> None:
-    assert (transfer.trust(NetworkTrainConfig(optimizer=optimizer)) is not None) == limited
+@pytest.mark.parametrize(
+    ("optimizer", "limit"),
+    [("sgd", GradientLimit), ("nag", GradientLimit), ("adam", RateLimit), ("adamw", RateLimit)],
+)
+def test_steps_are_limited_as_it_suits_the_optimizer(optimizer: str, limit: type[StepLimit]) -> None:
+    made = transfer.make_limit(NetworkTrainConfig(optimizer=optimizer))
+    assert type(made) is limit
+    assert made.share == transfer.LONGEST_STEP
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "lars", "adadelta", "ftrl"])
+def test_optimizers_with_a_length_of_their_own_have_no_limit(optimizer: str) -> None:
+    assert transfer.make_limit(NetworkTrainConfig(optimizer=optimizer)) is None
 
 
 def test_the_optimizer_takes_its_keys() -> None:

@@ -14,6 +14,7 @@ from common.config import configuration
 from common.errors import CheckpointError, DeviceError, PretrainedError
 from common.estimator import Estimator, parameters
 from common.graph import compile_graph
+from common.limits import GradientLimit
 from common.loader import Batch
 from common.pretrained import find_parameters
 from detect.config import YOLOv3Config
@@ -92,7 +93,7 @@ def test_output_lr_mult_slows_the_last_layers_of_a_pretrained_detector_alone(
         ["dog", "x"], CPU, None
     )
     before = parameters(made.network)
-    Estimator(made, CPU, mx.optimizer.SGD(wd=0.0)).step(batch(), 0.001)
+    Estimator(made, CPU, mx.optimizer.SGD(wd=0.0), limit=GradientLimit(0.02)).step(batch(), 0.001)
     after = parameters(made.network)
     changed = {name for name, value in before.items() if (after[name] != value).any()}
     assert changed
@@ -190,7 +191,7 @@ def test_syncbn_shares_statistics_across_devices_and_gives_the_loss_of_one_devic
 def test_several_devices_train_one_model() -> None:
     contexts = [mx.cpu(0), mx.cpu(1), mx.cpu(2)]
     made = task().build(["a", "b"], contexts, None)
-    estimator = Estimator(made, contexts, mx.optimizer.SGD(momentum=0.9))
+    estimator = Estimator(made, contexts, mx.optimizer.SGD(momentum=0.9), limit=GradientLimit(0.02))
     for seed in range(2):
         assert np.isfinite(estimator.step(batch(6, seed=seed), 0.01)).all()  # type: ignore[arg-type]
     weight = made.network.yolo_outputs[0].prediction.weight
@@ -222,7 +223,9 @@ def test_a_step_in_bfloat16_is_nearly_one_in_float32() -> None:
         mx.random.seed(0)
         np.random.seed(0)
         made = task().build(["a", "b"], CPU, None)
-        found = Estimator(made, CPU, mx.optimizer.SGD(), precision=precision).step(batch(4), 0.001)
+        found = Estimator(made, CPU, mx.optimizer.SGD(), precision=precision, limit=GradientLimit(0.02)).step(
+            batch(4), 0.001
+        )
         assert found is not None
         return found
 
@@ -250,7 +253,7 @@ def test_random_shapes_stay_near_the_configured_one_and_keep_its_aspect() -> Non
 
 def test_a_job_from_scratch_stays_finite_and_learns_to_fit_a_few_images() -> None:
     made = task().build(["a", "b"], CPU, None)
-    estimator = Estimator(made, CPU, mx.optimizer.SGD(momentum=0.9, wd=1e-4))
+    estimator = Estimator(made, CPU, mx.optimizer.SGD(momentum=0.9, wd=1e-4), limit=GradientLimit(0.02))
     content = batch(4)
     losses = [estimator.step(content, 0.001) for _ in range(30)]
     assert all(loss is not None and np.isfinite(loss).all() for loss in losses)

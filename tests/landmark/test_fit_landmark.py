@@ -20,6 +20,7 @@ from common.config import configuration
 from common.errors import CheckpointError, ConfigurationError
 from common.estimator import Estimator, parameters
 from common.graph import MEAN, STD
+from common.limits import GradientLimit, RateLimit
 from common.loader import Batch
 from common.samples import Sample
 from common.task import Inputs
@@ -322,8 +323,8 @@ def test_optimizer_and_precision_are_the_configured_ones() -> None:
     assert (type(nag).__name__, nag.momentum, nag.wd) == ("NAG", 0.8, 0.01)
     assert task().precision(on_gpu=False) == "float32"
     assert (task().compiled(), task(train__mode="imperative").compiled()) == (True, False)
-    assert task().trust() is None
-    assert task(train__optimizer="sgd").trust() is not None
+    assert isinstance(task().limit(), RateLimit)
+    assert isinstance(task(train__optimizer="sgd").limit(), GradientLimit)
 
 
 def test_mixup_mixes_images_and_holds_them_against_the_points_of_both() -> None:

@@ -59,7 +59,7 @@ def build(classes: list[str] = NAMES, checkpoint: dict[str, Any] | None = None, 
 def losses(**more: Any) -> tuple[tuple[str, ...], np.ndarray]:
     """Names and means of the losses of a first step."""
     model, made = build(**more), task(**more)
-    estimator = Estimator(model, CPU, made.optimizer(), trust=made.trust(), compiled=made.compiled())
+    estimator = Estimator(model, CPU, made.optimizer(), limit=made.limit(), compiled=made.compiled())
     found = estimator.step(batch(), 0.001)
     assert found is not None
     return model.losses, found

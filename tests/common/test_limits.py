@@ -1,0 +1,71 @@
+"""How far a step may move a weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+
+from common.limits import GradientLimit, RateLimit, StepLimit
+
+
+def parameter(values: Any, lr_mult: float = 1.0) -> gluon.Parameter:
+    made = gluon.Parameter("weight", shape=np.shape(values), lr_mult=lr_mult)
+    made.initialize(mx.init.Zero(), ctx=[mx.cpu()])
+    made.set_data(mx.nd.array(values))
+    return made
+
+
+def step(weight: gluon.Parameter, optimizer: str, limit: StepLimit, rate: float, gradient: float) -> float:
+    """Take a step along a constant gradient; returns the norm of the change."""
+    trainer = gluon.Trainer([weight], optimizer, {"learning_rate": rate, "wd": 0.0}, kvstore=None)
+    with autograd.record():
+        loss = (weight.data() * gradient).sum()
+    loss.backward()
+    before = weight.data().asnumpy()
+    limit.apply([weight], np.array([np.linalg.norm(weight.grad().asnumpy())]), rate)
+    trainer.step(1)
+    return float(np.linalg.norm(weight.data().asnumpy() - before))
+
+
+@pytest.mark.parametrize(("optimizer", "limit"), [("sgd", GradientLimit), ("adam", RateLimit)])
+@pytest.mark.parametrize("lr_mult", [1.0, 0.5])
+def test_a_step_changes_a_weight_by_its_share_at_most(
+    optimizer: str, limit: type[StepLimit], lr_mult: float
+) -> None:
+    weight = parameter(np.full((2, 2), 3.0), lr_mult)
+    assert step(weight, optimizer, limit(0.05), 10.0, 7.0) == pytest.approx(0.05 * 6.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(("optimizer", "limit"), [("sgd", GradientLimit), ("adam", RateLimit)])
+def test_a_shorter_step_stays_as_it_is(optimizer: str, limit: type[StepLimit]) -> None:
+    values = np.full((2, 2), 3.0)
+    alone = step(parameter(values), optimizer, limit(1e9), 1e-3, 0.5)
+    assert step(parameter(values), optimizer, limit(0.05), 1e-3, 0.5) == alone > 0
+
+
+@pytest.mark.parametrize(("optimizer", "limit"), [("sgd", GradientLimit), ("adam", RateLimit)])
+def test_a_bias_of_0_is_measured_by_1(optimizer: str, limit: type[StepLimit]) -> None:
+    assert step(parameter(np.zeros(4)), optimizer, limit(0.05), 10.0, 7.0) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_a_last_layer_that_begins_near_0_may_learn_at_a_rate() -> None:
+    weight = parameter(np.zeros((3, 100)))
+    change = step(weight, "adam", RateLimit(0.05), 10.0, 7.0)
+    assert change == pytest.approx(0.05 * 0.1 * 300**0.5, rel=1e-3)
+
+
+def test_the_limit_follows_the_weight_and_the_rate_from_step_to_step() -> None:
+    weight, limit = parameter(np.full((1, 1), 2.0), lr_mult=0.1), RateLimit(0.05)
+    limit.apply([weight], np.zeros(1), 10.0)
+    assert 10.0 * weight.lr_mult == pytest.approx(0.1)
+    weight.set_data(mx.nd.array([[4.0]]))
+    limit.apply([weight], np.zeros(1), 10.0)
+    assert 10.0 * weight.lr_mult == pytest.approx(0.2)
+    limit.apply([weight], np.zeros(1), 0.5)
+    assert weight.lr_mult == pytest.approx(0.1)
+    limit.apply([weight], np.zeros(1), 0.0)
+    assert weight.lr_mult == pytest.approx(0.1)
