@@ -26,8 +26,8 @@ class HeNormal(mx.init.Initializer):
         field = math.prod(arr.shape[2:])
         inputs, outputs = arr.shape[1] * field, arr.shape[0] * field
         fan = inputs if self._fan == "in" else (inputs + outputs) / 2
-        # MXNet's own initialisers, too, depend on numpy's global state, which a job sets by its seed.
-        rng = np.random.default_rng(np.random.randint(2**31))
+        # MXNet's random state decides, as it does for its own initialisers.
+        rng = np.random.default_rng(int(mx.nd.random.randint(0, 2**31 - 1, shape=(1,)).asscalar()))
         values = rng.standard_normal(arr.shape, np.float32)
         values *= self._gain / math.sqrt(fan)
         arr[:] = values
