@@ -104,7 +104,7 @@ def _reason(item: Mapping[str, Any]) -> str:
         return "is too small"
     if item["type"] in _TOO_LARGE:
         return "is too large"
-    return str(item["ctx"]["reason"]) if item["type"] == "refused" else "is not allowed"
+    return one_line(str(item["ctx"]["reason"])) if item["type"] == "refused" else "is not allowed"
 
 
 def _hint(requirement: str, value: Any) -> str:

@@ -137,6 +137,7 @@ def test_text_means_the_same_as_the_value(path: str, given_value: Any, value: An
         ("dataset.train_dir", "a\0b", "holds a zero character"),
         ("dataset.valid_dir", 5, "5 is not allowed"),
         ("dataset.classes", ["cat", "cat"], 'names "cat" more than once'),
+        ("dataset.classes", ["\ud7fc"] * 2, 'names "\\ud7fc" more than once'),
         ("dataset.classes", "cat,,dog", "holds an empty name"),
         ("dataset.classes", ["cat", None], "holds something that is no name"),
         ("dataset.classes", ["mAP"], "stands for the mean"),
