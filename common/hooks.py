@@ -149,7 +149,7 @@ class Validation(Hook):
 
 
 class EarlyStopping(Hook):
-    """Ends training when the metric has not improved for `patience` epochs, or has reached `max_value`.
+    """Ends training when the metric has not improved for `patience` epochs, or has reached `max_value` and is settled.
 
     A change of at most `min_delta` is no improvement. Patience is negative: it never ends for that reason. Before the
     metric has reached `baseline` (None: no such condition) patience does not count.
@@ -167,7 +167,7 @@ class EarlyStopping(Hook):
         if state.evaluation is None:
             return
         value = state.evaluation.value
-        if value >= self._max_value:
+        if value >= self._max_value and not state.evaluation.unsettled:
             state.stop_reason = f"the metric {value:.4f} has reached early_stop_max_value {self._max_value:g}"
             return
         if self._best_epoch is None or value > self._best + self._min_delta:

@@ -139,6 +139,7 @@ class ReIDTask(NetworkTask[ReIDConfig]):
             value,
             {name: figure for name, figure in figures.items() if figure == figure},
             tie_break=found.mean_average_precision,
+            unsettled=self.metric == "rank1" and found.mean_average_precision < 1.0,
         )
 
     def results(

@@ -57,6 +57,17 @@ def test_early_stopping(values: list[float], keys: dict[str, Any], epoch: int | 
     assert stopped_after(values, **keys) == epoch
 
 
+def test_the_largest_value_ends_nothing_while_the_model_can_become_better() -> None:
+    hook = EarlyStopping(patience=-1, min_delta=0.001, baseline=0.0, max_value=1.0)
+    state = TrainingState(epochs=100, steps=1)
+    state.evaluation = Evaluation(1.0, tie_break=0.9, unsettled=True)
+    hook.after_epoch(state)
+    assert state.stop_reason is None
+    state.evaluation = Evaluation(1.0, tie_break=1.0)
+    hook.after_epoch(state)
+    assert state.stop_reason is not None
+
+
 @pytest.mark.parametrize(("interval", "lines"), [(2, 2), (5, 1), (0, 0)])
 def test_a_line_is_logged_every_so_many_batches_or_never(
     caplog: pytest.LogCaptureFixture, interval: int, lines: int

@@ -163,6 +163,7 @@ def test_of_equal_rank_1_the_better_map_is_better(data: Path) -> None:
     )
     assert (apart.value, astray.value, mixed.value) == (1.0, 1.0, pytest.approx(5 / 6))
     assert apart.tie_break > astray.tie_break
+    assert (apart.tie_break == 1.0, apart.unsettled, astray.unsettled) == (True, False, True)
 
 
 def test_batches_hold_several_images_of_each_identity() -> None:
