@@ -21,7 +21,7 @@ C = TypeVar("C", bound=JobConfig)
 class Evaluation:
     """How good predictions are. value: what the best checkpoint and early stopping watch, larger is better, nan where
     the set allows no statement. curves: further figures for the progress page and the log, by name. tie_break: decides
-    which of two equal values is the better one, larger is better. unsettled: that the model can still become better where
+    which of two equal values is the better one, larger is better. unsettled: the model can become better even where
     the value cannot, so that early stopping must not take the largest value for the end."""
 
     value: float
