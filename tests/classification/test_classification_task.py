@@ -97,7 +97,9 @@ def test_the_optimizer_is_the_configured_one_and_changes_what_is_learnt(name: st
 
 def test_label_smoothing_changes_the_loss() -> None:
     plain, smooth = first_losses(), first_losses(train__label_smoothing=True)
-    assert plain != pytest.approx(smooth, rel=1e-4)
+    assert plain != pytest.approx(
+        smooth, rel=1e-5
+    )  # an untrained last layer is nearly as unsure as it is told to be
 
 
 def test_mixup_mixes_until_its_last_epochs() -> None:

@@ -13,7 +13,7 @@ from centernet_models import CPU, batch, build, losses, outputs, sample, settled
 from common.estimator import Estimator
 from common.export import export_model
 from common.limits import GradientLimit
-from detect.centernet_network import BASE_NETWORKS
+from detect.centernet_network import BASE_NETWORKS, expect_size
 from detect.geometry import letterbox
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -129,16 +129,21 @@ def test_exported_graphs_give_what_was_evaluated(tmp_path: Path) -> None:
 
 def test_nms_keys() -> None:
     images = batch(1).arrays["image"]
-    model = {"topk": 60}
-    plain = outputs(settled(model, nms_thresh=0, nms_topk=3, post_nms=2).inference_block(), images)
+
+    def found(**keys: float) -> list[np.ndarray]:
+        made = settled({"topk": 60}, **keys)
+        expect_size(made.network, (30, 30))  # so large that many overlap
+        return outputs(made.inference_block(), images)
+
+    plain = found(nms_thresh=0, nms_topk=3, post_nms=2)
     assert plain[0].shape[1] == 60  # 0 is off, whatever the other keys say
     peaks = int((plain[0] >= 0).sum())
-    thinned = outputs(settled(model, nms_thresh=0.05, nms_topk=60).inference_block(), images)
+    thinned = found(nms_thresh=0.5, nms_topk=60)
     kept = int((thinned[0] >= 0).sum())
     assert 5 < kept < peaks
-    short = outputs(settled(model, nms_thresh=0.05, nms_topk=60, post_nms=5).inference_block(), images)
+    short = found(nms_thresh=0.5, nms_topk=60, post_nms=5)
     np.testing.assert_array_equal(short[2], thinned[2][:, :5])
-    few = outputs(settled(model, nms_thresh=0.05, nms_topk=4).inference_block(), images)
+    few = found(nms_thresh=0.5, nms_topk=4)
     assert 0 < (few[0] >= 0).sum() <= 4
 
 
