@@ -16,7 +16,7 @@ from mxnet import autograd, gluon
 from common.average import MovingAverage
 from common.errors import TrainingError
 from common.graph import compile_graph
-from common.limits import StepLimit
+from common.limits import StepLimit, norms
 from common.loader import Batch, Loader
 from common.task import Evaluation, Model
 
@@ -194,14 +194,13 @@ class Estimator:
         if len(self.contexts) > 1:
             self._trainer.allreduce_grads()
         rows = sum(len(total) for total in totals)
-        gradients = self._gradient_norms() / (rows * self._loss_scale)
+        gradients = norms([p.list_grad()[0] for p in self._parameters]) / (rows * self._loss_scale)
         losses = np.sum([[loss.sum().asscalar() for loss in output] for output in outputs], axis=0) / rows
         if np.isfinite(gradients).all() and np.isfinite(losses).all():
             self._skipped_in_a_row = 0
-            if self._limit:
-                self._limit.apply(self._parameters, gradients, learning_rate)
             self._trainer.set_learning_rate(learning_rate)
-            self._trainer.update(rows * self._loss_scale)
+            with self._limited(gradients, learning_rate):
+                self._trainer.update(rows * self._loss_scale)
             if self._average:
                 self._average.update()
             return losses
@@ -227,11 +226,10 @@ class Estimator:
             if not np.isfinite(array.asnumpy()).all():
                 kept.copyto(array)
 
-    def _gradient_norms(self) -> np.ndarray:
-        """Norm of each parameter's gradient, as it was computed."""
-        gradients = [parameter.list_grad()[0] for parameter in self._parameters]
-        norms: np.ndarray = np.sqrt(mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).asnumpy())
-        return norms
+    def _limited(self, gradients: np.ndarray, learning_rate: float) -> AbstractContextManager[None]:
+        if self._limit is None:
+            return nullcontext()
+        return self._limit.applied(self._parameters, gradients, learning_rate)
 
     def _load(self, batch: Batch) -> list[list[Any]]:
         inputs = self.model.training_inputs(batch)

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import mxnet as mx
 import numpy as np
+
+#: Share of its own size by which a weight may change in one step.
+LONGEST_STEP = 0.02
 
 
 class StepLimit(ABC):
@@ -23,26 +27,35 @@ class StepLimit(ABC):
     Biases and BatchNorm's gamma and beta stand for values of about 1, and are measured by that where they are smaller.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float = LONGEST_STEP) -> None:
         self.share = share
 
     @abstractmethod
-    def apply(self, parameters: Sequence[Any], gradients: np.ndarray, learning_rate: float) -> None:
-        """Prepare a step of `parameters`. gradients: norms of what the optimizer is given, one a parameter."""
+    def applied(
+        self, parameters: Sequence[Any], gradients: np.ndarray, learning_rate: float
+    ) -> AbstractContextManager[None]:
+        """Within the block an update of `parameters` keeps to the limit.
+
+        gradients: norms of what the optimizer is given, one a parameter.
+        """
 
 
 class GradientLimit(StepLimit):
     """For optimizers whose steps are as long as the gradient: one that is too long is scaled down."""
 
-    def apply(self, parameters: Sequence[Any], gradients: np.ndarray, learning_rate: float) -> None:
+    @contextmanager
+    def applied(
+        self, parameters: Sequence[Any], gradients: np.ndarray, learning_rate: float
+    ) -> Iterator[None]:
         """See StepLimit."""
-        for parameter, norm, size in zip(parameters, gradients, norms_of(parameters), strict=True):
+        for parameter, norm, size in zip(parameters, gradients, _sizes(parameters), strict=True):
             change = norm * learning_rate * parameter.lr_mult
             if len(parameter.shape) == 1:
                 size = max(size, math.sqrt(parameter.shape[0]))
             if change > self.share * size:
                 for gradient in parameter.list_grad():
                     gradient *= self.share * size / change
+        yield
 
 
 class RateLimit(StepLimit):
@@ -52,23 +65,32 @@ class RateLimit(StepLimit):
     near 0 could not learn otherwise.
     """
 
-    def __init__(self, share: float) -> None:
-        super().__init__(share)
-        self._multipliers: dict[str, float] = {}
-
-    def apply(self, parameters: Sequence[Any], gradients: np.ndarray, learning_rate: float) -> None:
+    @contextmanager
+    def applied(
+        self, parameters: Sequence[Any], gradients: np.ndarray, learning_rate: float
+    ) -> Iterator[None]:
         """See StepLimit."""
-        for parameter, norm in zip(parameters, norms_of(parameters), strict=True):
-            multiplier = self._multipliers.setdefault(parameter.name, parameter.lr_mult)
+        multipliers = [parameter.lr_mult for parameter in parameters]
+        for parameter, norm in zip(parameters, _sizes(parameters), strict=True):
             size = max(norm / math.sqrt(math.prod(parameter.shape)), _usual(parameter.shape))
-            rate = learning_rate * multiplier
-            parameter.lr_mult = multiplier * min(1.0, self.share * size / rate) if rate else multiplier
+            rate = learning_rate * parameter.lr_mult
+            if rate > self.share * size:
+                parameter.lr_mult *= self.share * size / rate
+        try:
+            yield
+        finally:  # checkpoints hold what was asked for
+            for parameter, multiplier in zip(parameters, multipliers, strict=True):
+                parameter.lr_mult = multiplier
 
 
-def norms_of(parameters: Sequence[Any]) -> np.ndarray:
-    """Norm of each parameter's values."""
-    values = [parameter.list_data()[0] for parameter in parameters]
-    return np.sqrt(mx.nd.multi_sum_sq(*values, num_arrays=len(values)).asnumpy())
+def norms(arrays: Sequence[Any]) -> np.ndarray:
+    """The norm of each of the arrays, in one call."""
+    found: np.ndarray = np.sqrt(mx.nd.multi_sum_sq(*arrays, num_arrays=len(arrays)).asnumpy())
+    return found
+
+
+def _sizes(parameters: Sequence[Any]) -> np.ndarray:
+    return norms([parameter.list_data()[0] for parameter in parameters])
 
 
 def _usual(shape: Sequence[int]) -> float:

@@ -157,7 +157,7 @@ class Task(ABC, Generic[C]):
         """How far a step of the optimizer may move a weight: a `common.limits.StepLimit`, or None."""
         from common.limits import GradientLimit
 
-        return GradientLimit(0.02)
+        return GradientLimit()
 
     def compiled(self) -> bool:
         """Whether a training step runs as one compiled graph, or operator by operator."""

@@ -19,9 +19,6 @@ from common.pretrained import find_parameters
 
 log = logging.getLogger("visualtl")
 
-#: Share of its own size by which a weight may change in one step.
-LONGEST_STEP = 0.02
-
 
 def make_optimizer(train: NetworkTrainConfig) -> Any:
     """The optimizer that `train` names, with its weight decay, and its momentum where it has one."""
@@ -31,8 +28,8 @@ def make_optimizer(train: NetworkTrainConfig) -> Any:
 def make_limit(train: NetworkTrainConfig) -> StepLimit | None:
     """The limit on steps that suits the optimizer; None for one that sets the length of its steps by itself."""
     if train.optimizer in PROPORTIONAL:
-        return GradientLimit(LONGEST_STEP)
-    return RateLimit(LONGEST_STEP) if train.optimizer in BY_RATE else None
+        return GradientLimit()
+    return RateLimit() if train.optimizer in BY_RATE else None
 
 
 def precision(train: NetworkTrainConfig) -> str:

@@ -72,7 +72,7 @@ class YOLOv3Model(Model):
                 np.ascontiguousarray(target[..., :4]),
                 target_class,
                 objects,
-                np.full(len(boxes), share(boxes[..., 4]), np.float32),
+                np.full(len(boxes), image_weight(boxes[..., 4]), np.float32),
             ],
             shared=[layout.cells, layout.anchors, layout.strides],
         )
@@ -158,7 +158,7 @@ class RandomShapes:
         return self.choices[rng.integers(len(self.choices))]
 
 
-def share(ids: np.ndarray) -> float:
+def image_weight(ids: np.ndarray) -> float:
     """The weight of the images of a batch, by the class ids (B, M) of their objects, -1 for none.
 
     The loss is a sum over objects, and the guide's learning rates were made for sets with as many of them as COCO has:

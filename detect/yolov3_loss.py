@@ -22,7 +22,7 @@ class YOLOv3Training(gluon.HybridBlock):
 
     images (B, H, W, 3) uint8 RGB. boxes (B, M, 5): x1, y1, x2, y2 in pixels and class id, -1 rows unused. positive (B,
     P): indices of the predictions that answer for an object, with weight (B, P) 1 or 0, target (B, P, 4) the object as
-    x1, y1, x2, y2 and target_class (B, P, C) its class as one-hot. share (B,): the weight of an image. cell, anchor (N,
+    x1, y1, x2, y2 and target_class (B, P, C) its class as one-hot. image_weight (B,): of its losses. cell, anchor (N,
     2) and stride (N, 1) as in `yolov3_targets.Grid`. A prediction that is no positive but overlaps an object (IoU above
     `ignore_iou`) is not trained to be empty (Redmon & Farhadi 2018, 2.1); boxes are trained by complete IoU (Zheng et
     al. 2020).
@@ -36,7 +36,7 @@ class YOLOv3Training(gluon.HybridBlock):
         "target",
         "target_class",
         "objects",
-        "share",
+        "image_weight",
         "cell",
         "anchor",
         "stride",
@@ -58,7 +58,7 @@ class YOLOv3Training(gluon.HybridBlock):
         target: Any,
         target_class: Any,
         objects: Any,
-        share: Any,
+        image_weight: Any,
         cell: Any,
         anchor: Any,
         stride: Any,
@@ -81,9 +81,9 @@ class YOLOv3Training(gluon.HybridBlock):
         )
 
         box_loss, object_loss, class_loss = (
-            BOX_WEIGHT * share * box_loss,
-            OBJECT_WEIGHT * share * object_loss,
-            CLASS_WEIGHT * share * class_loss,
+            BOX_WEIGHT * image_weight * box_loss,
+            OBJECT_WEIGHT * image_weight * object_loss,
+            CLASS_WEIGHT * image_weight * class_loss,
         )
         return box_loss + object_loss + class_loss, box_loss, object_loss, class_loss
 

@@ -31,7 +31,8 @@ EPOCHS = 4
 JOINTS = 3
 _DETECT = {"data_shape": [64, 64], "use_pretrained": False}
 _SMALL = {"base_network": "mobilenet0.25", "use_pretrained": False}
-_SIZE = {"input_width": 32, "input_height": 32, "lr": 0.01}
+# Without the gentle start that a job has by default, limits on steps are at work from the first one on.
+_SIZE = {"input_width": 32, "input_height": 32, "lr": 0.01, "warmup_epochs": 0.1}
 _SECTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "classification": {"model": _SMALL, "train": _SIZE},
     "reid": {"model": _SMALL, "train": {**_SIZE, "batch_size": 8}},

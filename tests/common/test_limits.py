@@ -26,8 +26,10 @@ def step(weight: gluon.Parameter, optimizer: str, limit: StepLimit, rate: float,
         loss = (weight.data() * gradient).sum()
     loss.backward()
     before = weight.data().asnumpy()
-    limit.apply([weight], np.array([np.linalg.norm(weight.grad().asnumpy())]), rate)
-    trainer.step(1)
+    multiplier = weight.lr_mult
+    with limit.applied([weight], np.array([np.linalg.norm(weight.grad().asnumpy())]), rate):
+        trainer.step(1)
+    assert weight.lr_mult == multiplier
     return float(np.linalg.norm(weight.data().asnumpy() - before))
 
 
@@ -58,14 +60,13 @@ def test_a_last_layer_that_begins_near_0_may_learn_at_a_rate() -> None:
     assert change == pytest.approx(0.05 * 0.1 * 300**0.5, rel=1e-3)
 
 
-def test_the_limit_follows_the_weight_and_the_rate_from_step_to_step() -> None:
+def test_the_limit_follows_the_weight_and_the_rate_and_leaves_no_trace() -> None:
     weight, limit = parameter(np.full((1, 1), 2.0), lr_mult=0.1), RateLimit(0.05)
-    limit.apply([weight], np.zeros(1), 10.0)
-    assert 10.0 * weight.lr_mult == pytest.approx(0.1)
-    weight.set_data(mx.nd.array([[4.0]]))
-    limit.apply([weight], np.zeros(1), 10.0)
-    assert 10.0 * weight.lr_mult == pytest.approx(0.2)
-    limit.apply([weight], np.zeros(1), 0.5)
-    assert weight.lr_mult == pytest.approx(0.1)
-    limit.apply([weight], np.zeros(1), 0.0)
-    assert weight.lr_mult == pytest.approx(0.1)
+    for size, rate, limited in ((2.0, 10.0, 0.1), (4.0, 10.0, 0.2), (4.0, 0.5, 0.05), (4.0, 0.0, 0.0)):
+        weight.set_data(mx.nd.array([[size]]))
+        with limit.applied([weight], np.zeros(1), rate):
+            assert rate * weight.lr_mult == pytest.approx(limited)
+        assert weight.lr_mult == 0.1
+    with pytest.raises(RuntimeError), limit.applied([weight], np.zeros(1), 10.0):
+        raise RuntimeError
+    assert weight.lr_mult == 0.1

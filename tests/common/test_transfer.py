@@ -11,7 +11,7 @@ import pytest
 from common import transfer
 from common.errors import CheckpointError, DeviceError
 from common.estimator import parameters
-from common.limits import GradientLimit, RateLimit, StepLimit
+from common.limits import LONGEST_STEP, GradientLimit, RateLimit, StepLimit
 from common.network_config import NetworkModelConfig, NetworkTrainConfig
 from common.networks import Network, base_network, initialize
 
@@ -101,7 +101,7 @@ def test_bfloat16_needs_a_processor_that_has_it(monkeypatch: pytest.MonkeyPatch)
 def test_steps_are_limited_as_it_suits_the_optimizer(optimizer: str, limit: type[StepLimit]) -> None:
     made = transfer.make_limit(NetworkTrainConfig(optimizer=optimizer))
     assert type(made) is limit
-    assert made.share == transfer.LONGEST_STEP
+    assert made.share == LONGEST_STEP
 
 
 @pytest.mark.parametrize("optimizer", ["lamb", "lars", "adadelta", "ftrl"])

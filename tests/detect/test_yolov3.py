@@ -18,7 +18,7 @@ from common.limits import GradientLimit
 from common.loader import Batch
 from common.pretrained import find_parameters
 from detect.config import YOLOv3Config
-from detect.yolov3 import RandomShapes, YOLOv3Task, share
+from detect.yolov3 import RandomShapes, YOLOv3Task, image_weight
 from detect.yolov3_network import build_network, head_layers, initialise, transfer_classes
 
 CPU = [mx.cpu()]
@@ -289,24 +289,24 @@ def test_an_image_without_objects_trains_and_pulls_every_objectness_down() -> No
 
 def test_images_of_few_objects_weigh_as_much_as_those_of_an_average_set() -> None:
     ids = np.full((4, 20), -1.0)
-    assert share(ids) == pytest.approx(7.3)  # nothing but background: no more than for one object
+    assert image_weight(ids) == pytest.approx(7.3)  # nothing but background: no more than for one object
     ids[:, 0] = 0
-    assert share(ids) == pytest.approx(7.3)
+    assert image_weight(ids) == pytest.approx(7.3)
     ids[:, 1] = 2
-    assert share(ids) == pytest.approx(7.3 / 2)
+    assert image_weight(ids) == pytest.approx(7.3 / 2)
     ids[:2, 2:20] = 1  # 20 objects in two images, 2 in the others
-    assert share(ids) == 1.0
+    assert image_weight(ids) == 1.0
 
 
 def test_the_weight_of_an_image_multiplies_all_its_losses() -> None:
     made = task().build(["a", "b"], CPU, None)
     block, names = made.training_block()
     inputs = made.training_inputs(batch())
-    place = names.index("share")
+    place = names.index("image_weight")
 
-    def losses(share: float) -> list[np.ndarray]:
+    def losses(image_weight: float) -> list[np.ndarray]:
         arrays = [*inputs.split, *inputs.shared]
-        arrays[place] = np.full_like(arrays[place], share)
+        arrays[place] = np.full_like(arrays[place], image_weight)
         return [
             loss.asnumpy() for loss in block(*(mx.nd.array(array, dtype=array.dtype) for array in arrays))
         ]
