@@ -17,8 +17,9 @@ demo: $(VENV)/ready
 	@echo "Next:    put your own images into folders as in README.md, copy configs/demo.json, and run"
 	@echo "         $(RUN) detect/fit_yolov3.py --config my_job.json"
 
+# Files of tests run beside one another; a file's own tests share the jobs that they look at, and stay together.
 test: $(VENV)/ready-for-development
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # What takes minutes to show: jobs of every script killed at many random instants, and many more fuzzed files.
 soak: $(VENV)/ready-for-development

@@ -92,7 +92,7 @@ def _portable(error: Exception) -> _Raised:
     text = "".join(traceback.format_exception(error))
     try:
         copy = pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # whatever an exception of somebody else's does on its way; what it says must arrive
         copy = RuntimeError(f"{type(error).__name__}: {error}")
     return _Raised(copy, text)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# As in a job (common/log.py), whether or not a test before has begun one: `caplog` listens to such loggers by itself.
+logging.getLogger("visualtl").propagate = False
 
 
 @pytest.fixture(scope="session")

@@ -362,7 +362,8 @@ def test_many_epochs_leave_nothing_behind() -> None:
         before = count()
         memory = [resident(process) for process in ["self", *pool.processes]]
         use(40)
-        assert count() == before
+        # A worker that the first epochs had nothing for opens its two descriptors only now; a leak would be 40 or more.
+        assert all(now - then <= 2 for now, then in zip(count(), before, strict=True))
         # Each of them holds 4 MB; were one in ten kept, that would be 16 MB.
         after = [resident(process) for process in ["self", *pool.processes]]
         assert max(np.subtract(after, memory)) < 12 << 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 import struct
@@ -182,7 +181,6 @@ def test_curves_stand_beside_the_points(job: Job, tmp_path: Path) -> None:
 def test_points_reach_the_poller_when_nothing_can_be_written(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("visualtl"), "propagate", True)
     (tmp_path / "file").touch()
     job = Job(tmp_path / "file")
     for step in (Step.TRAIN, Step.EXPORT):

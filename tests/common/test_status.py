@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 import time
@@ -139,7 +138,6 @@ def test_a_reader_never_sees_a_part_of_it(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_is_logged_once_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("visualtl"), "propagate", True)
     status = Status(tmp_path)
 
     def full(*_: object) -> None:
