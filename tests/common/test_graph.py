@@ -18,9 +18,9 @@ from common.graph import compile_graph
 class Clipped(gluon.HybridBlock):
     """A convolution, clipped."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int = 3, outputs: int = 4, groups: int = 1) -> None:
         super().__init__(prefix="")
-        self.layer = gluon.nn.Conv2D(4, 1, in_channels=3)
+        self.layer = gluon.nn.Conv2D(outputs, 1, in_channels=inputs, groups=groups)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         return F.clip(self.layer(x), 0, 6)
@@ -31,13 +31,36 @@ def nodes_of(graph: gluon.SymbolBlock) -> list[dict[str, Any]]:
 
 
 def test_in_bfloat16_convolutions_compute_in_it_and_clipping_does_not() -> None:
-    block = Clipped()
+    block = Clipped(16, 32)
     block.initialize()
     nodes = nodes_of(compile_graph(block, ["x"], "bfloat16"))
     first_inputs = {node["op"]: nodes[node["inputs"][0][0]] for node in nodes if node["inputs"]}
     assert first_inputs["Convolution"]["op"] == first_inputs["clip"]["op"] == "amp_cast"
     assert first_inputs["Convolution"]["attrs"]["dtype"] == "bfloat16"
     assert first_inputs["clip"]["attrs"]["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "groups", "precision", "expected"),
+    [
+        (16, 32, 1, "bfloat16", "bfloat16"),
+        (48, 48, 48, "bfloat16", "bfloat16"),
+        (3, 32, 1, "bfloat16", "float32"),
+        (32, 24, 1, "bfloat16", "float32"),
+        (24, 24, 24, "bfloat16", "float32"),
+        (3, 32, 1, "float16", "float16"),
+    ],
+)
+def test_convolutions_that_do_not_fill_the_processors_blocks_stay_in_float32_there(
+    inputs: int, outputs: int, groups: int, precision: str, expected: str
+) -> None:
+    block = Clipped(inputs, outputs, groups)
+    block.initialize()
+    nodes = nodes_of(compile_graph(block, ["x"], precision))
+    (convolution,) = [node for node in nodes if node["op"] == "Convolution"]
+    given = [nodes[index] for index, *_ in convolution["inputs"]]
+    lowered = [node["attrs"]["dtype"] for node in given if node["op"] == "amp_cast"]
+    assert set(lowered) == ({expected} if expected != "float32" else set())
 
 
 def test_a_compiled_graph_gives_what_its_block_gives() -> None:
