@@ -201,6 +201,7 @@ def train(
                 seed=keys.seed,
                 training=True,
                 order=task.training_order(data.train),
+                last=task.final_transform(data.train),
             )
         )
         valid = stack.enter_context(_evaluation_loader(job, data.valid)) if data.valid else None

@@ -73,6 +73,7 @@ class Loader:
         seed: int = 0,
         training: bool = False,
         order: Callable[[int, np.random.Generator], np.ndarray] | None = None,
+        last: tuple[int, Transform] | None = None,
     ) -> None:
         if not samples or batch_size < 1:
             raise ValueError(f"{len(samples)} samples in batches of {batch_size}")
@@ -81,6 +82,7 @@ class Loader:
         self.problems: list[Problem] = []
         self._known: set[str] = set()
         self._transform = transform
+        self._last = last
         self._pool = pool
         self._shapes = shapes
         self._seed = seed
@@ -122,6 +124,9 @@ class Loader:
             WorkerError: workers died too often.
         """
         self._withdraw()
+        if self._last and number >= self._last[0]:
+            self.close()
+            self._transform, self._last = self._last[1], None
         epoch = self._plan(number)
         layouts = [self._transform.layout(shape) for shape in set(epoch.shapes)]
         self._reserve(max(size_of(layout, self.batch_size) for layout in layouts))

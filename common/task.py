@@ -123,6 +123,10 @@ class Task(ABC, Generic[C]):
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         """How a training sample becomes arrays."""
 
+    def final_transform(self, samples: Sequence[Sample]) -> tuple[int, Transform] | None:
+        """An epoch from which on another transform is used, and that one; None: the same to the end."""
+        return None
+
     @abstractmethod
     def evaluation_transform(self) -> Transform:
         """How a sample becomes arrays when it is predicted."""

@@ -158,6 +158,14 @@ class YOLOv3TrainConfig(DetectTrainConfig):
         "Every batch has the size model.data_shape, instead of sizes that change during the training.",
         "所有批次都使用 model.data_shape 的尺寸，而不在训练中随机变化。",
     )
+    mosaic: Number = key(
+        0.5,
+        "Share of the training images that are put together from four; 0: none. The last tenth of the epochs, and at "
+        "least one, has none.",
+        "由四张图像拼成的训练图像所占比例；0 表示不拼图。最后十分之一的轮次（至少一轮）不拼图。",
+        ge=0,
+        le=1,
+    )
 
 
 class YOLOv3Config(DetectConfig):

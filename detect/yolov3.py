@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.graph import settle
+from common.limits import GradientLimit, StepLimit
 from common.loader import Batch, Transform
 from common.samples import Sample
 from common.task import Inputs, Model
@@ -34,6 +36,8 @@ _SCALES = (0.75, 1.25)
 _BATCHES_OF_ONE_SHAPE = 10
 # Objects of an image of COCO's training set, on average.
 _OBJECTS_OF_COCO = 7.3
+# One epoch of so many, at the end of the training, sees images as they are used: whole, and one at a time.
+_EPOCHS_A_PLAIN_ONE = 10
 
 
 class YOLOv3Model(Model):
@@ -110,8 +114,18 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
 
     name = "yolov3"
 
+    def limit(self) -> StepLimit | None:
+        # The usual 0.02 is too far for a set of a hundred images (benchmarks/QUALITY.md).
+        return GradientLimit(0.005)
+
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
-        return TrainingTransform(most_objects(samples))
+        return TrainingTransform(most_objects(samples), mosaic=self.config.train.mosaic)
+
+    def final_transform(self, samples: Sequence[Sample]) -> tuple[int, Transform] | None:
+        if not self.config.train.mosaic:
+            return None
+        epochs = self.config.train.epochs
+        return epochs - math.ceil(epochs / _EPOCHS_A_PLAIN_ONE), TrainingTransform(most_objects(samples))
 
     def evaluation_transform(self) -> Transform:
         return StretchEvaluation()

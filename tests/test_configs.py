@@ -48,6 +48,7 @@ ADDED = {
     "train.ema_decay",
     "train.pretrained_base",
     "train.no_random_shape",
+    "train.mosaic",
     "model.amp",
 }
 

@@ -172,6 +172,27 @@ def test_input_sizes_may_change_from_batch_to_batch(pool: WorkerPool) -> None:
                 assert (batch.arrays["image"] == batch.indices[:, None, None, None]).all()
 
 
+def test_the_last_epochs_may_be_made_by_another_transform(pool: WorkerPool) -> None:
+    def load(epochs: list[int]) -> list[list[Batch]]:
+        with Loader(
+            numbered(10),
+            tasks.Numbers(),
+            pool,
+            batch_size=5,
+            shapes=fixed,
+            training=True,
+            last=(2, tasks.Negatives()),
+        ) as loader:
+            return [kept(loader.epoch(number)) for number in epochs]
+
+    found = load([0, 1, 2, 3])
+    for epoch, batches in enumerate(found):
+        labels = np.concatenate([batch.arrays["label"] for batch in batches])
+        indices = np.concatenate([batch.indices for batch in batches])
+        np.testing.assert_array_equal(labels, indices if epoch < 2 else -indices)
+    assert same(load([3])[0], found[3])  # a training that is taken up again there
+
+
 def test_arrays_hold_until_the_next_batch_is_taken(pool: WorkerPool) -> None:
     with Loader(numbered(64), tasks.Numbers(), pool, batch_size=4, shapes=fixed, training=True) as loader:
         for batch in loader.epoch(0):

@@ -127,6 +127,17 @@ class Numbers:
         out["drawn"][...] = int(Path(draw().image).stem)
 
 
+class Negatives(Numbers):
+    """Other arrays, of the same samples."""
+
+    def layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
+        return {"image": ((shape[1], shape[0], 3), "uint8"), "label": ((), "int32")}
+
+    def __call__(self, sample: Any, shape: Any, rng: np.random.Generator, draw: Any, out: Any) -> None:
+        out["image"][...] = 0
+        out["label"][...] = -int(Path(sample.image).stem)
+
+
 class Pictures:
     """A transform that decodes; with `partner` also another image, as a mosaic does."""
 

@@ -17,6 +17,7 @@ from common.graph import compile_graph
 from common.limits import GradientLimit
 from common.loader import Batch
 from common.pretrained import find_parameters
+from common.samples import Sample
 from detect.config import YOLOv3Config
 from detect.yolov3 import RandomShapes, YOLOv3Task, image_weight
 from detect.yolov3_network import build_network, head_layers, initialise, transfer_classes
@@ -169,6 +170,20 @@ def test_a_checkpoint_that_does_not_fit_its_network_is_refused() -> None:
         task().build(["a"], CPU, checkpoint)
     with pytest.raises(CheckpointError, match="vgg"):
         task().build(["a"], CPU, {**checkpoint, "model": {"base_network": "vgg"}})
+
+
+def test_mosaics_are_made_as_often_as_the_key_says_and_not_in_the_last_tenth_of_the_epochs() -> None:
+    samples = [Sample("a.jpg", 8, 8, np.zeros((3, 5), np.float32))]
+
+    def mosaics(**keys: Any) -> tuple[float, tuple[int, float] | None]:
+        made = task(**keys)
+        last = made.final_transform(samples)
+        return made.training_transform(samples).mosaic, last and (last[0], last[1].mosaic)  # type: ignore[attr-defined]
+
+    assert mosaics(epochs=50) == (0.5, (45, 0.0))
+    assert mosaics(epochs=11, mosaic=1) == (1.0, (9, 0.0))
+    assert mosaics(epochs=1) == (0.5, (0, 0.0))
+    assert mosaics(mosaic=0) == (0.0, None)
 
 
 def test_both_base_networks_are_what_they_are_called() -> None:
