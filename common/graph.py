@@ -51,7 +51,9 @@ def compile_graph(
             target_dtype=precision,
             data_names=[variable.name for variable in variables],
             cast_optional_params=False,
-            excluded_sym_names=_left_in_float32(output, block.collect_params() if on_cpu else {}),
+            excluded_sym_names=_left_in_float32(
+                output, dict(block.collect_params().items()) if on_cpu else {}
+            ),
             # On the CPU MXNet clips bfloat16 number by number, which takes longer than a convolution.
             fp32_ops=[*mixed_precision.list_fp32_ops(bfloat16), "clip"] if on_cpu else None,
         )
@@ -71,7 +73,7 @@ def _left_in_float32(symbol: Any, parameters: Mapping[str, Any]) -> list[str]:
 
     def unblocked(node: dict[str, Any]) -> bool:
         weight = parameters.get(nodes[node["inputs"][1][0]]["name"])
-        if weight is None:
+        if weight is None:  # computed in the graph
             return False
         outputs, inputs = weight.shape[:2]
         return bool(outputs % 16 or (inputs * int(node["attrs"].get("num_group", 1))) % 16)
