@@ -26,7 +26,7 @@ soak: $(VENV)/ready-for-development
 	@$(RUN) -m pytest -m soak
 	@FUZZ=10 $(RUN) -m pytest tests/test_fuzzing.py
 
-# Every benchmark beside GluonCV, PyTorch and pycocotools, as one table, and into benchmarks/RESULTS.md; takes 25 minutes.
+# Every benchmark beside GluonCV, PyTorch and pycocotools, as one table, and into benchmarks/RESULTS.md; takes the better part of an hour.
 # BENCH=--quick shows in a few that all of them run.
 BENCH ?=
 bench: $(VENV)/ready
