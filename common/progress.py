@@ -206,7 +206,7 @@ class Progress:
         self.begin(step)
         try:
             yield self.advance
-        except BaseException:
+        except BaseException:  # a signal's included: none of them may leave the step open
             with self._lock:
                 self._open = None
             raise

@@ -1,4 +1,4 @@
-"""Coloured images in class folders, and jobs on them as a platform runs them; for tests of classification and ReID."""
+"""Coloured images in class folders, and jobs run to their end; for tests of classification, ReID and landmarks."""
 
 from __future__ import annotations
 

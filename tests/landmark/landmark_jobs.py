@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +15,9 @@ from common.loader import Batch
 from common.task import Inputs
 from landmark.config import LandmarkConfig
 from landmark.task import LandmarkModel, LandmarkTask
+from tests.classification.classification_jobs import Ended
+from tests.classification.classification_jobs import fit as fit_script
 
-ROOT = Path(__file__).resolve().parents[2]
 JOINTS = 3
 WIDTH, HEIGHT = 64, 48
 
@@ -86,27 +82,6 @@ def losses(model: LandmarkModel, inputs: Inputs) -> list[np.ndarray]:
     return [loss.asnumpy() for loss in (found if isinstance(found, (list, tuple)) else [found])]
 
 
-@dataclass
-class Ended:
-    """A job that has ended."""
-
-    status: int
-    output: str
-    log_dir: Path
-
-    def json(self, name: str) -> Any:
-        return json.loads((self.log_dir / name).read_text())
-
-
 def fit(values: dict[str, Any], *options: str) -> Ended:
-    log_dir = Path(values["log_dir"])
-    path = log_dir.parent / f"{log_dir.name}.json"
-    path.write_text(json.dumps(values))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "landmark/fit_landmark.py", "--config", str(path), *options]
-    done = subprocess.run(
-        [*command, "--port", port, "--linger", "0"], cwd=ROOT, capture_output=True, text=True, timeout=600
-    )
-    return Ended(done.returncode, done.stdout + done.stderr, log_dir)
+    """Run a landmark job to its end."""
+    return fit_script("landmark/fit_landmark.py", values, *options)
