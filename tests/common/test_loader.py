@@ -366,7 +366,8 @@ def resident(process: int | str) -> int:
 
 
 def test_many_epochs_leave_nothing_behind() -> None:
-    with WorkerPool(2) as pool:
+    # One worker: a second may have nothing to do in the first epochs, and grow by what it imports in later ones.
+    with WorkerPool(1) as pool:
 
         def count() -> list[int]:
             return [len(os.listdir(f"/proc/{process}/fd")) for process in ["self", *pool.processes]]
@@ -383,8 +384,7 @@ def test_many_epochs_leave_nothing_behind() -> None:
         before = count()
         memory = [resident(process) for process in ["self", *pool.processes]]
         use(40)
-        # A worker that the first epochs had nothing for opens its two descriptors only now; a leak would be 40 or more.
-        assert all(now - then <= 2 for now, then in zip(count(), before, strict=True))
+        assert count() == before
         # Each of them holds 4 MB; were one in ten kept, that would be 16 MB.
         after = [resident(process) for process in ["self", *pool.processes]]
         assert max(np.subtract(after, memory)) < 12 << 20
