@@ -21,13 +21,18 @@ class HeNormal(mx.init.Initializer):
         super().__init__(fan=fan, slope=slope)
         self._fan = fan
         self._gain = math.sqrt(2.0 / (1.0 + slope**2))
+        # MXNet's random state decides, as it does for its own initialisers. It is asked once: an answer comes when MXNet
+        # has done what it was given before, such as filling the gradients of all weights with zeros.
+        self._rng = np.random.default_rng(int(mx.nd.random.randint(0, 2**31 - 1, shape=(1,)).asscalar()))
+        self._values = np.empty(0, np.float32)
 
     def _init_weight(self, name: str, arr: Any) -> None:
         field = math.prod(arr.shape[2:])
         inputs, outputs = arr.shape[1] * field, arr.shape[0] * field
         fan = inputs if self._fan == "in" else (inputs + outputs) / 2
-        # MXNet's random state decides, as it does for its own initialisers.
-        rng = np.random.default_rng(int(mx.nd.random.randint(0, 2**31 - 1, shape=(1,)).asscalar()))
-        values = rng.standard_normal(arr.shape, np.float32)
+        if self._values.size < arr.size:  # one memory for all: new memory takes as long as the numbers
+            self._values = np.empty(arr.size, np.float32)
+        values = self._values[: arr.size]
+        self._rng.standard_normal(dtype=np.float32, out=values)
         values *= self._gain / math.sqrt(fan)
-        arr[:] = values
+        arr[:] = values.reshape(arr.shape)
