@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from mxnet import autograd, gluon
 
 from common.average import MovingAverage
+from common.batch_statistics import BatchStatistics
 from common.errors import TrainingError
 from common.graph import compile_graph
 from common.limits import StepLimit, norms
@@ -118,6 +119,7 @@ class Estimator:
             if parameter in own or name in self._companions
         }
         self._average = MovingAverage(averaged, ema_decay) if ema_decay else None
+        self._batch_statistics = BatchStatistics(model.inference_block(), self.contexts[0], precision)
         self._optimizer = optimizer
         if isinstance(optimizer, mx.optimizer.SGD) and self.contexts[0].device_type == "cpu":
             # Updating several parameters at once saves calls on GPUs; on the CPU it takes twice as long.
@@ -203,6 +205,7 @@ class Estimator:
                 self._trainer.update(rows * self._loss_scale)
             if self._average:
                 self._average.update()
+                self._batch_statistics.remember(batch.arrays["image"])
             return losses
         self._restore_statistics()
         if self._loss_scale > 1.0:
@@ -245,9 +248,16 @@ class Estimator:
         """Predictions by index of the sample, in the precision of training; failed samples are missing."""
         return predict(self.model, self._infer, self.contexts, loader, advance)
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Within the block the parameters have their averages as values, if there are any."""
-        return self._average.applied() if self._average else nullcontext()
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the parameters have their averages as values, if there are any, and BatchNorm the running
+        statistics that go with them."""
+        if not self._average:
+            yield
+            return
+        with self._average.applied():
+            self._batch_statistics.apply()
+            yield
 
     def average_state(self) -> dict[str, Any] | None:
         """What is averaged, as plain data, to be restored where the averages are the parameters' values."""

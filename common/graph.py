@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mxnet as mx
@@ -40,6 +41,14 @@ def compile_graph(
     precision: "float32", or "bfloat16" / "float16": the operators that gain from it compute in it, parameters stay
     float32 (mixed precision). static: memory is planned once for a shape, and anew when the shape changes.
     """
+    output, variables = _trace(block, inputs, precision)
+    graph = gluon.SymbolBlock(output, variables, params=block.collect_params())
+    graph.hybridize(static_alloc=static, static_shape=static)
+    return graph
+
+
+def _trace(block: gluon.HybridBlock, inputs: Sequence[str], precision: str) -> tuple[Any, list[Any]]:
+    """The operator graph of `block` and its inputs."""
     variables = [mx.sym.var(name, dtype="uint8" if name == "images" else "float32") for name in inputs]
     output = block(*variables)
     if isinstance(output, (list, tuple)):
@@ -57,9 +66,50 @@ def compile_graph(
             # On the CPU MXNet clips bfloat16 number by number, which takes longer than a convolution.
             fp32_ops=[*mixed_precision.list_fp32_ops(bfloat16), "clip"] if on_cpu else None,
         )
-    graph = gluon.SymbolBlock(output, variables, params=block.collect_params())
-    graph.hybridize(static_alloc=static, static_shape=static)
-    return graph
+    return output, variables
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """A BatchNorm of a graph: the names of its running statistics' parameters, and what it adds to the variance."""
+
+    mean: str
+    variance: str
+    epsilon: float
+
+
+def statistics_graph(
+    block: gluon.HybridBlock, precision: str
+) -> tuple[gluon.SymbolBlock | None, list[Normalisation]]:
+    """Compile the graph from uint8 images to what reaches the BatchNorms of `block`, if any, and say which they are.
+
+    For each of them it gives two arrays (C,), when it runs as in training: the mean of every channel, and one over the
+    square root of its variance plus epsilon. Those that keep to their running statistics in training are left out.
+    """
+    output, variables = _trace(block, ["images"], precision)
+    document = json.loads(output.tojson())
+    nodes, found = document["nodes"], {}
+    for node in nodes:
+        if node["op"] not in ("BatchNorm", "_contrib_SyncBatchNorm") or _is_true(node, "use_global_stats"):
+            continue
+        # What the devices have in common is what each of them has, up to chance.
+        node["op"] = "BatchNorm"
+        node["attrs"] = {k: v for k, v in node["attrs"].items() if k not in ("ndev", "key")}
+        node["attrs"]["output_mean_var"] = "True"
+        mean, variance = (nodes[entry[0]]["name"] for entry in node["inputs"][3:5])
+        found[node["name"]] = Normalisation(mean, variance, float(node["attrs"].get("eps", 1e-3)))
+    if not found:
+        return None, []
+    every = mx.sym.load_json(json.dumps(document)).get_internals()
+    outputs = [every[f"{name}_{part}"] for name in found for part in ("mean", "var")]
+    graph = gluon.SymbolBlock(mx.sym.Group(outputs), variables, params=block.collect_params())
+    # It runs once an epoch: its memory is for others in between.
+    graph.hybridize()
+    return graph, list(found.values())
+
+
+def _is_true(node: Mapping[str, Any], attribute: str) -> bool:
+    return str(node["attrs"].get(attribute, False)) in ("True", "1")
 
 
 def _left_in_float32(symbol: Any, parameters: Mapping[str, Any]) -> list[str]:

@@ -251,3 +251,29 @@ def test_the_average_is_seen_within_its_block_alone() -> None:
     last = trained(without)
     with without.averaged():
         assert (parameters(without.model.network)["1.weight"] == last["1.weight"]).all()
+
+
+def test_batchnorm_has_the_statistics_of_the_averaged_parameters_within_the_block() -> None:
+    def with_norm() -> Estimator:
+        model = Tiny([mx.cpu()])
+        model.network = gluon.nn.HybridSequential(prefix="normed_")
+        with model.network.name_scope():
+            model.network.add(gluon.nn.Conv2D(16, 3, in_channels=3), gluon.nn.BatchNorm(in_channels=16))
+            model.network.add(gluon.nn.Flatten(), gluon.nn.Dense(3))
+        model.network.initialize(mx.init.Normal(0.1))
+        settle(model.network, (1, 3, SIDE, SIDE))
+        return Estimator(model, [mx.cpu()], mx.optimizer.SGD(learning_rate=1.0), ema_decay=0.9)
+
+    made = with_norm()
+    running = {name: value for name, value in trained(made).items() if "running_" in name}
+    with made.averaged():
+        convolution = made.model.network[0]
+        images = [mx.nd.array(batch.arrays["image"], dtype="uint8") for batch in batches(20)[-11:]]
+        reached = [convolution(Normalise()(image)).asnumpy() for image in images]
+        found = parameters(made.model.network)
+    expected = np.mean([maps.mean((0, 2, 3)) for maps in reached], 0)
+    np.testing.assert_allclose(found["1.running_mean"], expected, rtol=1e-4, atol=1e-5)
+    expected = np.mean([maps.var((0, 2, 3)) for maps in reached], 0)
+    np.testing.assert_allclose(found["1.running_var"], expected, rtol=1e-2)
+    now = parameters(made.model.network)
+    assert all((now[name] == value).all() for name, value in running.items())
