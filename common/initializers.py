@@ -21,8 +21,8 @@ class HeNormal(mx.init.Initializer):
         super().__init__(fan=fan, slope=slope)
         self._fan = fan
         self._gain = math.sqrt(2.0 / (1.0 + slope**2))
-        # MXNet's random state decides, as it does for its own initialisers. It is asked once: an answer comes when MXNet
-        # has done what it was given before, such as filling the gradients of all weights with zeros.
+        # MXNet's random state decides, as it does for its own initialisers. It is asked once: an answer comes when
+        # MXNet has done what it was given before, such as filling the gradients of all weights with zeros.
         self._rng = np.random.default_rng(int(mx.nd.random.randint(0, 2**31 - 1, shape=(1,)).asscalar()))
         self._values = np.empty(0, np.float32)
 
