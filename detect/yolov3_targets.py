@@ -15,6 +15,10 @@ ANCHORS = (
 )
 STRIDES = (8, 16, 32)
 
+# Places for positives come in such multiples: for every new shape the memory of a graph is planned and taken anew, which
+# costs time, and leaves holes in it.
+_POSITIVES = 64
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -65,8 +69,8 @@ def assign(boxes: np.ndarray, layout: Grid, extra_iou: float) -> tuple[np.ndarra
     the one that holds the object's centre; the anchor is the one of all nine with the highest IoU when both stand on
     the same centre (the paper), and beside it every other whose IoU so measured exceeds `extra_iou`.
 
-    Returns index (B, P) into the predictions, -1 where unused, and owner (B, P), the object's row in `boxes`.
-    P is the largest number of positives in an image of this batch (at least 1).
+    Returns index (B, P) into the predictions, -1 where unused, and owner (B, P), the object's row in `boxes`. P is the
+    largest number of positives in an image of this batch, rounded up to a multiple of 64.
     """
     batch = len(boxes)
     sizes = np.maximum(boxes[..., 2:4] - boxes[..., :2], 1e-3)
@@ -85,7 +89,7 @@ def assign(boxes: np.ndarray, layout: Grid, extra_iou: float) -> tuple[np.ndarra
     row = np.clip((centres[image, owner, 1] / stride).astype(np.int64), 0, rows - 1)
     flat_index = np.asarray(layout.starts)[scale] + (row * columns + column) * 3 + within
     counts = np.bincount(image, minlength=batch)
-    width = max(int(counts.max(initial=0)), 1)
+    width = max(-(-int(counts.max(initial=0)) // _POSITIVES), 1) * _POSITIVES
     place = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
     index = np.full((batch, width), -1, np.int64)
     owners = np.zeros((batch, width), np.int64)

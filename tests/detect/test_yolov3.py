@@ -245,7 +245,8 @@ def test_a_step_in_bfloat16_is_nearly_one_in_float32() -> None:
         return found
 
     full, mixed = losses("float32"), losses("bfloat16")
-    np.testing.assert_allclose(mixed, full, rtol=0.2)
+    # The first is the sum of the others; the fifty layers of an untrained network make noise of the last digits.
+    np.testing.assert_allclose(mixed, full, rtol=0.1, atol=0.1 * full[0])
     assert (mixed != full).any()
 
 

@@ -71,8 +71,21 @@ def test_assignment_equals_the_plain_one(seed: int, extra: float) -> None:
 
 def test_a_batch_without_objects_has_no_positives() -> None:
     index, owner = assign(np.full((2, 4, 5), -1, np.float32), grid((64, 64)), 0.3)
-    assert index.shape == owner.shape == (2, 1)
+    assert index.shape == owner.shape
     assert (index == -1).all()
+
+
+def test_batches_of_different_numbers_of_objects_have_few_shapes() -> None:
+    boxes = np.full((2, 40, 5), -1, np.float32)
+    widths = []
+    for count in range(1, 41):
+        boxes[0, :count] = (10, 10, 40, 40, 0)
+        index, _ = assign(boxes, grid((64, 64)), 0.3)
+        positives = (index >= 0).sum(1)
+        assert positives[0] >= count
+        assert index.shape[1] >= positives[0]
+        widths.append(index.shape[1])
+    assert len(set(widths)) <= 4
 
 
 @pytest.mark.parametrize("size", [0.0, 0.5, 1.0])
