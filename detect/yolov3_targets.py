@@ -15,8 +15,8 @@ ANCHORS = (
 )
 STRIDES = (8, 16, 32)
 
-# Places for positives come in such multiples: for every new shape the memory of a graph is planned and taken anew, which
-# costs time, and leaves holes in it.
+# Places for positives come in such multiples: for every new shape the memory of a graph is planned and taken anew,
+# which costs time and leaves holes in it.
 _POSITIVES = 64
 
 
