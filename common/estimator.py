@@ -205,7 +205,8 @@ class Estimator:
                 self._trainer.update(rows * self._loss_scale)
             if self._average:
                 self._average.update()
-                self._batch_statistics.remember(batch.arrays["image"])
+                # What the first device was given: it has the memory for so much.
+                self._batch_statistics.remember(np.array_split(batch.arrays["image"], len(self.contexts))[0])
             return losses
         self._restore_statistics()
         if self._loss_scale > 1.0:

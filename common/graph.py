@@ -87,7 +87,8 @@ def statistics_graph(
     square root of its variance plus epsilon. Those that keep to their running statistics in training are left out.
     """
     output, variables = _trace(block, ["images"], precision)
-    document = json.loads(output.tojson())
+    # MXNet would leave mixed precision out of what it writes.
+    document = json.loads(output.tojson(remove_amp_cast=False))
     nodes, found = document["nodes"], {}
     for node in nodes:
         if node["op"] not in ("BatchNorm", "_contrib_SyncBatchNorm") or _is_true(node, "use_global_stats"):

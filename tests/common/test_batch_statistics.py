@@ -64,7 +64,8 @@ def test_they_are_mean_and_variance_of_what_reaches_each_layer(
 
 
 def test_the_latest_images_count_and_each_batch_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_statistics, "IMAGES", 8)
+    monkeypatch.setattr(batch_statistics, "MOST", 8)
+    monkeypatch.setattr(batch_statistics, "LEAST", 8)
     made = network()
     statistics = BatchStatistics(Inference(made), CONTEXT)
     for seed, size in enumerate((10, 12, 14, 16)):
@@ -74,6 +75,18 @@ def test_the_latest_images_count_and_each_batch_the_same(monkeypatch: pytest.Mon
     mean, variance = running(made, 1)
     np.testing.assert_allclose(mean, np.mean([rows.mean(1) for rows in found], 0), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(variance, np.mean([rows.var(1) for rows in found], 0), rtol=1e-3)
+
+
+def test_after_less_training_fewer_images_are_looked_at() -> None:
+    made = network()
+    statistics = BatchStatistics(Inference(made), CONTEXT)
+    for batches, looked_at in ((4, 4), (40, 10), (100, 16), (8, 8), (4, 4)):
+        content = [images(4, seed + batches) for seed in range(batches)]
+        for batch in content:
+            statistics.remember(batch)
+        statistics.apply()
+        expected = np.mean([reach(made, 1, batch).var(1) for batch in content[-looked_at:]], 0)
+        np.testing.assert_allclose(running(made, 1)[1], expected, rtol=1e-3)
 
 
 def test_they_follow_the_parameters_when_there_was_a_step() -> None:

@@ -12,7 +12,7 @@ from mxnet import gluon
 from mxnet.gluon.contrib.cnn import ModulatedDeformableConvolution
 
 from common.devices import bfloat16_supported
-from common.graph import compile_graph
+from common.graph import compile_graph, statistics_graph
 
 
 class Clipped(gluon.HybridBlock):
@@ -38,6 +38,19 @@ def test_in_bfloat16_convolutions_compute_in_it_and_clipping_does_not() -> None:
     assert first_inputs["Convolution"]["op"] == first_inputs["clip"]["op"] == "amp_cast"
     assert first_inputs["Convolution"]["attrs"]["dtype"] == "bfloat16"
     assert first_inputs["clip"]["attrs"]["dtype"] == "float32"
+
+
+def test_statistics_are_computed_in_the_precision_of_training() -> None:
+    block = gluon.nn.HybridSequential()
+    block.add(gluon.nn.Conv2D(16, 3, in_channels=16), gluon.nn.BatchNorm(in_channels=16))
+    block.initialize()
+    for precision, casts in (("float32", 0), ("bfloat16", 1)):
+        graph, layers = statistics_graph(block, precision)
+        assert graph is not None
+        assert [layer.variance for layer in layers] == [block[1].running_var.name]
+        found = [n["attrs"]["dtype"] for n in nodes_of(graph) if n["op"] == "amp_cast"]
+        assert found.count("bfloat16") >= casts
+        assert bool(found) == bool(casts)
 
 
 @pytest.mark.parametrize(
