@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import cached_property
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
-from common.graph import statistics_graph
+from common.graph import Normalisation, statistics_graph
 
 # A fourth of the images that were trained on since the last time is looked at, which takes a twelfth of their time, but
 # at least and at most so many: statistics of fewer scatter, those of more are hardly better.
@@ -27,9 +28,9 @@ class BatchStatistics:
     """
 
     def __init__(self, block: gluon.HybridBlock, context: Any, precision: str = "float32") -> None:
-        self._graph, self._layers = statistics_graph(block, precision)
-        self._parameters = block.collect_params()
+        self._block = block
         self._context = context
+        self._precision = precision
         self._recent: deque[np.ndarray] = deque()
         self._trained = 0  # images since statistics were measured
         self._measured: dict[str, Any] | None = None
@@ -55,19 +56,28 @@ class BatchStatistics:
         Where nothing has been trained on yet they stay as they are. The same parameters are measured once.
         """
         if self._measured is None:
-            self._measured = self._measure(self._graph) if self._graph and self._recent else {}
+            self._measured = self._measure() if self._recent else {}
+        parameters = self._block.collect_params()
         for name, value in self._measured.items():
-            for array in self._parameters[name].list_data():
+            for array in parameters[name].list_data():
                 value.copyto(array)
 
-    def _measure(self, graph: gluon.SymbolBlock) -> dict[str, Any]:
+    @cached_property
+    def _graph(self) -> tuple[gluon.SymbolBlock | None, list[Normalisation]]:
+        """Made when it is needed: a training begins without it."""
+        return statistics_graph(self._block, self._precision)
+
+    def _measure(self) -> dict[str, Any]:
         """The statistics by name of the parameter that holds them: means over batches, as running statistics are."""
+        graph, layers = self._graph
+        if graph is None:
+            return {}
         self._forget(min(max(self._trained // 4, LEAST), MOST))
         found: dict[str, Any] = {}
         for images in self._recent:
             with autograd.train_mode():
                 outputs = graph(mx.nd.array(images, ctx=self._context, dtype=images.dtype))
-            for layer, mean, deviation in zip(self._layers, outputs[::2], outputs[1::2], strict=True):
+            for layer, mean, deviation in zip(layers, outputs[::2], outputs[1::2], strict=True):
                 variance = (deviation.asnumpy().astype(np.float64) ** -2 - layer.epsilon).clip(0.0)
                 for name, value in ((layer.mean, mean.asnumpy()), (layer.variance, variance)):
                     found[name] = found.get(name, 0.0) + value / len(self._recent)
