@@ -141,7 +141,6 @@ def write_state(
         for name, parameter in model.network._collect_params_with_prefix().items()
         if (parameter.lr_mult, parameter.wd_mult) != (1.0, 1.0)
     }
-    average = estimator.average_state()
     with estimator.averaged():
         parameters, companions = estimator.parameters(), estimator.companions()
     _require_finite({**parameters, **companions}, state.epoch)
@@ -154,7 +153,7 @@ def write_state(
             "configuration": task.config.model_dump(mode="json"),
             "parameters": parameters,
             "companions": companions,
-            "average": average,
+            "average": estimator.average_state(),
             "optimizer": estimator.optimizer_state(),
             "multipliers": multipliers,
             "epoch": state.epoch,
