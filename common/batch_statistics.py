@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -16,10 +15,6 @@ from common.graph import Normalisation, statistics_graph
 # A fourth of the images that were trained on since the last time is looked at, which takes a twelfth of their time, but
 # at least and at most so many: statistics of fewer scatter, those of more are hardly better.
 LEAST, MOST = 32, 64
-
-# Measurements are averaged: after n of them over about the last n / 4. Averaged parameters, which reach back over a
-# share of the training too, change less in that time than measurements of so few images scatter.
-_RAMP = 4.0
 
 
 class BatchStatistics:
@@ -38,15 +33,13 @@ class BatchStatistics:
         self._precision = precision
         self._recent: deque[np.ndarray] = deque()
         self._trained = 0  # images since statistics were measured
-        self._measurements = 0
-        self._average: dict[str, np.ndarray] = {}
-        self._is_current = False
+        self._measured: dict[str, Any] | None = None
 
     def remember(self, images: np.ndarray) -> None:
         """Take note of a batch (B, H, W, 3) uint8 that was trained on: the parameters have changed since `apply`."""
-        if self._is_current:
+        if self._measured is not None:
             # What was seen before counts no more, so that a training that was taken up here measures the same.
-            self._is_current, self._trained = False, 0
+            self._measured, self._trained = None, 0
             self._recent.clear()
         self._trained += len(images)
         self._recent.append(images.copy())
@@ -62,42 +55,30 @@ class BatchStatistics:
 
         Where nothing has been trained on yet they stay as they are. The same parameters are measured once.
         """
-        if self._recent and not self._is_current:
-            share = _RAMP / (_RAMP + self._measurements)
-            for name, value in self._measure().items():
-                before = self._average.get(name, value)
-                self._average[name] = before + share * (value - before)
-            self._measurements += 1
-            self._is_current = True
+        if self._measured is None:
+            self._measured = self._measure() if self._recent else {}
         parameters = self._block.collect_params()
-        for name, value in self._average.items():
-            parameters[name].set_data(mx.nd.array(value, dtype="float32"))
-
-    def state(self) -> dict[str, Any]:
-        """What `restore` needs, as plain data."""
-        return {"measurements": self._measurements, "average": dict(self._average)}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned."""
-        self._measurements, self._average = state["measurements"], dict(state["average"])
+        for name, value in self._measured.items():
+            for array in parameters[name].list_data():
+                value.copyto(array)
 
     @cached_property
     def _graph(self) -> tuple[gluon.SymbolBlock | None, list[Normalisation]]:
         """Made when it is needed: a training begins without it."""
         return statistics_graph(self._block, self._precision)
 
-    def _measure(self) -> dict[str, np.ndarray]:
+    def _measure(self) -> dict[str, Any]:
         """The statistics by name of the parameter that holds them: means over batches, as running statistics are."""
         graph, layers = self._graph
         if graph is None:
             return {}
         self._forget(min(max(self._trained // 4, LEAST), MOST))
-        found: dict[str, np.ndarray] = {}
+        found: dict[str, Any] = {}
         for images in self._recent:
             with autograd.train_mode():
                 outputs = graph(mx.nd.array(images, ctx=self._context, dtype=images.dtype))
             for layer, mean, deviation in zip(layers, outputs[::2], outputs[1::2], strict=True):
                 variance = (deviation.asnumpy().astype(np.float64) ** -2 - layer.epsilon).clip(0.0)
                 for name, value in ((layer.mean, mean.asnumpy()), (layer.variance, variance)):
-                    found[name] = found.get(name, np.zeros(1)) + value / len(self._recent)
-        return found
+                    found[name] = found.get(name, 0.0) + value / len(self._recent)
+        return {name: mx.nd.array(value, dtype="float32") for name, value in found.items()}

@@ -262,15 +262,12 @@ class Estimator:
 
     def average_state(self) -> dict[str, Any] | None:
         """What is averaged, as plain data, to be restored where the averages are the parameters' values."""
-        if not self._average:
-            return None
-        return {**self._average.state(), "batch_statistics": self._batch_statistics.state()}
+        return self._average.state() if self._average else None
 
     def restore_average(self, state: dict[str, Any] | None) -> None:
         """Take up what `average_state` returned."""
         if self._average and state:
             self._average.restore(state)
-            self._batch_statistics.restore(state["batch_statistics"])
 
     def parameters(self) -> dict[str, np.ndarray]:
         """The network's parameters by name."""

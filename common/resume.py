@@ -141,6 +141,7 @@ def write_state(
         for name, parameter in model.network._collect_params_with_prefix().items()
         if (parameter.lr_mult, parameter.wd_mult) != (1.0, 1.0)
     }
+    average = estimator.average_state()
     with estimator.averaged():
         parameters, companions = estimator.parameters(), estimator.companions()
     _require_finite({**parameters, **companions}, state.epoch)
@@ -153,7 +154,7 @@ def write_state(
             "configuration": task.config.model_dump(mode="json"),
             "parameters": parameters,
             "companions": companions,
-            "average": estimator.average_state(),
+            "average": average,
             "optimizer": estimator.optimizer_state(),
             "multipliers": multipliers,
             "epoch": state.epoch,
