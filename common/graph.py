@@ -89,20 +89,23 @@ def statistics_graph(
     output, variables = _trace(block, ["images"], precision)
     # MXNet would leave mixed precision out of what it writes.
     document = json.loads(output.tojson(remove_amp_cast=False))
-    nodes, found = document["nodes"], {}
+    nodes = document["nodes"]
+    found: dict[str, Normalisation] = {}  # by name of the parameter of the mean
     for node in nodes:
         if node["op"] not in ("BatchNorm", "_contrib_SyncBatchNorm") or _is_true(node, "use_global_stats"):
             continue
+        mean, variance = (nodes[entry[0]]["name"] for entry in node["inputs"][3:5])
+        if mean in found:  # the network runs a second time in `block`, with mirrored images
+            continue
         # What the devices have in common is what each of them has, up to chance.
-        node["op"] = "BatchNorm"
+        node["op"], node["name"] = "BatchNorm", f"measured{len(found)}"
         node["attrs"] = {k: v for k, v in node["attrs"].items() if k not in ("ndev", "key")}
         node["attrs"]["output_mean_var"] = "True"
-        mean, variance = (nodes[entry[0]]["name"] for entry in node["inputs"][3:5])
-        found[node["name"]] = Normalisation(mean, variance, float(node["attrs"].get("eps", 1e-3)))
+        found[mean] = Normalisation(mean, variance, float(node["attrs"].get("eps", 1e-3)))
     if not found:
         return None, []
     every = mx.sym.load_json(json.dumps(document)).get_internals()
-    outputs = [every[f"{name}_{part}"] for name in found for part in ("mean", "var")]
+    outputs = [every[f"measured{i}_{part}"] for i in range(len(found)) for part in ("mean", "var")]
     graph = gluon.SymbolBlock(mx.sym.Group(outputs), variables, params=block.collect_params())
     # It runs once an epoch: its memory is for others in between.
     graph.hybridize()

@@ -103,6 +103,26 @@ def test_they_follow_the_parameters_when_there_was_a_step() -> None:
     np.testing.assert_allclose(running(made, 1)[1], 4 * before, rtol=1e-3)
 
 
+class Mirrored(gluon.HybridBlock):
+    """A network on images and on their mirrored selves."""
+
+    def __init__(self, made: nn.HybridSequential) -> None:
+        super().__init__(prefix="")
+        self.plain = Inference(made)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return self.plain(x) + self.plain(F.reverse(x, axis=2))
+
+
+def test_a_network_that_runs_twice_is_measured_on_the_images_as_they_are() -> None:
+    made = network()
+    statistics = BatchStatistics(Mirrored(made), CONTEXT)
+    statistics.remember(images(4))
+    statistics.apply()
+    for layer in (1, 4):
+        np.testing.assert_allclose(running(made, layer)[1], reach(made, layer, images(4)).var(1), rtol=1e-3)
+
+
 def test_layers_that_keep_their_statistics_and_networks_without_any_stay_as_they_are() -> None:
     made = network(use_global_stats=True)
     statistics = BatchStatistics(Inference(made), CONTEXT)
