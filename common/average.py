@@ -48,16 +48,22 @@ class MovingAverage:
             self._set(trained)
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, as plain data: the trained values and how many were averaged."""
+        """What `restore` needs, as plain data: the trained values, how many were averaged, and the averages of running
+        statistics, in whose place others may be used."""
         return {
             "updates": self._updates,
             "trained": {name: self._value(name).asnumpy() for name in self._parameters},
+            "statistics": {
+                name: average.asnumpy() for name, average in self._averages.items() if "running_" in name
+            },
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` returned, where the parameters' values are the averages."""
         self._updates = state["updates"]
         self._averages = {name: self._value(name).copy() for name in self._parameters}
+        for name, value in state["statistics"].items():
+            self._averages[name][:] = value
         self._set({name: mx.nd.array(value, dtype=value.dtype) for name, value in state["trained"].items()})
 
     def _value(self, name: str) -> Any:

@@ -13,8 +13,8 @@ from mxnet import autograd, gluon
 from common.graph import Normalisation, statistics_graph
 
 # A fourth of the images that were trained on since the last time is looked at, which takes a twelfth of their time, but
-# at least and at most so many: statistics of fewer scatter, those of more are hardly better.
-LEAST, MOST = 32, 64
+# at least and at most so many, in pieces of as many as this: how far these differ tells how sure their mean is.
+LEAST, MOST, PIECE = 32, 64, 16
 
 
 class BatchStatistics:
@@ -23,8 +23,10 @@ class BatchStatistics:
     BatchNorm's running statistics follow the parameters of single steps. Averaged parameters give their maps another
     mean and variance, the more so the faster training moves, and predict badly with running statistics, be these
     averaged or not ("Averaging Weights Leads to Wider Optima and Better Generalization", Izmailov et al. 2018, 3.2;
-    "Rethinking 'Batch' in BatchNorm", Wu & Johnson 2021, 3). block: from uint8 images (B, H, W, 3) to the network's
-    outputs. precision: as for `compile_graph`.
+    "Rethinking 'Batch' in BatchNorm", Wu & Johnson 2021, 3). Late in a training the averages of running statistics,
+    over many more images, are the better ones. So each layer has something between the two, the nearer to these the
+    less the difference exceeds what measuring so few images is uncertain by ("Estimation with Quadratic Loss", James &
+    Stein 1961). block: from uint8 images (B, H, W, 3) to the network's outputs. precision: as for `compile_graph`.
     """
 
     def __init__(self, block: gluon.HybridBlock, context: Any, precision: str = "float32") -> None:
@@ -51,7 +53,7 @@ class BatchStatistics:
             self._recent.popleft()
 
     def apply(self) -> None:
-        """Make the statistics that the present parameters have the running ones.
+        """Make the statistics that the present parameters have the running ones, which are averages so far.
 
         Where nothing has been trained on yet they stay as they are. The same parameters are measured once.
         """
@@ -59,26 +61,46 @@ class BatchStatistics:
             self._measured = self._measure() if self._recent else {}
         parameters = self._block.collect_params()
         for name, value in self._measured.items():
-            for array in parameters[name].list_data():
-                value.copyto(array)
+            parameters[name].set_data(mx.nd.array(value, dtype="float32"))
 
     @cached_property
     def _graph(self) -> tuple[gluon.SymbolBlock | None, list[Normalisation]]:
         """Made when it is needed: a training begins without it."""
         return statistics_graph(self._block, self._precision)
 
-    def _measure(self) -> dict[str, Any]:
-        """The statistics by name of the parameter that holds them: means over batches, as running statistics are."""
+    def _measure(self) -> dict[str, np.ndarray]:
+        """The statistics by name of the parameter that holds them."""
         graph, layers = self._graph
         if graph is None:
             return {}
         self._forget(min(max(self._trained // 4, LEAST), MOST))
-        found: dict[str, Any] = {}
+        pieces = []
         for images in self._recent:
-            with autograd.train_mode():
-                outputs = graph(mx.nd.array(images, ctx=self._context, dtype=images.dtype))
-            for layer, mean, deviation in zip(layers, outputs[::2], outputs[1::2], strict=True):
-                variance = (deviation.asnumpy().astype(np.float64) ** -2 - layer.epsilon).clip(0.0)
-                for name, value in ((layer.mean, mean.asnumpy()), (layer.variance, variance)):
-                    found[name] = found.get(name, 0.0) + value / len(self._recent)
-        return {name: mx.nd.array(value, dtype="float32") for name, value in found.items()}
+            for piece in np.array_split(images, -(-len(images) // PIECE)):
+                with autograd.train_mode():
+                    outputs = graph(mx.nd.array(piece, ctx=self._context, dtype=piece.dtype))
+                pieces.append([output.asnumpy().astype(np.float64) for output in outputs])
+        parameters = self._block.collect_params()
+        found: dict[str, np.ndarray] = {}
+        for number, layer in enumerate(layers):
+            means = np.array([piece[2 * number] for piece in pieces])
+            variances = np.array([piece[2 * number + 1] ** -2.0 for piece in pieces])  # with epsilon
+            before = [parameters[name].list_data()[0].asnumpy() for name in (layer.mean, layer.variance)]
+            unit = np.sqrt(variances.mean(0))
+            found[layer.mean] = unit * _shrunk(means.mean(0) / unit, means / unit, before[0] / unit)
+            variance = _shrunk(
+                np.log(variances.mean(0)),
+                np.log(variances),
+                np.log(before[1].astype(np.float64) + layer.epsilon),
+            )
+            found[layer.variance] = (np.exp(variance) - layer.epsilon).clip(0.0)
+        return found
+
+
+def _shrunk(measured: np.ndarray, pieces: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Between what was measured (C,) and what was known (C,), by how sure the former is: from its pieces (N, C)."""
+    distance = float(((measured - known) ** 2).mean())
+    if len(pieces) == 1 or distance == 0.0:
+        return known
+    uncertain = float((pieces.var(0, ddof=1) / len(pieces)).mean())
+    return known + max(1.0 - uncertain / distance, 0.0) * (measured - known)

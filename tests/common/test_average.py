@@ -94,3 +94,19 @@ def test_taken_up_again_it_goes_on_bit_for_bit() -> None:
     feed(second, second_average, values[7:])
     with whole_average.applied(), second_average.applied():
         assert (weights(second) == weights(whole)).all()
+
+
+def test_averages_of_running_statistics_survive_others_in_their_place() -> None:
+    made = gluon.nn.BatchNorm(in_channels=2)
+    made.initialize()
+    whole = MovingAverage({"running_mean": made.running_mean}, decay=0.9)
+    for value in (1.0, 2.0, 5.0):
+        made.running_mean.set_data(mx.nd.full((2,), value))
+        whole.update()
+    with whole.applied():
+        average = made.running_mean.data().asnumpy()
+        made.running_mean.set_data(mx.nd.full((2,), 7.0))  # what the checkpoint holds
+        again = MovingAverage({"running_mean": made.running_mean}, decay=0.9)
+        again.restore(whole.state())
+        with again.applied():
+            assert (made.running_mean.data().asnumpy() == average).all()
