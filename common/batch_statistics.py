@@ -12,8 +12,8 @@ from mxnet import autograd, gluon
 
 from common.graph import Normalisation, statistics_graph
 
-# A fourth of the images that were trained on since the last time is looked at, which takes a twelfth of their time, but
-# at least and at most so many, in pieces of as many as this: how far these differ tells how sure their mean is.
+# A quarter of the images that were trained on since the last time is looked at, which takes a twelfth of their time,
+# but at least and at most so many, in pieces of as many as this: how far these differ tells how sure their mean is.
 LEAST, MOST, PIECE = 32, 64, 16
 
 
@@ -84,15 +84,19 @@ class BatchStatistics:
         found: dict[str, np.ndarray] = {}
         for number, layer in enumerate(layers):
             means = np.array([piece[2 * number] for piece in pieces])
-            variances = np.array([piece[2 * number + 1] ** -2.0 for piece in pieces])  # with epsilon
+            inverse = np.array([piece[2 * number + 1] for piece in pieces])
+            if not (np.isfinite(means).all() and (inverse > 0.0).all()):
+                continue  # maps that overflow say nothing
+            variances = inverse**-2  # with epsilon
+            deviation = np.sqrt(variances.mean(0))
             before = [parameters[name].list_data()[0].asnumpy() for name in (layer.mean, layer.variance)]
-            unit = np.sqrt(variances.mean(0))
-            found[layer.mean] = unit * _shrunk(means.mean(0) / unit, means / unit, before[0] / unit)
+            mean = _shrunk(means.mean(0) / deviation, means / deviation, before[0] / deviation)
             variance = _shrunk(
                 np.log(variances.mean(0)),
                 np.log(variances),
                 np.log(before[1].astype(np.float64) + layer.epsilon),
             )
+            found[layer.mean] = deviation * mean
             found[layer.variance] = (np.exp(variance) - layer.epsilon).clip(0.0)
         return found
 

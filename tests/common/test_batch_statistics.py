@@ -102,6 +102,16 @@ def test_they_follow_the_parameters_when_there_was_a_step() -> None:
     np.testing.assert_allclose(variance(), 4 * before, rtol=1e-3)
 
 
+def test_layers_whose_maps_overflow_keep_their_statistics() -> None:
+    made = network()
+    made[0].weight.set_data(made[0].weight.data() * 1e30)
+    statistics = BatchStatistics(Inference(made), CONTEXT)
+    statistics.remember(images(32))
+    statistics.apply()
+    assert [value.tolist() for value in running(made, 1)] == [[0.0] * 16, [1.0] * 16]
+    assert all(np.isfinite(value).all() for value in running(made, 4))
+
+
 def test_known_statistics_stay_as_far_as_the_measured_ones_are_unsure() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=64)
