@@ -132,7 +132,7 @@ def test_nms_keys() -> None:
 
     def found(**keys: float) -> list[np.ndarray]:
         made = settled({"topk": 60}, **keys)
-        expect_size(made.network, (30, 30))  # so large that many overlap
+        expect_size(made.network, (60, 60))  # so large that many overlap
         return outputs(made.inference_block(), images)
 
     plain = found(nms_thresh=0, nms_topk=3, post_nms=2)
