@@ -44,9 +44,10 @@ def saved(folder: Path) -> dict[str, Any]:
     return read_checkpoint(folder / TRAINING_STATE, "tiny")
 
 
-def taken_up(state: dict[str, Any]) -> None:
-    made = estimator()
-    take_up(state, made.model, made, [EarlyStopping(1, 0.0, None, 1.0)], TrainingState(3, 1), "")
+def taken_up(state: dict[str, Any]) -> tuple[Estimator, TrainingState]:
+    made, training = estimator(), TrainingState(3, 1)
+    take_up(state, made.model, made, [EarlyStopping(1, 0.0, None, 1.0)], training, "")
+    return made, training
 
 
 def test_parameters_that_are_not_finite_never_take_the_place_of_good_ones(tmp_path: Path) -> None:
@@ -63,7 +64,14 @@ def test_parameters_that_are_not_finite_never_take_the_place_of_good_ones(tmp_pa
 
 
 def test_what_was_written_is_taken_up(tmp_path: Path) -> None:
-    taken_up(saved(tmp_path))
+    state = saved(tmp_path)
+    made, training = taken_up(state)
+    assert training.epoch == state["epoch"] + 1 == 2
+    assert made.optimizer_state()["num_update"] == state["optimizer"]["num_update"] == 3
+    trained, average = state["average"]["trained"], made.average_state()
+    assert average is not None
+    assert average["updates"] == 3
+    assert all((average["trained"][name] == value).all() for name, value in trained.items())
 
 
 @pytest.mark.parametrize(
@@ -72,8 +80,17 @@ def test_what_was_written_is_taken_up(tmp_path: Path) -> None:
         ("multipliers", {"no.such.layer": [1.0, 1.0]}),
         ("multipliers", {"1.bias": 3}),
         ("optimizer", {}),
-        ("average", {"updates": 1, "trained": {"1.bias": np.zeros((3, 3, 3), np.float32)}}),
-        ("average", {"updates": 1, "trained": {"other": np.zeros(3, np.float32)}}),
+        ("average", {"updates": 1, "trained": {}}),
+        ("average", {"updates": 1, "statistics": {"other": np.zeros(3, np.float32)}, "trained": {}}),
+        (
+            "average",
+            {
+                "updates": 1,
+                "statistics": {},
+                "trained": {"network.1.bias": np.zeros((3, 3, 3), np.float32)},
+            },
+        ),
+        ("average", {"updates": 1, "statistics": {}, "trained": {"other": np.zeros(3, np.float32)}}),
         ("hooks", {"EarlyStopping": {"worst": 1}}),
         ("hooks", {"EarlyStopping": 1}),
     ],
