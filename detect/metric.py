@@ -40,25 +40,22 @@ class MeanAveragePrecision:
 
         `truth` is (n, 5): class id, x1, y1, x2, y2; `detections` is (m, 6): class id, score, x1, y1, x2, y2,
         in the same pixels and in any order (of equal scores the earlier one counts first, also across
-        images). Rows with an id below 0 are padding. An id of class_count or more raises ValueError.
+        images). Rows with an id below 0 are padding. Raises ValueError for other shapes.
         """
         for name, array, columns in (("truth", truth, 5), ("detections", detections, 6)):
             if array.ndim != 2 or array.shape[1] != columns:
                 raise ValueError(f"{name} has shape {array.shape}; (n, {columns}) is wanted")
-            if array.size and array[:, 0].max() >= self.class_count:
-                raise ValueError(
-                    f"{name} holds class id {array[:, 0].max():g}; the highest is {self.class_count - 1}"
-                )
         self._truth.append(np.array(truth, np.float64))
         self._detections.append(np.array(detections, np.float64))
 
     def result(self) -> tuple[np.ndarray, float]:
         """AP of each class (class_count,), nan where the set has no object of it, and the mean of the others.
 
-        The mean is nan if no class has objects. A detection with a score that is no number counts last.
+        The mean is nan if no class has objects. A detection with a score that is no number counts last. Raises
+        ValueError for an id of class_count or more.
         """
-        truth_ids, truth_images, truth_boxes = _flatten(self._truth, 5)
-        ids, images, rows = _flatten(self._detections, 6)
+        truth_ids, truth_images, truth_boxes = _flatten(self._truth, 5, self.class_count)
+        ids, images, rows = _flatten(self._detections, 6, self.class_count)
         best, overlap = _best_objects(
             ids + images * self.class_count,
             rows[:, 1:],
@@ -81,9 +78,14 @@ class MeanAveragePrecision:
         return average_precision, float(known.mean()) if known.size else float("nan")
 
 
-def _flatten(arrays: list[np.ndarray], columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _flatten(
+    arrays: list[np.ndarray], columns: int, class_count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of all images without padding: class ids (n,), image numbers (n,), the rest (n, columns - 1)."""
     rows = np.concatenate([np.empty((0, columns)), *arrays])
+    highest = rows[:, 0].max(initial=0.0)
+    if highest >= class_count:
+        raise ValueError(f"the class id {highest:g} is given; the highest is {class_count - 1}")
     images = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
     real = rows[:, 0] >= 0
     if not real.all():
@@ -99,12 +101,16 @@ def _best_objects(
     Returns its row in `truth_boxes` (m,), -1 where no object overlaps, and the IoU (m,).
     """
     best, overlap = np.full(len(keys), -1), np.zeros(len(keys))
+    if not len(truth_keys):
+        return best, overlap
     order = np.argsort(truth_keys, kind="stable")
     columns = np.ascontiguousarray(truth_boxes[order].T)
     sorted_keys = truth_keys[order]
-    first = np.searchsorted(sorted_keys, keys, "left")
-    counts = np.searchsorted(sorted_keys, keys, "right") - first
-    comparable = np.flatnonzero(counts)
+    starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
+    place = np.searchsorted(sorted_keys[starts], keys, "right") - 1
+    first = starts[place]
+    counts = np.diff(starts, append=len(order))[place]
+    comparable = np.flatnonzero(sorted_keys[first] == keys)
     for start in range(0, len(comparable), _BOXES_AT_A_TIME):
         rows = comparable[start : start + _BOXES_AT_A_TIME]
         # With the boxes of most objects in front, the boxes that have a k-th object are a slice.

@@ -229,7 +229,15 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"coco.*voc, voc07"):
         MeanAveragePrecision(1, 0.5, "coco")
     metric = MeanAveragePrecision(2)
-    with pytest.raises(ValueError, match="class id 2; the highest is 1"):
-        metric.update(np.array([[2, *BOX]]), np.empty((0, 6)))
     with pytest.raises(ValueError, match=r"detections has shape \(0, 5\)"):
         metric.update(np.empty((0, 5)), np.empty((0, 5)))
+    with pytest.raises(ValueError, match=r"truth has shape \(1, 6\)"):
+        metric.update(np.array([[0, 0.5, *BOX]]), np.empty((0, 6)))
+    for truth, found in (
+        (np.array([[2, *BOX]]), np.empty((0, 6))),
+        (np.empty((0, 5)), np.array([[2, 0.5, *BOX]])),
+    ):
+        metric.reset()
+        metric.update(truth, found)
+        with pytest.raises(ValueError, match="class id 2 is given; the highest is 1"):
+            metric.result()
