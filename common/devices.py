@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -116,6 +117,12 @@ def use_all_cores() -> None:
     """Let MXNet compute on every core. Left alone it takes half of the processors, which is right only where two of
     them share a core. Must come before MXNet is imported; OMP_NUM_THREADS, where it is set, stays as it is."""
     os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+
+
+def return_memory() -> None:
+    """Give the system what this process has freed. glibc keeps it otherwise, in pieces that may fit nothing later."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def bfloat16_supported() -> bool:

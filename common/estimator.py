@@ -11,7 +11,7 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd, gluon
+from mxnet import gluon
 
 from common.average import MovingAverage
 from common.batch_statistics import BatchStatistics
@@ -20,6 +20,7 @@ from common.graph import compile_graph
 from common.limits import StepLimit, norms
 from common.loader import Batch, Loader
 from common.task import Evaluation, Model
+from common.training_graph import RecordedStep, TrainingGraph, TrainingStep
 
 # Steps in a row whose gradient is not finite that a training survives by leaving them out.
 MAX_SKIPPED = 20
@@ -104,7 +105,10 @@ class Estimator:
         # float16 has no small numbers: the loss is multiplied up, and halved where gradients overflow.
         self._loss_scale = 2.0**15 if precision == "float16" else 1.0
         block, names = model.training_block()
-        self._train = compile_graph(block, names, precision) if compiled else block
+        self._steps: list[TrainingStep] = [
+            TrainingGraph(block, names, context, precision) if compiled else RecordedStep(block, context)
+            for context in self.contexts
+        ]
         self._infer = compile_graph(model.inference_block(), ["images"], precision)
         self._parameters = [p for p in block.collect_params().values() if p.grad_req != "null"]
         own = set(model.network.collect_params().values())
@@ -188,14 +192,12 @@ class Estimator:
 
         Raises TrainingError after MAX_SKIPPED such batches in a row.
         """
-        parts = self._load(batch)
-        with autograd.record():
-            outputs = [_listed(self._train(*part)) for part in parts]
-            totals = [output[0] * self._loss_scale for output in outputs]
-        autograd.backward(totals)
+        outputs = [step.forward(part) for step, part in zip(self._steps, self._divided(batch), strict=True)]
+        for step in self._steps:
+            step.backward(self._loss_scale)
         if len(self.contexts) > 1:
             self._trainer.allreduce_grads()
-        rows = sum(len(total) for total in totals)
+        rows = sum(len(output[0]) for output in outputs)
         gradients = norms([p.list_grad()[0] for p in self._parameters]) / (rows * self._loss_scale)
         losses = np.sum([[loss.sum().asscalar() for loss in output] for output in outputs], axis=0) / rows
         if np.isfinite(gradients).all() and np.isfinite(losses).all():
@@ -235,13 +237,11 @@ class Estimator:
             return nullcontext()
         return self._limit.applied(self._parameters, gradients, learning_rate)
 
-    def _load(self, batch: Batch) -> list[list[Any]]:
+    def _divided(self, batch: Batch) -> list[list[np.ndarray]]:
+        """What each device is given."""
         inputs = self.model.training_inputs(batch)
         pieces = [np.array_split(array, len(self.contexts)) for array in inputs.split]
-        return [
-            [_on(piece[i], context) for piece in pieces] + [_on(array, context) for array in inputs.shared]
-            for i, context in enumerate(self.contexts)
-        ]
+        return [[*(piece[i] for piece in pieces), *inputs.shared] for i in range(len(self.contexts))]
 
     def predict(
         self, loader: Loader, advance: Callable[[float], None] | None = None

@@ -41,14 +41,14 @@ def compile_graph(
     precision: "float32", or "bfloat16" / "float16": the operators that gain from it compute in it, parameters stay
     float32 (mixed precision). static: memory is planned once for a shape, and anew when the shape changes.
     """
-    output, variables = _trace(block, inputs, precision)
+    output, variables = trace(block, inputs, precision)
     graph = gluon.SymbolBlock(output, variables, params=block.collect_params())
     graph.hybridize(static_alloc=static, static_shape=static)
     return graph
 
 
-def _trace(block: gluon.HybridBlock, inputs: Sequence[str], precision: str) -> tuple[Any, list[Any]]:
-    """The operator graph of `block` and its inputs."""
+def trace(block: gluon.HybridBlock, inputs: Sequence[str], precision: str) -> tuple[Any, list[Any]]:
+    """The operator graph of `block` and its inputs, see `compile_graph`."""
     variables = [mx.sym.var(name, dtype="uint8" if name == "images" else "float32") for name in inputs]
     output = block(*variables)
     if isinstance(output, (list, tuple)):
@@ -86,7 +86,7 @@ def statistics_graph(
     For each of them it gives two arrays (C,), when it runs as in training: the mean of every channel, and one over the
     square root of its variance plus epsilon. Those that keep to their running statistics in training are left out.
     """
-    output, variables = _trace(block, ["images"], precision)
+    output, variables = trace(block, ["images"], precision)
     # MXNet would leave mixed precision out of what it writes.
     document = json.loads(output.tojson(remove_amp_cast=False))
     nodes = document["nodes"]

@@ -50,6 +50,7 @@ class YOLOv3Model(Model):
         self.section = section
         self.classes = list(classes)
         self.name = f"yolo3_{section.base_network}_custom"
+        self._rows = 16
         self._grid: Callable[[tuple[int, int]], Grid] = lru_cache(maxsize=None)(grid)
 
     def training_block(self) -> tuple[Any, Sequence[str]]:
@@ -70,7 +71,7 @@ class YOLOv3Model(Model):
         return Inputs(
             split=[
                 batch.arrays["image"],
-                boxes,
+                self._trimmed(boxes),
                 positive.astype(np.float32),
                 weight,
                 np.ascontiguousarray(target[..., :4]),
@@ -80,6 +81,15 @@ class YOLOv3Model(Model):
             ],
             shared=[layout.cells, layout.anchors, layout.strides],
         )
+
+    def _trimmed(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes (B, M, 5) without rows that no batch has used so far: every prediction is compared with every row.
+
+        Their number, a multiple of 16, never falls, so that batches soon have one shape.
+        """
+        used = int((boxes[..., 4] >= 0).sum(axis=1).max())
+        self._rows = max(self._rows, -(-used // 16) * 16)
+        return boxes[:, : self._rows]
 
     def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
         ids, scores, boxes = outputs

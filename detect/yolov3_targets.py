@@ -15,10 +15,6 @@ ANCHORS = (
 )
 STRIDES = (8, 16, 32)
 
-# Places for positives come in such multiples: for every new shape the memory of a graph is planned and taken anew,
-# which costs time and leaves holes in it.
-_POSITIVES = 64
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -69,10 +65,11 @@ def assign(boxes: np.ndarray, layout: Grid, extra_iou: float) -> tuple[np.ndarra
     the one that holds the object's centre; the anchor is the one of all nine with the highest IoU when both stand on
     the same centre (the paper), and beside it every other whose IoU so measured exceeds `extra_iou`.
 
-    Returns index (B, P) into the predictions, -1 where unused, and owner (B, P), the object's row in `boxes`. P is the
-    largest number of positives in an image of this batch, rounded up to a multiple of 64.
+    Returns index (B, 9 M) into the predictions, for every anchor of every object in turn, -1 where it does not answer,
+    and owner (B, 9 M), the object's row in `boxes`. Most places are unused, but all batches have as many: the memory of
+    a graph is planned for a shape.
     """
-    batch = len(boxes)
+    batch, rows = boxes.shape[:2]
     sizes = np.maximum(boxes[..., 2:4] - boxes[..., :2], 1e-3)
     centres = (boxes[..., :2] + boxes[..., 2:4]) / 2
     flat = np.asarray(ANCHORS[::-1], np.float32).reshape(-1, 2)
@@ -81,18 +78,11 @@ def assign(boxes: np.ndarray, layout: Grid, extra_iou: float) -> tuple[np.ndarra
     chosen = iou > extra_iou
     np.put_along_axis(chosen, iou.argmax(-1)[..., None], True, axis=-1)
     chosen &= boxes[..., 4:5] >= 0
-    image, owner, anchor = np.nonzero(chosen)
-    scale, within = anchor // 3, anchor % 3
-    stride = np.asarray(STRIDES[::-1])[scale]
-    columns, rows = np.asarray(layout.columns)[scale], np.asarray(layout.rows)[scale]
-    column = np.clip((centres[image, owner, 0] / stride).astype(np.int64), 0, columns - 1)
-    row = np.clip((centres[image, owner, 1] / stride).astype(np.int64), 0, rows - 1)
-    flat_index = np.asarray(layout.starts)[scale] + (row * columns + column) * 3 + within
-    counts = np.bincount(image, minlength=batch)
-    width = max(-(-int(counts.max(initial=0)) // _POSITIVES), 1) * _POSITIVES
-    place = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
-    index = np.full((batch, width), -1, np.int64)
-    owners = np.zeros((batch, width), np.int64)
-    index[image, place] = flat_index
-    owners[image, place] = owner
-    return index, owners
+    scale, within = np.divmod(np.arange(len(flat)), len(ANCHORS[0]))
+    places = np.asarray(STRIDES[::-1])[scale]
+    column = np.clip(centres[..., :1] // places, 0, np.asarray(layout.columns)[scale] - 1).astype(np.int64)
+    row = np.clip(centres[..., 1:] // places, 0, np.asarray(layout.rows)[scale] - 1).astype(np.int64)
+    within_scale = (row * np.asarray(layout.columns)[scale] + column) * len(ANCHORS[0]) + within
+    index = np.where(chosen, np.asarray(layout.starts)[scale] + within_scale, -1).reshape(batch, -1)
+    owner = np.broadcast_to(np.repeat(np.arange(rows), len(flat)), index.shape)
+    return index, owner

@@ -303,6 +303,35 @@ def test_an_image_without_objects_trains_and_pulls_every_objectness_down() -> No
     assert (objectness > 0).all()
 
 
+def test_rows_that_no_image_has_used_so_far_are_cut_off_and_change_no_loss() -> None:
+    made = task().build(["a", "b"], CPU, None)
+    block, _ = made.training_block()
+
+    def with_rows(rows: int, used: int) -> tuple[int, list[np.ndarray]]:
+        content = batch()
+        boxes = np.full((2, rows, 5), -1, np.float32)
+        rng = np.random.default_rng(used)
+        low = rng.uniform(0, 40, (used, 2))
+        boxes[1, :used] = np.column_stack([low, low + rng.uniform(4, 20, (used, 2)), np.zeros(used)])
+        content.arrays["boxes"] = boxes
+        inputs = made.training_inputs(content)
+        arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
+        return inputs.split[1].shape[1], [loss.asnumpy() for loss in block(*arrays)]
+
+    for rows, used, left in (
+        (100, 0, 16),
+        (100, 17, 32),
+        (100, 3, 32),
+        (20, 3, 20),
+        (100, 90, 96),
+        (100, 97, 100),
+    ):
+        given, losses = with_rows(rows, used)
+        assert given == left
+        for found, wanted in zip(losses, with_rows(max(used, 1), used)[1], strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 def test_images_of_few_objects_weigh_as_much_as_those_of_an_average_set() -> None:
     ids = np.full((4, 20), -1.0)
     assert image_weight(ids) == pytest.approx(7.3)  # nothing but background: no more than for one object

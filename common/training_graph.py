@@ -1,0 +1,145 @@
+"""Forward and backward of a training step on one device: as one compiled graph, or operator by operator."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd, gluon
+
+from common.devices import return_memory
+from common.graph import trace
+
+# What these give is computed again from their inputs on the way back, rather than kept: that takes 2 % of a step.
+_COMPUTED_AGAIN = ("BatchNorm", "Activation", "LeakyReLU")
+
+# Shapes of batches that executors are kept for. Another one takes some 20 ms to make.
+_MOST_EXECUTORS = 32
+
+
+class TrainingStep(ABC):
+    """From a batch to losses, and back to the gradients of a block's parameters, on one device.
+
+    Gradients of the first output's sum, times the scale that `backward` is given, are put where the parameters keep
+    theirs.
+    """
+
+    @abstractmethod
+    def forward(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+        """Losses (B,) as NDArrays, which hold until the next call."""
+
+    @abstractmethod
+    def backward(self, scale: float) -> None:
+        """Gradients of the last `forward`."""
+
+
+class TrainingGraph(TrainingStep):
+    """A block traced into one operator graph for both ways.
+
+    Memory is planned for both at once: what no later operator needs is used again, and maps that take little time are
+    computed a second time. All shapes of batches share the memory of the largest one. inputs: names of the arrays in
+    the order in which the block takes them; "images" is uint8, the others are float32. precision: as for
+    `compile_graph`.
+    """
+
+    def __init__(
+        self, block: gluon.HybridBlock, inputs: Sequence[str], context: Any, precision: str = "float32"
+    ) -> None:
+        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else MXNET prints a line whenever it binds
+        self._symbol = _with_losses_reported(trace(block, inputs, precision)[0])
+        self._inputs = list(inputs)
+        self._parameters = block.collect_params()
+        self._trained = [
+            name
+            for name in self._symbol.list_arguments()
+            if name in self._parameters and self._parameters[name].grad_req != "null"
+        ]
+        self._context = context
+        self._executors: dict[tuple[tuple[int, ...], ...], Any] = {}
+        self._largest: Any = None
+        self._largest_size = 0
+        self._current: Any = None
+
+    def forward(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+        self._current = self._executor(arrays)
+        for name, array in zip(self._inputs, arrays, strict=True):
+            self._current.arg_dict[name][:] = array
+        outputs: Sequence[Any] = self._current.forward(is_train=True)
+        return outputs
+
+    def backward(self, scale: float) -> None:
+        self._current.backward([mx.nd.full(o.shape, scale, ctx=self._context) for o in self._current.outputs])
+        for name in self._trained:  # autograd would say so to the trainer
+            self._parameters[name].data(self._context)._fresh_grad = True
+
+    def _executor(self, arrays: Sequence[np.ndarray]) -> Any:
+        """The graph bound to memory for arrays of these shapes."""
+        shapes = tuple(array.shape for array in arrays)
+        if shapes not in self._executors:
+            size = sum(array.nbytes for array in arrays)
+            if size > self._largest_size:  # the memory of the others is given back before it takes its own
+                self._executors.clear()
+                self._largest = self._current = None
+                mx.nd.waitall()  # what goes with them is deleted by MXNet's threads
+                return_memory()
+            elif len(self._executors) == _MOST_EXECUTORS:
+                self._executors.popitem()
+            self._executors[shapes] = self._bind(arrays)
+            if self._largest is None:
+                self._largest, self._largest_size = self._executors[shapes], size
+        return self._executors[shapes]
+
+    def _bind(self, arrays: Sequence[np.ndarray]) -> Any:
+        arguments = {
+            name: mx.nd.empty(array.shape, ctx=self._context, dtype=array.dtype)
+            for name, array in zip(self._inputs, arrays, strict=True)
+        }
+        values = {
+            name: self._parameters[name].data(self._context)
+            for name in (*self._symbol.list_arguments(), *self._symbol.list_auxiliary_states())
+            if name not in arguments
+        }
+        return self._symbol.bind(
+            self._context,
+            {**values, **arguments},
+            args_grad={name: self._parameters[name].grad(self._context) for name in self._trained},
+            grad_req={name: "write" if name in self._trained else "null" for name in (*values, *arguments)},
+            aux_states=values,
+            shared_exec=self._largest,
+        )
+
+
+class RecordedStep(TrainingStep):
+    """A block that runs operator by operator."""
+
+    def __init__(self, block: gluon.HybridBlock, context: Any) -> None:
+        self._block = block
+        self._context = context
+        self._outputs: Sequence[Any] = ()
+
+    def forward(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+        with autograd.record():
+            outputs = self._block(
+                *(mx.nd.array(array, ctx=self._context, dtype=array.dtype) for array in arrays)
+            )
+        self._outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        return self._outputs
+
+    def backward(self, scale: float) -> None:
+        total = self._outputs[0]
+        autograd.backward(total, mx.nd.full(total.shape, scale, ctx=self._context))
+
+
+def _with_losses_reported(symbol: Any) -> Any:
+    """The graph with gradients of its first output alone, and with what is computed again on the way back marked."""
+    first, *others = symbol
+    document = json.loads(mx.sym.Group([first, *map(mx.sym.BlockGrad, others)]).tojson(remove_amp_cast=False))
+    for node in document["nodes"]:
+        if node["op"] in _COMPUTED_AGAIN:
+            node.setdefault("attrs", {})["__force_mirroring__"] = "True"
+    return mx.sym.load_json(json.dumps(document))

@@ -1,0 +1,155 @@
+"""A compiled training step gives the losses, gradients and statistics of the same step taken operator by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import gluon
+
+import common.training_graph as module
+from common.training_graph import RecordedStep, TrainingGraph
+
+CONTEXT = mx.cpu()
+INPUTS = ("x", "target")
+
+
+class Block(gluon.HybridBlock):
+    """Convolutions with BatchNorms and activations of both kinds; squared error, and the absolute one to look at."""
+
+    def __init__(self, contexts: Sequence[Any] = (CONTEXT,)) -> None:
+        super().__init__(prefix="")
+        with self.name_scope():
+            self.layers = gluon.nn.HybridSequential()
+            self.layers.add(
+                gluon.nn.Conv2D(4, 3, padding=1, in_channels=2),
+                gluon.nn.BatchNorm(in_channels=4),
+                gluon.nn.LeakyReLU(0.1),
+                gluon.nn.Conv2D(3, 3, padding=1, in_channels=4),
+                gluon.nn.BatchNorm(in_channels=3),
+                gluon.nn.Activation("relu"),
+            )
+            self.frozen = gluon.nn.Conv2D(3, 1, in_channels=3)
+        mx.random.seed(0)
+        self.initialize(mx.init.Normal(0.5), ctx=list(contexts))
+        self.frozen.collect_params().setattr("grad_req", "null")
+
+    def hybrid_forward(self, F: Any, x: Any, target: Any) -> Any:
+        error = F.broadcast_sub(self.frozen(self.layers(x)).mean(axis=(2, 3)), target)
+        return F.sum(error**2, axis=1), F.sum(F.abs(error), axis=1)
+
+
+def arrays(rows: int = 4, side: int = 6, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape).astype(np.float32) for shape in ((rows, 2, side, side), (rows, 3))]
+
+
+def step(made: Any, block: Block, given: list[np.ndarray], scale: float = 1.0) -> dict[str, np.ndarray]:
+    """Losses, gradients and running statistics after one step; each by a short name."""
+    losses = made.forward(given)
+    made.backward(scale)
+    found = {f"loss{i}": loss.asnumpy() for i, loss in enumerate(losses)}
+    for name, parameter in block._collect_params_with_prefix().items():
+        kind = parameter.data() if parameter.grad_req == "null" else parameter.grad()
+        found[name] = kind.asnumpy()
+    return found
+
+
+def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("scale", [1.0, 256.0])
+def test_a_compiled_step_is_the_recorded_one(scale: float) -> None:
+    compiled, recorded = Block(), Block()
+    found = step(TrainingGraph(compiled, INPUTS, CONTEXT), compiled, arrays(), scale)
+    wanted = step(RecordedStep(recorded, CONTEXT), recorded, arrays(), scale)
+    assert np.abs(wanted["layers.0.weight"]).max() > 0.01 * scale
+    assert np.abs(wanted["layers.1.running_mean"]).max() > 0.0
+    assert_same(found, wanted)
+
+
+def test_steps_of_many_shapes_are_those_of_fresh_graphs() -> None:
+    block = Block()
+    made = TrainingGraph(block, INPUTS, CONTEXT)
+    for number, (rows, side) in enumerate([(2, 4), (4, 6), (2, 4), (4, 6), (3, 5), (4, 9), (2, 4), (4, 6)]):
+        given = arrays(rows, side, number)
+        fresh = Block()
+        wanted = step(RecordedStep(fresh, CONTEXT), fresh, given)
+        for name, parameter in block._collect_params_with_prefix().items():
+            if "running" in name:  # back to those of a block that has made no step
+                parameter.set_data(mx.nd.ones(parameter.shape) * ("var" in name))
+        assert_same(step(made, block, given), wanted)
+
+
+def test_a_shape_is_bound_once_and_again_only_after_a_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound: list[tuple[int, ...]] = []
+    bind = TrainingGraph._bind
+
+    def noted(self: TrainingGraph, given: Sequence[np.ndarray]) -> Any:
+        bound.append(given[0].shape)
+        return bind(self, given)
+
+    monkeypatch.setattr(TrainingGraph, "_bind", noted)
+    monkeypatch.setattr(module, "_MOST_EXECUTORS", 3)
+    made = TrainingGraph(Block(), INPUTS, CONTEXT)
+
+    def sides(*lengths: int) -> list[int]:
+        bound.clear()
+        for side in lengths:
+            made.forward(arrays(2, side))
+        return [shape[2] for shape in bound]
+
+    assert sides(5, 5, 8, 8, 5, 6, 8, 5) == [5, 8, 5, 6]
+    assert sides(7, 7, 8, 5, 7) == [7]  # in the place of the one before, so many are kept
+    assert sides(6, 8, 5) == [6]
+    assert sides(8, 9, 9, 8) == [9, 8]
+
+
+def test_smaller_batches_share_the_memory_of_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    lender: list[Any] = []
+    symbol = type(mx.sym.var("x"))
+    bind = symbol.bind
+
+    def noted(self: Any, *positional: Any, shared_exec: Any = None, **keys: Any) -> Any:
+        lender.append(shared_exec)
+        return bind(self, *positional, shared_exec=shared_exec, **keys)
+
+    monkeypatch.setattr(symbol, "bind", noted)
+    made = TrainingGraph(Block(), INPUTS, CONTEXT)
+    for side in (5, 8, 6, 4):
+        made.forward(arrays(2, side))
+    assert lender[:2] == [None, None]
+    assert lender[2] is lender[3] is made._executors[(2, 2, 8, 8), (2, 3)]
+
+
+def test_the_second_loss_changes_no_gradient() -> None:
+    block = Block()
+    found = step(TrainingGraph(block, INPUTS, CONTEXT), block, arrays())
+
+    class One(Block):
+        def hybrid_forward(self, F: Any, x: Any, target: Any) -> Any:
+            return super().hybrid_forward(F, x, target)[0]
+
+    alone = One()
+    for name, value in step(TrainingGraph(alone, INPUTS, CONTEXT), alone, arrays()).items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_every_device_has_gradients_of_its_own() -> None:
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    block = Block(contexts)
+    for number, context in enumerate(contexts):
+        made = TrainingGraph(block, INPUTS, context)
+        made.forward(arrays(seed=number))
+        made.backward(1.0)
+    first, second = (grad.asnumpy() for grad in block.layers[0].weight.list_grad())
+    for seed, found in enumerate((first, second)):
+        plain = Block()
+        wanted = step(RecordedStep(plain, CONTEXT), plain, arrays(seed=seed))["layers.0.weight"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
