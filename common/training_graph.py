@@ -15,9 +15,6 @@ from mxnet import autograd, gluon
 from common.devices import return_memory
 from common.graph import trace
 
-# What these give is computed again from their inputs on the way back, rather than kept: that takes 2 % of a step.
-_COMPUTED_AGAIN = ("BatchNorm", "Activation", "LeakyReLU")
-
 # Shapes of batches that executors are kept for. Another one takes some 20 ms to make.
 _MOST_EXECUTORS = 32
 
@@ -42,16 +39,16 @@ class TrainingGraph(TrainingStep):
     """A block traced into one operator graph for both ways.
 
     Memory is planned for both at once: what no later operator needs is used again, and maps that take little time are
-    computed a second time. All shapes of batches share the memory of the largest one. inputs: names of the arrays in
-    the order in which the block takes them; "images" is uint8, the others are float32. precision: as for
-    `compile_graph`.
+    computed a second time (see `_for_training`). All shapes of batches share the memory of the largest one. inputs:
+    names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32.
+    precision: as for `compile_graph`.
     """
 
     def __init__(
         self, block: gluon.HybridBlock, inputs: Sequence[str], context: Any, precision: str = "float32"
     ) -> None:
-        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else MXNET prints a line whenever it binds
-        self._symbol = _with_losses_reported(trace(block, inputs, precision)[0])
+        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else MXNet prints a line whenever it binds
+        self._symbol = _for_training(trace(block, inputs, precision)[0])
         self._inputs = list(inputs)
         self._parameters = block.collect_params()
         self._trained = [
@@ -135,11 +132,18 @@ class RecordedStep(TrainingStep):
         autograd.backward(total, mx.nd.full(total.shape, scale, ctx=self._context))
 
 
-def _with_losses_reported(symbol: Any) -> Any:
-    """The graph with gradients of its first output alone, and with what is computed again on the way back marked."""
+def _for_training(symbol: Any) -> Any:
+    """The graph with gradients of its first output alone, and marks on what is computed again on the way back.
+
+    Those are LeakyReLUs and the BatchNorms before them, which have two maps a layer to keep otherwise; that takes 2 %
+    of a step. A ReLU's map takes the place of its BatchNorm's.
+    """
     first, *others = symbol
     document = json.loads(mx.sym.Group([first, *map(mx.sym.BlockGrad, others)]).tojson(remove_amp_cast=False))
-    for node in document["nodes"]:
-        if node["op"] in _COMPUTED_AGAIN:
-            node.setdefault("attrs", {})["__force_mirroring__"] = "True"
+    nodes = document["nodes"]
+    for node in nodes:
+        if node["op"] == "LeakyReLU":
+            for again in (node, nodes[node["inputs"][0][0]]):
+                if again["op"] in ("LeakyReLU", "BatchNorm"):
+                    again.setdefault("attrs", {})["__force_mirroring__"] = "True"
     return mx.sym.load_json(json.dumps(document))
