@@ -16,7 +16,7 @@ from mxnet import gluon
 from common.average import MovingAverage
 from common.batch_statistics import BatchStatistics
 from common.errors import TrainingError
-from common.graph import compile_graph
+from common.graph import validation_graph
 from common.limits import StepLimit, norms
 from common.loader import Batch, Loader
 from common.task import Evaluation, Model
@@ -109,7 +109,7 @@ class Estimator:
             TrainingGraph(block, names, context, precision) if compiled else RecordedStep(block, context)
             for context in self.contexts
         ]
-        self._infer = compile_graph(model.inference_block(), ["images"], precision)
+        self._infer = validation_graph(model.inference_block())
         self._parameters = [p for p in block.collect_params().values() if p.grad_req != "null"]
         own = set(model.network.collect_params().values())
         self._companions = {
@@ -246,7 +246,7 @@ class Estimator:
     def predict(
         self, loader: Loader, advance: Callable[[float], None] | None = None
     ) -> dict[int, np.ndarray]:
-        """Predictions by index of the sample, in the precision of training; failed samples are missing."""
+        """Predictions by index of the sample, in float32 as the exported model's; failed samples are missing."""
         return predict(self.model, self._infer, self.contexts, loader, advance)
 
     @contextmanager

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mxnet as mx
-from mxnet import gluon
+from mxnet import autograd, gluon
 from mxnet.contrib import amp as mixed_precision
 from mxnet.contrib.amp.amp import bfloat16
 
 # ImageNet's mean and standard deviation of red, green and blue in [0, 1], as GluonCV's networks expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+_BATCH_NORMS = ("BatchNorm", "_contrib_SyncBatchNorm")
 
 
 class Normalise(gluon.HybridBlock):
@@ -45,6 +47,31 @@ def compile_graph(
     graph = gluon.SymbolBlock(output, variables, params=block.collect_params())
     graph.hybridize(static_alloc=static, static_shape=static)
     return graph
+
+
+def validation_graph(block: gluon.HybridBlock) -> Callable[[Any], Any]:
+    """Compile `block` from uint8 images to its outputs, in float32, for use between training steps of any precision.
+
+    On the CPU an inference in float32 brings weights into an order of memory that a graph of mixed precision cannot
+    read. So it runs as in training, which leaves them as they are, with BatchNorms that keep to their running
+    statistics and without dropout.
+    """
+    output, variables = trace(block, ["images"], "float32")
+    document = json.loads(output.tojson())
+    for node in document["nodes"]:
+        if node["op"] in _BATCH_NORMS:
+            node["attrs"]["use_global_stats"] = "True"
+        elif node["op"] == "Dropout":
+            node["attrs"]["p"] = "0"
+    symbol = mx.sym.load_json(json.dumps(document))
+    graph = gluon.SymbolBlock(symbol, variables, params=block.collect_params())
+    graph.hybridize(static_alloc=True, static_shape=True)
+
+    def run(images: Any) -> Any:
+        with autograd.train_mode():
+            return graph(images)
+
+    return run
 
 
 def trace(block: gluon.HybridBlock, inputs: Sequence[str], precision: str) -> tuple[Any, list[Any]]:
@@ -92,7 +119,7 @@ def statistics_graph(
     nodes = document["nodes"]
     found: dict[str, Normalisation] = {}  # by name of the parameter of the mean
     for node in nodes:
-        if node["op"] not in ("BatchNorm", "_contrib_SyncBatchNorm") or _is_true(node, "use_global_stats"):
+        if node["op"] not in _BATCH_NORMS or _is_true(node, "use_global_stats"):
             continue
         mean, variance = (nodes[entry[0]]["name"] for entry in node["inputs"][3:5])
         if mean in found:  # the network runs a second time in `block`, with mirrored images

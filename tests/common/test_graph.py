@@ -12,7 +12,9 @@ from mxnet import gluon
 from mxnet.gluon.contrib.cnn import ModulatedDeformableConvolution
 
 from common.devices import bfloat16_supported
-from common.graph import compile_graph, statistics_graph
+from common.graph import Normalise, compile_graph, statistics_graph, validation_graph
+from common.limits import norms
+from common.training_graph import TrainingGraph
 
 
 class Clipped(gluon.HybridBlock):
@@ -102,3 +104,43 @@ def test_deformable_convolutions_run_in_a_graph_of_mixed_precision() -> None:
     x = mx.nd.array(np.random.default_rng(0).normal(size=(1, 3, 8, 8)))
     found = compile_graph(block, ["x"], "bfloat16")(x).asnumpy()
     np.testing.assert_allclose(found, block(x).asnumpy(), atol=0.02)
+
+
+def varied() -> gluon.nn.HybridSequential:
+    """A network whose BatchNorm's running statistics are none that its images give, with dropout."""
+    block = gluon.nn.HybridSequential()
+    block.add(
+        Normalise(),
+        gluon.nn.Conv2D(16, 3, in_channels=3),
+        gluon.nn.BatchNorm(in_channels=16),
+        gluon.nn.Dropout(0.5),
+        gluon.nn.Conv2D(16, 3, in_channels=16, groups=16),
+    )
+    mx.random.seed(0)
+    block.initialize(mx.init.Normal(0.5))
+    block[2].running_mean.set_data(mx.nd.arange(16) / 8)
+    block[2].running_var.set_data(mx.nd.arange(16) / 4 + 0.5)
+    return block
+
+
+def test_validation_gives_what_inference_gives_and_changes_no_statistics() -> None:
+    block = varied()
+    images = mx.nd.array(np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3)), dtype="uint8")
+    found = [validation_graph(block)(images).asnumpy() for _ in range(2)]
+    np.testing.assert_array_equal(block[2].running_mean.data().asnumpy(), np.arange(16) / 8)
+    wanted = compile_graph(block, ["images"])(images).asnumpy()
+    for values in found:
+        np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not bfloat16_supported(), reason="this processor has no bfloat16")
+def test_validation_leaves_weights_as_training_in_mixed_precision_reads_them() -> None:
+    block = varied()
+    images = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3)).astype(np.uint8)
+    training = TrainingGraph(block, ["images"], mx.cpu(), "bfloat16")
+    validation = validation_graph(block)
+    for _ in range(2):
+        training.forward([images])
+        training.backward(1.0)
+        assert np.isfinite(validation(mx.nd.array(images, dtype="uint8")).asnumpy()).all()
+        assert np.isfinite(norms([block[4].weight.data()])).all()

@@ -133,4 +133,7 @@ def test_jobs_learn_to_find_the_corners(tmp_path: Path, more: dict[str, Any]) ->
     assert ended.status == 0, ended.output
     annotated = rows_of(ended.json("valid_data_result.json"), "groundtruth")
     trivial = np.sqrt(((annotated - annotated.mean(axis=0)) ** 2).mean())
-    assert ended.json("valid_data_result.json")["RMSE"] < 0.5 * trivial
+    found = ended.json("valid_data_result.json")["RMSE"]
+    assert found < 0.5 * trivial
+    # Whatever the precision of training, the best epoch was chosen by what the exported model gives.
+    assert ended.json("status.json")["best_metric"]["value"] == pytest.approx(found, rel=1e-3)
