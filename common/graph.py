@@ -34,18 +34,16 @@ def compile_graph(
     block: gluon.HybridBlock,
     inputs: Sequence[str],
     precision: str = "float32",
-    *,
-    static: bool = True,
 ) -> gluon.SymbolBlock:
     """Trace `block` once into an operator graph that shares its parameters, and compile that.
 
     inputs: names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32.
     precision: "float32", or "bfloat16" / "float16": the operators that gain from it compute in it, parameters stay
-    float32 (mixed precision). static: memory is planned once for a shape, and anew when the shape changes.
+    float32 (mixed precision). Memory is planned once for a shape, and anew when the shape changes.
     """
     output, variables = trace(block, inputs, precision)
     graph = gluon.SymbolBlock(output, variables, params=block.collect_params())
-    graph.hybridize(static_alloc=static, static_shape=static)
+    graph.hybridize(static_alloc=True, static_shape=True)
     return graph
 
 
