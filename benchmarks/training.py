@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
 from benchmarks.loader import class_folders
-from common.devices import bfloat16_supported, use_all_cores
+from common.devices import bfloat16_supported, load_mxnet, physical_cores
 
 ROOT = table.ROOT
 WARM_UP = 2
@@ -80,6 +80,7 @@ def ours(options: argparse.Namespace) -> Iterator[None]:
     from common.workers import WorkerPool
 
     pool = WorkerPool(options.workers)
+    load_mxnet()
     import mxnet as mx
 
     from common.estimator import Estimator
@@ -134,9 +135,9 @@ def measure(options: argparse.Namespace) -> None:
     """Run one side and print its figures."""
     if options.side == "growth":
         growth(options)
-    if options.side != "gluoncv":
-        use_all_cores()
     if options.side.startswith("gluoncv"):
+        if options.side != "gluoncv":
+            os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
         from benchmarks.gluoncv_loops import LOOPS
 
         kind, _, network = options.job.partition(":")

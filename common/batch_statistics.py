@@ -26,7 +26,7 @@ class BatchStatistics:
     "Rethinking 'Batch' in BatchNorm", Wu & Johnson 2021, 3). Late in a training the averages of running statistics,
     over many more images, are the better ones. So each layer has something between the two, the nearer to these the
     less the difference exceeds what measuring so few images is uncertain by ("Estimation with Quadratic Loss", James &
-    Stein 1961). block: from uint8 images (B, H, W, 3) to the network's outputs. precision: as for `compile_graph`.
+    Stein 1961). block: from uint8 images (B, H, W, 3) to the network's outputs. precision: as for `common.graph.trace`.
     """
 
     def __init__(self, block: gluon.HybridBlock, context: Any, precision: str = "float32") -> None:

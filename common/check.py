@@ -19,7 +19,7 @@ from common.checkpoint import read_checkpoint
 from common.cli import Options
 from common.config import JobConfig, with_model
 from common.datasets import Datasets, Report, load_datasets
-from common.devices import check_gpus, contexts, processors, use_all_cores, visible_gpus
+from common.devices import check_gpus, contexts, load_mxnet, processors, visible_gpus
 from common.endings import explain
 from common.errors import DataError, JobError, PretrainedError
 from common.figures import listed
@@ -52,7 +52,7 @@ def check(config: JobConfig, options: Options, make_task: Callable[[JobConfig], 
         report.write()  # before everything that takes long
         with _noted(reasons):
             check_gpus(config.gpus, visible_gpus())
-        use_all_cores()
+        load_mxnet()
         _look(config, options, make_task, report, reasons)
         report.note("can_start", not reasons)
         report.note("reasons", [{"kind": reason.kind, "message": str(reason)} for reason in reasons])

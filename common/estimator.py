@@ -16,7 +16,7 @@ from mxnet import gluon
 from common.average import MovingAverage
 from common.batch_statistics import BatchStatistics
 from common.errors import TrainingError
-from common.graph import validation_graph
+from common.graph import inference_graph
 from common.limits import StepLimit, norms
 from common.loader import Batch, Loader
 from common.task import Evaluation, Model
@@ -109,7 +109,7 @@ class Estimator:
             TrainingGraph(block, names, context, precision) if compiled else RecordedStep(block, context)
             for context in self.contexts
         ]
-        self._infer = validation_graph(model.inference_block())
+        self._infer = inference_graph(model.inference_block())
         self._parameters = [p for p in block.collect_params().values() if p.grad_req != "null"]
         own = set(model.network.collect_params().values())
         self._companions = {

@@ -30,25 +30,9 @@ class Normalise(gluon.HybridBlock):
         return F.image.normalize(F.image.to_tensor(images), mean=self._mean, std=self._std)
 
 
-def compile_graph(
-    block: gluon.HybridBlock,
-    inputs: Sequence[str],
-    precision: str = "float32",
-) -> gluon.SymbolBlock:
-    """Trace `block` once into an operator graph that shares its parameters, and compile that.
-
-    inputs: names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32.
-    precision: "float32", or "bfloat16" / "float16": the operators that gain from it compute in it, parameters stay
-    float32 (mixed precision). Memory is planned once for a shape, and anew when the shape changes.
-    """
-    output, variables = trace(block, inputs, precision)
-    graph = gluon.SymbolBlock(output, variables, params=block.collect_params())
-    graph.hybridize(static_alloc=True, static_shape=True)
-    return graph
-
-
-def validation_graph(block: gluon.HybridBlock) -> Callable[[Any], Any]:
-    """Compile `block` from uint8 images to its outputs, in float32, for use between training steps of any precision.
+def inference_graph(block: gluon.HybridBlock) -> Callable[[Any], Any]:
+    """Compile `block` from uint8 images to its outputs, in float32, for use before, between and after training steps of
+    any precision.
 
     On the CPU an inference in float32 brings weights into an order of memory that a graph of mixed precision cannot
     read. So it runs as in training, which leaves them as they are, with BatchNorms that keep to their running
@@ -73,7 +57,12 @@ def validation_graph(block: gluon.HybridBlock) -> Callable[[Any], Any]:
 
 
 def trace(block: gluon.HybridBlock, inputs: Sequence[str], precision: str) -> tuple[Any, list[Any]]:
-    """The operator graph of `block` and its inputs, see `compile_graph`."""
+    """The operator graph of `block`, and its inputs.
+
+    inputs: names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32.
+    precision: "float32", or "bfloat16" / "float16": the operators that gain from it compute in it, parameters stay
+    float32 (mixed precision).
+    """
     variables = [mx.sym.var(name, dtype="uint8" if name == "images" else "float32") for name in inputs]
     output = block(*variables)
     if isinstance(output, (list, tuple)):

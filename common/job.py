@@ -24,7 +24,7 @@ from common.cli import Options, parse
 from common.config import JobConfig, read_configuration, with_model
 from common.config_keys import one_line
 from common.datasets import Datasets, Report, first_step, load_datasets
-from common.devices import check_gpus, contexts, processors, use_all_cores, visible_gpus
+from common.devices import check_gpus, contexts, load_mxnet, processors, visible_gpus
 from common.endings import ending, fail_before, watch_signals
 from common.errors import ConfigurationError, JobError
 from common.files import write_json
@@ -124,7 +124,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         stack.callback(pool.close)
         log.info("Progress: http://127.0.0.1:%d/ (every address of this machine)", server.port)
 
-        use_all_cores()
+        load_mxnet()
         task = _task(task_name, config)
         from common import resume
 
@@ -270,9 +270,9 @@ def train(
 def predict_and_write(job: Job, model: Model, data: Datasets) -> None:
     """Predict validation and test set with what is going to be exported, in float32, and write the result files."""
     from common.estimator import predict
-    from common.graph import compile_graph
+    from common.graph import inference_graph
 
-    graph = compile_graph(model.inference_block(), ["images"])
+    graph = inference_graph(model.inference_block())
     for name, samples, which in (
         ("valid", data.valid, Step.PREDICT_VALID),
         ("test", data.test, Step.PREDICT_TEST),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -39,15 +38,13 @@ class TrainingGraph(TrainingStep):
     """A block traced into one operator graph for both ways.
 
     Memory is planned for both at once: what no later operator needs is used again, and maps that take little time are
-    computed a second time (see `_for_training`). All shapes of batches share the memory of the largest one. inputs:
-    names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32.
-    precision: as for `compile_graph`.
+    computed a second time (see `_for_training`). All shapes of batches share the memory of the largest one. inputs,
+    precision: as for `common.graph.trace`.
     """
 
     def __init__(
         self, block: gluon.HybridBlock, inputs: Sequence[str], context: Any, precision: str = "float32"
     ) -> None:
-        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else MXNet prints a line whenever it binds
         self._symbol = _for_training(trace(block, inputs, precision)[0])
         self._inputs = list(inputs)
         self._parameters = block.collect_params()

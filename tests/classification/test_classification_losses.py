@@ -12,7 +12,6 @@ from mxnet import autograd, gluon
 from classification.losses import ClassificationTraining, cross_entropy, distillation_loss, mixup_share
 from classification.losses import target_distributions as targets_of
 from classification.networks import build_classifier, transfer_classes
-from common.graph import compile_graph
 from common.networks import Network, freeze
 
 CLASSES = 3
@@ -41,12 +40,12 @@ def images(count: int = 4) -> np.ndarray:
 def run(
     block: ClassificationTraining, labels: Sequence[int], *more: np.ndarray, train: bool = False
 ) -> list[np.ndarray]:
-    graph = compile_graph(block, block.inputs)
+    block.hybridize()
     arrays = [
         mx.nd.array(a, dtype=a.dtype) for a in (images(len(labels)), np.array(labels, np.float32), *more)
     ]
     with autograd.record() if train else autograd.pause():
-        result = graph(*arrays)
+        result = block(*arrays)
     return [array.asnumpy() for array in (result if isinstance(result, list) else [result])]
 
 
@@ -136,13 +135,13 @@ def test_distillation_makes_a_student_predict_as_its_teacher(teacher_classes: in
     block = ClassificationTraining(network, CLASSES, teacher=teacher, hard_weight=0.0, temperature=2.0)
     if block.teacher_output is not None:
         block.teacher_output.initialize()
-    graph = compile_graph(block, block.inputs)
+    block.hybridize()
     parameters = [p for p in block.collect_params().values() if p.grad_req != "null"]
     trainer = gluon.Trainer(parameters, "adam", {"learning_rate": 0.02})
     losses = []
     for _ in range(60):
         with autograd.record():
-            loss = graph(mx.nd.array(images(), dtype="uint8"), mx.nd.zeros(4))[0]
+            loss = block(mx.nd.array(images(), dtype="uint8"), mx.nd.zeros(4))[0]
         loss.backward()
         trainer.step(4)
         losses.append(loss.mean().asscalar())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import mxnet
@@ -11,7 +13,7 @@ import pytest
 
 from common import devices
 from common.device_code import mxnet_library
-from common.devices import Gpu, check_gpus, physical_cores, processors, use_all_cores
+from common.devices import Gpu, check_gpus, physical_cores, processors
 from common.errors import DeviceError
 
 AMPERE = Gpu(0, "A100", (8, 0))
@@ -102,13 +104,28 @@ def test_the_library_that_is_asked_is_mxnets() -> None:
     assert str(path) == mxnet.libinfo.find_lib_path()[0]
 
 
-def test_all_cores_compute_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    use_all_cores()
-    assert os.environ["OMP_NUM_THREADS"] == str(physical_cores())
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    use_all_cores()
-    assert os.environ["OMP_NUM_THREADS"] == "7"
+def loaded(program: str, **variables: str) -> list[str]:
+    """What a process with these environment variables alone prints that loads MXNet and runs `program`."""
+    process = subprocess.run(
+        [sys.executable, "-c", f"from common.devices import load_mxnet; load_mxnet(); {program}"],
+        env={"PATH": os.environ["PATH"], **variables},
+        cwd=Path(devices.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return process.stdout.split()
+
+
+def test_all_cores_compute_unless_the_environment_says_otherwise() -> None:
+    program = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['MXNET_CPU_TEMP_COPY'])"
+    assert loaded(program) == [str(physical_cores()), "1"]
+    assert loaded(program, OMP_NUM_THREADS="7", MXNET_CPU_TEMP_COPY="2") == ["7", "2"]
+
+
+def test_mxnet_comes_without_scipy_which_is_there_for_others() -> None:
+    program = "import sys; print('mxnet' in sys.modules, 'scipy' in sys.modules); import scipy.stats; print('found')"
+    assert loaded(program) == ["True", "False", "found"]
 
 
 def test_processors_are_those_of_the_affinity_within_the_containers_share(

@@ -12,7 +12,7 @@ from mxnet import gluon
 from mxnet.gluon.contrib.cnn import ModulatedDeformableConvolution
 
 from common.devices import bfloat16_supported
-from common.graph import Normalise, compile_graph, statistics_graph, validation_graph
+from common.graph import Normalise, inference_graph, statistics_graph, trace
 from common.limits import norms
 from common.training_graph import TrainingGraph
 
@@ -28,14 +28,14 @@ class Clipped(gluon.HybridBlock):
         return F.clip(self.layer(x), 0, 6)
 
 
-def nodes_of(graph: gluon.SymbolBlock) -> list[dict[str, Any]]:
-    return list(json.loads(graph._cached_graph[1].tojson(remove_amp_cast=False))["nodes"])
+def nodes_of(symbol: Any) -> list[dict[str, Any]]:
+    return list(json.loads(symbol.tojson(remove_amp_cast=False))["nodes"])
 
 
 def test_in_bfloat16_convolutions_compute_in_it_and_clipping_does_not() -> None:
     block = Clipped(16, 32)
     block.initialize()
-    nodes = nodes_of(compile_graph(block, ["x"], "bfloat16"))
+    nodes = nodes_of(trace(block, ["x"], "bfloat16")[0])
     first_inputs = {node["op"]: nodes[node["inputs"][0][0]] for node in nodes if node["inputs"]}
     assert first_inputs["Convolution"]["op"] == first_inputs["clip"]["op"] == "amp_cast"
     assert first_inputs["Convolution"]["attrs"]["dtype"] == "bfloat16"
@@ -50,7 +50,7 @@ def test_statistics_are_computed_in_the_precision_of_training() -> None:
         graph, layers = statistics_graph(block, precision)
         assert graph is not None
         assert [layer.variance for layer in layers] == [block[1].running_var.name]
-        found = [n["attrs"]["dtype"] for n in nodes_of(graph) if n["op"] == "amp_cast"]
+        found = [n["attrs"]["dtype"] for n in nodes_of(graph._cached_graph[1]) if n["op"] == "amp_cast"]
         assert found.count("bfloat16") >= casts
         assert bool(found) == bool(casts)
 
@@ -71,7 +71,7 @@ def test_convolutions_that_do_not_fill_the_processors_blocks_stay_in_float32_the
 ) -> None:
     block = Clipped(inputs, outputs, groups)
     block.initialize()
-    nodes = nodes_of(compile_graph(block, ["x"], precision))
+    nodes = nodes_of(trace(block, ["x"], precision)[0])
     (convolution,) = [node for node in nodes if node["op"] == "Convolution"]
     given = [nodes[index] for index, *_ in convolution["inputs"]]
     lowered = [node["attrs"]["dtype"] for node in given if node["op"] == "amp_cast"]
@@ -82,7 +82,8 @@ def test_a_compiled_graph_gives_what_its_block_gives() -> None:
     block = Clipped()
     block.initialize(mx.init.Normal(1.0))
     x = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, 5, 7)) * 4)
-    np.testing.assert_allclose(compile_graph(block, ["x"])(x).asnumpy(), block(x).asnumpy(), rtol=1e-5)
+    found = TrainingGraph(block, ["x"], mx.cpu()).forward([x.asnumpy()])
+    np.testing.assert_allclose(found[0].asnumpy(), block(x).asnumpy(), rtol=1e-5)
 
 
 class Deformable(gluon.HybridBlock):
@@ -102,8 +103,9 @@ def test_deformable_convolutions_run_in_a_graph_of_mixed_precision() -> None:
     block = Deformable()
     block.initialize(mx.init.Normal(0.1))
     x = mx.nd.array(np.random.default_rng(0).normal(size=(1, 3, 8, 8)))
-    found = compile_graph(block, ["x"], "bfloat16")(x).asnumpy()
-    np.testing.assert_allclose(found, block(x).asnumpy(), atol=0.02)
+    expected = block(x).asnumpy()
+    found = TrainingGraph(block, ["x"], mx.cpu(), "bfloat16").forward([x.asnumpy()])
+    np.testing.assert_allclose(found[0].asnumpy(), expected, atol=0.02)
 
 
 def varied() -> gluon.nn.HybridSequential:
@@ -123,22 +125,22 @@ def varied() -> gluon.nn.HybridSequential:
     return block
 
 
-def test_validation_gives_what_inference_gives_and_changes_no_statistics() -> None:
+def test_inference_gives_what_the_block_gives_and_changes_no_statistics() -> None:
     block = varied()
     images = mx.nd.array(np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3)), dtype="uint8")
-    found = [validation_graph(block)(images).asnumpy() for _ in range(2)]
+    found = [inference_graph(block)(images).asnumpy() for _ in range(2)]
     np.testing.assert_array_equal(block[2].running_mean.data().asnumpy(), np.arange(16) / 8)
-    wanted = compile_graph(block, ["images"])(images).asnumpy()
+    wanted = block(images).asnumpy()
     for values in found:
         np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(not bfloat16_supported(), reason="this processor has no bfloat16")
-def test_validation_leaves_weights_as_training_in_mixed_precision_reads_them() -> None:
+def test_inference_leaves_weights_as_training_in_mixed_precision_reads_them() -> None:
     block = varied()
     images = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3)).astype(np.uint8)
     training = TrainingGraph(block, ["images"], mx.cpu(), "bfloat16")
-    validation = validation_graph(block)
+    validation = inference_graph(block)
     for _ in range(2):
         training.forward([images])
         training.backward(1.0)

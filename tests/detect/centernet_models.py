@@ -9,7 +9,7 @@ import numpy as np
 from mxnet import autograd
 
 from common.config import configuration
-from common.graph import Normalise, compile_graph
+from common.graph import Normalise, inference_graph
 from common.loader import Batch
 from common.samples import Sample
 from detect.centernet import CenterNetModel, CenterNetTask
@@ -81,14 +81,15 @@ def batch(rows: int = 2, shape: tuple[int, int] = (64, 64), seed: int = 0) -> Ba
 
 def losses(model: CenterNetModel, content: Batch) -> list[np.ndarray]:
     """The mean of each loss over a batch."""
-    block, names = model.training_block()
+    block, _ = model.training_block()
+    block.hybridize()
     inputs = model.training_inputs(content)
     arrays = [mx.nd.array(array, dtype=array.dtype) for array in inputs.split]
-    return [loss.asnumpy().mean() for loss in compile_graph(block, names)(*arrays)]
+    return [loss.asnumpy().mean() for loss in block(*arrays)]
 
 
 def outputs(block: Any, images: np.ndarray) -> list[np.ndarray]:
-    graph = compile_graph(block, ["images"])
+    graph = inference_graph(block)
     return [array.asnumpy() for array in graph(mx.nd.array(images, dtype="uint8"))]
 
 

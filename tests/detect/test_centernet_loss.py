@@ -8,7 +8,6 @@ import pytest
 from gluoncv.loss import HeatmapFocalLoss, MaskedL1Loss
 from mxnet import autograd, nd
 
-from common.graph import compile_graph
 from detect.centernet_loss import CenterNetTraining, focal_loss, l1_loss
 from detect.centernet_network import CenterNetNetwork, build_network, initialise
 from detect.centernet_targets import fill_targets, target_layout
@@ -127,7 +126,8 @@ def inputs(boxes: list[np.ndarray], rows: int = 6) -> list[nd.NDArray]:
 
 def losses(network: CenterNetNetwork, arrays: list[nd.NDArray], **options: float) -> list[np.ndarray]:
     block = CenterNetTraining(network, **options)  # type: ignore[arg-type]
-    return [loss.asnumpy() for loss in compile_graph(block, block.inputs)(*arrays)]
+    block.hybridize()
+    return [loss.asnumpy() for loss in block(*arrays)]
 
 
 def test_weights_scale_their_part_of_the_sum() -> None:
@@ -154,14 +154,14 @@ def test_500_objects_in_an_image_are_trained() -> None:
 def test_network_learns_on_the_cpu(base_network: str) -> None:
     network = small_network(base_network)
     block = CenterNetTraining(network, sampled=base_network.endswith("dcnv2"))
-    graph = compile_graph(block, block.inputs)
+    block.hybridize()
     arrays = inputs(BOXES)
     before = {name: p.data().asnumpy() for name, p in network._collect_params_with_prefix().items()}
     trainer = mx.gluon.Trainer(network.collect_params(), "adam", {"learning_rate": 1e-3}, kvstore=None)
     course = []
     for _ in range(6):
         with autograd.record():
-            loss = graph(*arrays)[0]
+            loss = block(*arrays)[0]
         loss.backward()
         trainer.step(len(BOXES))
         course.append(loss.mean().asscalar())

@@ -13,7 +13,6 @@ import pytest
 from common.config import configuration
 from common.errors import CheckpointError, DeviceError, PretrainedError
 from common.estimator import Estimator, parameters
-from common.graph import compile_graph
 from common.limits import GradientLimit
 from common.loader import Batch
 from common.pretrained import find_parameters
@@ -292,11 +291,11 @@ def test_an_image_without_objects_trains_and_pulls_every_objectness_down() -> No
     made = task().build(["a", "b"], CPU, None)
     content = batch()
     content.arrays["boxes"][:] = -1
-    block, names = made.training_block()
-    graph = compile_graph(block, names)
+    block, _ = made.training_block()
+    block.hybridize()
     inputs = made.training_inputs(content)
     arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
-    total, box, objectness, classes = (loss.asnumpy() for loss in graph(*arrays))
+    total, box, objectness, classes = (loss.asnumpy() for loss in block(*arrays))
     assert (box == 0).all()
     assert (classes == 0).all()
     np.testing.assert_allclose(total, objectness)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
-from common.graph import Inference, compile_graph
+from common.graph import Inference, inference_graph
 from landmark.losses import LOSSES, UNIT, LandmarkTraining, SmoothL1Loss, WingLoss
 from landmark.metric import landmark_metric
 from landmark.network import build_landmark, set_mean_shape
@@ -92,16 +92,16 @@ def test_the_network_begins_with_the_mean_shape_and_learns(tmp_path: Path) -> No
     mean = np.array([[0.2, 0.3], [0.7, 0.4], [0.5, 0.9]])
     set_mean_shape(network, mean)
     images = mx.nd.array(RNG.integers(0, 256, (4, 48, 64, 3)), dtype="uint8")
-    infer = compile_graph(Inference(network), ["images"])
+    infer = inference_graph(Inference(network))
     np.testing.assert_allclose(infer(images).asnumpy(), np.repeat(mean[None], 4, axis=0), atol=0.1)
     points = mx.nd.array(mean + RNG.normal(0, 0.05, (4, 3, 2)))
     block = LandmarkTraining(network, LOSSES["smooth_l1"]())
-    graph = compile_graph(block, block.inputs)
+    block.hybridize()
     trainer = gluon.Trainer(network.collect_params(), "adam", {"learning_rate": 2e-3})
     losses = []
     for _ in range(25):
         with autograd.record():
-            loss = graph(images, points)
+            loss = block(images, points)
         assert loss.shape == (4,)
         loss.backward()
         trainer.step(4)

@@ -10,7 +10,7 @@ import pytest
 from mxnet import autograd, gluon
 
 from classification.networks import transfer_classes
-from common.graph import compile_graph
+from common.graph import inference_graph
 from common.network_names import SMALLEST_SIZE, embedding_dimension
 from common.networks import load_pretrained
 from reid.network import BatchHardTriplet, EmbeddingInference, ReidTraining, build_embedding
@@ -40,9 +40,7 @@ def test_embeddings_have_length_one_and_are_exported_without_the_head(tmp_path: 
 
 def test_inference_gives_the_exported_embedding_and_the_identities_logits() -> None:
     network = build_embedding(NAME, 5, [mx.cpu()])
-    embedding, logits = compile_graph(EmbeddingInference(network), ["images"])(
-        mx.nd.array(images(), dtype="uint8")
-    )
+    embedding, logits = inference_graph(EmbeddingInference(network))(mx.nd.array(images(), dtype="uint8"))
     normal = (images() / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     expected = network(mx.nd.array(normal.transpose(0, 3, 1, 2))).asnumpy()
     np.testing.assert_allclose(embedding.asnumpy(), expected, rtol=1e-3, atol=1e-5)
@@ -54,12 +52,12 @@ def test_training_tells_identities_apart(triplet_weight: float) -> None:
     mx.random.seed(0)
     network, labels = build_embedding(NAME, 3, [mx.cpu()]), mx.nd.array([0, 0, 1, 1, 2, 2])
     block = ReidTraining(network, 3, smoothing=0.1, triplet_weight=triplet_weight)
-    graph = compile_graph(block, block.inputs)
+    block.hybridize()
     trainer = gluon.Trainer(network.collect_params(), "adam", {"learning_rate": 1e-3})
     losses = []
     for _ in range(10):
         with autograd.record():
-            result = graph(mx.nd.array(images(), dtype="uint8"), labels)
+            result = block(mx.nd.array(images(), dtype="uint8"), labels)
             parts = result if isinstance(result, list) else [result]
         parts[0].backward()
         trainer.step(6)
@@ -124,7 +122,7 @@ def test_pretrained_parameters_fit(shared_models: Path) -> None:
 
 def test_the_smallest_input_is_embedded_again_and_again() -> None:
     network = build_embedding("mobilenet0.25", 2, [mx.cpu()])
-    graph = compile_graph(EmbeddingInference(network), ["images"])
+    graph = inference_graph(EmbeddingInference(network))
     images = mx.nd.zeros((4, SMALLEST_SIZE, SMALLEST_SIZE, 3), dtype="uint8")
     for _ in range(3):
         assert graph(images)[0].asnumpy().shape == (4, 256)
