@@ -29,7 +29,7 @@ SCRIPTS = {
     "transforms": ["--repeats", "150"],
     "start": ["--repeats", "3"],
     "loader": ["--repeats", "2"],
-    "training": ["--repeats", "3", "--seconds", "3"],
+    "training": ["--repeats", "2", "--seconds", "3"],
     "metric": ["--repeats", "3"],
     "watching": ["--repeats", "5", "--seconds", "2"],
 }
