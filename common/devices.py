@@ -127,7 +127,8 @@ def load_mxnet() -> None:
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else it prints a line whenever it binds a graph
     loaded = "scipy" in sys.modules
     if not loaded:
-        sys.modules["scipy"] = None  # type: ignore[assignment]  # so is asked for what is not to be found
+        # To import it now fails as if it were not installed.
+        sys.modules["scipy"] = None  # type: ignore[assignment]
     try:
         importlib.import_module("mxnet")
     finally:
