@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,15 @@ from common.devices import physical_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Files of tests that run beside one another share the processors: where each took all of them for its computation, they
-# would spend their time waiting for one another.
-os.environ.setdefault(
-    "OMP_NUM_THREADS", str(max(physical_cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), 1))
-)
-
 # As in a job (common/log.py), whether or not a test before has begun one: `caplog` listens to such loggers by itself.
 logging.getLogger("visualtl").propagate = False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
+    """Processes that test beside one another share the processors: where each took all of them for its computation,
+    they would wait for one another most of the time."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(physical_cores() // len(specs), 1)))
 
 
 @pytest.fixture(scope="session")
