@@ -10,7 +10,6 @@ backbone begins at random. The metric, and the way from the input back to the or
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -149,9 +148,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    from common.devices import physical_cores
+    from common.devices import use_all_cores
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+    use_all_cores()
     train(options)
 
 

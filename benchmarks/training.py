@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
 from benchmarks.loader import class_folders
-from common.devices import bfloat16_supported, load_mxnet, physical_cores
+from common.devices import bfloat16_supported, load_mxnet, use_all_cores
 
 ROOT = table.ROOT
 WARM_UP = 2
@@ -137,7 +137,7 @@ def measure(options: argparse.Namespace) -> None:
         growth(options)
     if options.side.startswith("gluoncv"):
         if options.side != "gluoncv":
-            os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+            use_all_cores()
         from benchmarks.gluoncv_loops import LOOPS
 
         kind, _, network = options.job.partition(":")

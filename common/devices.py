@@ -115,14 +115,20 @@ def physical_cores() -> int:
     return min(len(cores), processors())
 
 
-def load_mxnet() -> None:
-    """Import MXNet as jobs need it. Does nothing where it is imported already; variables that are set stay as they are.
-
-    It computes on every core: left alone it takes half of the processors, which is right only where two of them share a
-    core. Its operators share one temporary memory instead of four, which costs no time. It does not load SciPy, a sixth
-    of its own time and 26 MB: it asks whether that is there, for sparse arrays and quantization.
-    """
+def use_all_cores() -> None:
+    """Let MXNet compute on every core. Left alone it takes half of the processors, which is right only where two of
+    them share a core. Must come before MXNet is imported; OMP_NUM_THREADS, where it is set, stays as it is."""
     os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+
+
+def load_mxnet() -> None:
+    """Import MXNet as jobs need it, where it is not imported yet; variables of the environment that are set stay.
+
+    It computes on every core. Its operators share one temporary memory instead of four, which costs no time. It does
+    not load SciPy, which takes a sixth of its own time and 26 MB, and which it asks for on behalf of sparse arrays and
+    quantization.
+    """
+    use_all_cores()
     os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else it prints a line whenever it binds a graph
     loaded = "scipy" in sys.modules

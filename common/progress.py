@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -51,9 +52,6 @@ def earlier_points(log_dir: Path) -> list[Point]:
 
     A file whose end is missing, because its writer was killed, counts as far as it is whole.
     """
-    # It takes longer to import than all else that a job needs of TensorBoard, and most jobs begin afresh.
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-
     points: list[Point] = []
     for path in sorted(log_dir.glob(EVENT_FILES)):
         try:
