@@ -26,7 +26,8 @@ class BatchStatistics:
     "Rethinking 'Batch' in BatchNorm", Wu & Johnson 2021, 3). Late in a training the averages of running statistics,
     over many more images, are the better ones. So each layer has something between the two, the nearer to these the
     less the difference exceeds what measuring so few images is uncertain by ("Estimation with Quadratic Loss", James &
-    Stein 1961). block: from uint8 images (B, H, W, 3) to the network's outputs. precision: as for `common.graph.trace`.
+    Stein 1961). block: from uint8 images (B, H, W, 3) to the network's outputs. precision: as for
+    `common.lowering.lower`.
     """
 
     def __init__(self, block: gluon.HybridBlock, context: Any, precision: str = "float32") -> None:
@@ -66,7 +67,7 @@ class BatchStatistics:
     @cached_property
     def _graph(self) -> tuple[gluon.SymbolBlock | None, list[Normalisation]]:
         """Made when it is needed: a training begins without it."""
-        return statistics_graph(self._block, self._precision)
+        return statistics_graph(self._block, self._precision, self._context.device_type)
 
     def _measure(self) -> dict[str, np.ndarray]:
         """The statistics by name of the parameter that holds them."""

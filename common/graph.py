@@ -9,8 +9,8 @@ from typing import Any
 
 import mxnet as mx
 from mxnet import autograd, gluon
-from mxnet.contrib import amp as mixed_precision
-from mxnet.contrib.amp.amp import bfloat16
+
+from common.lowering import lower
 
 # ImageNet's mean and standard deviation of red, green and blue in [0, 1], as GluonCV's networks expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -38,7 +38,7 @@ def inference_graph(block: gluon.HybridBlock) -> Callable[[Any], Any]:
     read. So it runs as in training, which leaves them as they are, with BatchNorms that keep to their running
     statistics and without dropout.
     """
-    output, variables = trace(block, ["images"], "float32")
+    output, variables = trace(block, ["images"])
     document = json.loads(output.tojson())
     for node in document["nodes"]:
         if node["op"] in _BATCH_NORMS:
@@ -56,31 +56,20 @@ def inference_graph(block: gluon.HybridBlock) -> Callable[[Any], Any]:
     return run
 
 
-def trace(block: gluon.HybridBlock, inputs: Sequence[str], precision: str) -> tuple[Any, list[Any]]:
+def trace(
+    block: gluon.HybridBlock, inputs: Sequence[str], precision: str = "float32", device: str = ""
+) -> tuple[Any, list[Any]]:
     """The operator graph of `block`, and its inputs.
 
     inputs: names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32.
-    precision: "float32", or "bfloat16" / "float16": the operators that gain from it compute in it, parameters stay
-    float32 (mixed precision).
+    precision, device: as for `common.lowering.lower`.
     """
     variables = [mx.sym.var(name, dtype="uint8" if name == "images" else "float32") for name in inputs]
     output = block(*variables)
     if isinstance(output, (list, tuple)):
         output = mx.sym.Group(list(output))
-    if precision != "float32":
-        on_cpu = precision == "bfloat16"
-        output = mixed_precision.convert_symbol(
-            output,
-            target_dtype=precision,
-            data_names=[variable.name for variable in variables],
-            cast_optional_params=False,
-            excluded_sym_names=_left_in_float32(
-                output, dict(block.collect_params().items()) if on_cpu else {}
-            ),
-            # On the CPU MXNet clips bfloat16 number by number, which takes longer than a convolution.
-            fp32_ops=[*mixed_precision.list_fp32_ops(bfloat16), "clip"] if on_cpu else None,
-        )
-    return output, variables
+    names = [variable.name for variable in variables]
+    return lower(output, precision, device, names, dict(block.collect_params().items())), variables
 
 
 @dataclass(frozen=True)
@@ -93,14 +82,14 @@ class Normalisation:
 
 
 def statistics_graph(
-    block: gluon.HybridBlock, precision: str
+    block: gluon.HybridBlock, precision: str, device: str
 ) -> tuple[gluon.SymbolBlock | None, list[Normalisation]]:
     """Compile the graph from uint8 images to what reaches the BatchNorms of `block`, if any, and say which they are.
 
     For each of them it gives two arrays (C,), when it runs as in training: the mean of every channel, and one over the
     square root of its variance plus epsilon. Those that keep to their running statistics in training are left out.
     """
-    output, variables = trace(block, ["images"], precision)
+    output, variables = trace(block, ["images"], precision, device)
     # MXNet would leave mixed precision out of what it writes.
     document = json.loads(output.tojson(remove_amp_cast=False))
     nodes = document["nodes"]
@@ -128,30 +117,6 @@ def statistics_graph(
 
 def _is_true(node: Mapping[str, Any], attribute: str) -> bool:
     return str(node["attrs"].get(attribute, False)) in ("True", "1")
-
-
-def _left_in_float32(symbol: Any, parameters: Mapping[str, Any]) -> list[str]:
-    """Names of the nodes that stay in float32 although MXNet's lists would convert them.
-
-    Deformable convolutions compute in float32 alone. Where `parameters` are given, of a graph for the CPU, so do
-    convolutions whose channels do not fill oneDNN's blocks of 16 (the first one, of RGB; MobileNetV2's of 24): in
-    bfloat16 they leave the map unblocked, and the BatchNorm behind them then takes twenty times as long.
-    """
-    nodes = json.loads(symbol.tojson())["nodes"]
-
-    def unblocked(node: dict[str, Any]) -> bool:
-        weight = parameters.get(nodes[node["inputs"][1][0]]["name"])
-        if weight is None:  # computed in the graph
-            return False
-        outputs, inputs = weight.shape[:2]
-        return bool(outputs % 16 or (inputs * int(node["attrs"].get("num_group", 1))) % 16)
-
-    return [
-        node["name"]
-        for node in nodes
-        if node["op"] == "_contrib_ModulatedDeformableConvolution"
-        or (node["op"] == "Convolution" and unblocked(node))
-    ]
 
 
 def settle(network: gluon.HybridBlock, shape: Sequence[int] = (1, 3, 64, 64)) -> None:

@@ -39,13 +39,13 @@ class TrainingGraph(TrainingStep):
 
     Memory is planned for both at once: what no later operator needs is used again, and maps that take little time are
     computed a second time (see `_for_training`). All shapes of batches share the memory of the largest one. inputs,
-    precision: as for `common.graph.trace`.
+    precision: as for `common.lowering.lower`.
     """
 
     def __init__(
         self, block: gluon.HybridBlock, inputs: Sequence[str], context: Any, precision: str = "float32"
     ) -> None:
-        self._symbol = _for_training(trace(block, inputs, precision)[0])
+        self._symbol = _for_training(trace(block, inputs, precision, context.device_type)[0])
         self._inputs = list(inputs)
         self._parameters = block.collect_params()
         self._trained = [
@@ -139,8 +139,7 @@ def _for_training(symbol: Any) -> Any:
     document = json.loads(mx.sym.Group([first, *map(mx.sym.BlockGrad, others)]).tojson(remove_amp_cast=False))
     nodes = document["nodes"]
     for node in nodes:
-        if node["op"] == "LeakyReLU":
+        if node["op"] == "LeakyReLU" and nodes[node["inputs"][0][0]]["op"] == "BatchNorm":
             for again in (node, nodes[node["inputs"][0][0]]):
-                if again["op"] in ("LeakyReLU", "BatchNorm"):
-                    again.setdefault("attrs", {})["__force_mirroring__"] = "True"
+                again.setdefault("attrs", {})["__force_mirroring__"] = "True"
     return mx.sym.load_json(json.dumps(document))

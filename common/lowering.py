@@ -1,0 +1,138 @@
+"""Lowering: a graph's operators in the precision that was asked for and in the form that a device computes fast."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mxnet as mx
+from mxnet.contrib import amp
+from mxnet.contrib.amp.amp import bfloat16
+
+Node = dict[str, Any]  # of a symbol's JSON: op, name, attrs, inputs
+
+# oneDNN's convolutions keep so many channels of a place side by side.
+_BLOCK = 16
+# Beside any number of a map it does not count, and as a power of two it multiplies without rounding.
+_NEXT_TO_NOTHING = 2.0**-64
+
+
+def lower(
+    symbol: Any, precision: str, device: str, data_names: Sequence[str], parameters: Mapping[str, Any]
+) -> Any:
+    """A graph that computes what `symbol`, in float32, does.
+
+    precision: "float32", or "bfloat16" (on the CPU) or "float16" (on GPUs) for the operators that gain from it.
+    device: "cpu" or "gpu" gives operators the form that suits it; "" leaves them as they are. data_names: of the inputs
+    that are no parameters. parameters: the others by name; they stay float32.
+    """
+    on_cpu = device == "cpu"
+    left = _unblocked(symbol, parameters) if on_cpu else []
+    if on_cpu:
+        symbol = _clip_in_blocks(symbol, left, parameters)
+    if precision == "float32":
+        return symbol
+    return amp.convert_symbol(
+        symbol,
+        target_dtype=precision,
+        data_names=list(data_names),
+        cast_optional_params=False,
+        # Convolutions whose maps lie unblocked leave the BatchNorm behind them twenty times as long in bfloat16;
+        # deformable ones compute in float32 alone.
+        excluded_sym_names=[*left, *_named(symbol, "_contrib_ModulatedDeformableConvolution")],
+        # On the CPU MXNet clips bfloat16 number by number, which takes longer than a convolution.
+        fp32_ops=[*amp.list_fp32_ops(bfloat16), "clip"] if on_cpu else None,
+    )
+
+
+def _named(symbol: Any, op: str) -> list[str]:
+    """Names of the nodes of this operator."""
+    return [node["name"] for node in json.loads(symbol.tojson())["nodes"] if node["op"] == op]
+
+
+def _unblocked(symbol: Any, parameters: Mapping[str, Any]) -> list[str]:
+    """Names of the convolutions whose channels do not fill oneDNN's blocks: the first, of RGB; MobileNetV2's of 24."""
+    nodes: list[Node] = json.loads(symbol.tojson())["nodes"]
+    found = []
+    for node in nodes:
+        # None: computed in the graph.
+        weight = parameters.get(nodes[node["inputs"][1][0]]["name"]) if node["op"] == "Convolution" else None
+        if weight is not None:
+            outputs, inputs = weight.shape[:2]
+            if outputs % _BLOCK or (inputs * int(node["attrs"].get("num_group", 1))) % _BLOCK:
+                found.append(node["name"])
+    return found
+
+
+def _clip_in_blocks(symbol: Any, unblocked: Sequence[str], parameters: Mapping[str, Any]) -> Any:
+    """ReLU6 by operators that oneDNN has, which take and leave a map as convolutions do: in blocks of channels.
+
+    To be clipped by MXNet a map must be taken out of its blocks and put back, and in bfloat16 cast to float32 and back,
+    on both ways. With r for the ReLU, min(r, 6) is r + min(6 - r, 0), and with a tiny e the latter is a LeakyReLU of
+    slope 1 / e whose input, e * (6 - r), is next to nothing where it is positive. A convolution of each channel by
+    itself computes that input.
+
+    Where a convolution before or behind it is `unblocked`, clipping stays what it was.
+    """
+    document = json.loads(symbol.tojson())
+    nodes: list[Node] = document["nodes"]
+    clipped = {
+        index: channels
+        for index, node in enumerate(nodes)
+        if node["op"] == "clip" and (channels := _channels_of_relu6(nodes, index, unblocked, parameters))
+    }
+    if not clipped:
+        return symbol
+    written: list[Node] = []
+    place: list[int] = []  # of every node in what is written
+
+    def write(op: str, name: str, inputs: list[list[int]], **attributes: object) -> list[list[int]]:
+        attrs = {key: str(value) for key, value in attributes.items()}
+        written.append({"op": op, "name": name, "attrs": attrs, "inputs": inputs})
+        return [[len(written) - 1, 0, 0]]
+
+    for index, node in enumerate(nodes):
+        name = node["name"]
+        inputs = [[place[source], output, version] for source, output, version in node["inputs"]]
+        if index in clipped:
+            count = clipped[index]
+            weight = write("_full", f"{name}_weight", [], shape=(count, 1, 1, 1), value=-_NEXT_TO_NOTHING)
+            bias = write("_full", f"{name}_bias", [], shape=(count,), value=6 * _NEXT_TO_NOTHING)
+            below = write(
+                "Convolution",
+                f"{name}_below",
+                inputs + weight + bias,
+                kernel=(1, 1),
+                num_filter=count,
+                num_group=count,
+            )
+            beyond = write("LeakyReLU", f"{name}_beyond", below, act_type="leaky", slope=1 / _NEXT_TO_NOTHING)
+            write("elemwise_add", name, inputs + beyond)
+        else:
+            written.append({**node, "inputs": inputs})
+        place.append(len(written) - 1)
+    document["nodes"] = written
+    document["heads"] = [[place[source], output, version] for source, output, version in document["heads"]]
+    document["arg_nodes"] = [index for index, node in enumerate(written) if node["op"] == "null"]
+    return mx.sym.load_json(json.dumps(document))
+
+
+def _channels_of_relu6(
+    nodes: Sequence[Node], index: int, unblocked: Sequence[str], parameters: Mapping[str, Any]
+) -> int | None:
+    """Channels of a clipping that is a ReLU6 behind a BatchNorm, between convolutions in blocks; None for others."""
+    clip = nodes[index]
+    before = [clip]
+    for op in ("Activation", "BatchNorm", "Convolution"):
+        before.append(nodes[before[-1]["inputs"][0][0]])
+        if before[-1]["op"] != op:
+            return None
+    _, activation, norm, convolution = before
+    users = [node["name"] for node in nodes if any(entry[0] == index for entry in node["inputs"])]
+    if {convolution["name"], *users} & set(unblocked):
+        return None
+    limits = float(clip["attrs"]["a_min"]), float(clip["attrs"]["a_max"])
+    if limits != (0.0, 6.0) or activation["attrs"]["act_type"] != "relu":
+        return None
+    return int(parameters[nodes[norm["inputs"][1][0]]["name"]].shape[0])
