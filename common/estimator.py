@@ -126,7 +126,7 @@ class Estimator:
         self._batch_statistics = BatchStatistics(model.inference_block(), self.contexts[0], precision)
         self._optimizer = optimizer
         if isinstance(optimizer, mx.optimizer.SGD) and self.contexts[0].device_type == "cpu":
-            # Updating several parameters at once saves calls on GPUs; on the CPU it takes twice as long.
+            # See common.optimizers.SGD.
             optimizer.aggregate_num = 0
         self._trainer = gluon.Trainer(
             self._parameters,

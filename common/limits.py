@@ -17,6 +17,8 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
+from common.arrays import host_view
+
 #: Share of its own size by which a weight may change in one step.
 LONGEST_STEP = 0.02
 
@@ -84,7 +86,10 @@ class RateLimit(StepLimit):
 
 
 def norms(arrays: Sequence[Any]) -> np.ndarray:
-    """The norm of each of the arrays, in one call."""
+    """The norm of each of the arrays, which are on one device."""
+    if arrays[0].context.device_type == "cpu":  # BLAS takes a fifth of the time
+        flat = [host_view(array).ravel() for array in arrays]
+        return np.sqrt([np.dot(numbers, numbers) for numbers in flat])
     found: np.ndarray = np.sqrt(mx.nd.multi_sum_sq(*arrays, num_arrays=len(arrays)).asnumpy())
     return found
 

@@ -148,10 +148,10 @@ class Task(ABC, Generic[C]):
 
     def optimizer(self) -> Any:
         """The framework's optimizer, as configured; the learning rate is set before every step."""
-        import mxnet as mx
+        from common.optimizers import create
 
         train = self.config.train
-        return mx.optimizer.SGD(learning_rate=train.lr, momentum=train.momentum, wd=train.wd)
+        return create("sgd", train.lr, train.momentum, train.wd)
 
     def precision(self, on_gpu: bool) -> str:
         """Type in which the operators that gain from it compute in training: float32, bfloat16 or float16."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
-from common.limits import GradientLimit, RateLimit, StepLimit
+from common.limits import GradientLimit, RateLimit, StepLimit, norms
 
 
 def parameter(values: Any, lr_mult: float = 1.0) -> gluon.Parameter:
@@ -70,3 +70,16 @@ def test_the_limit_follows_the_weight_and_the_rate_and_leaves_no_trace() -> None
     with pytest.raises(RuntimeError), limit.applied([weight], np.zeros(1), 10.0):
         raise RuntimeError
     assert weight.lr_mult == 0.1
+
+
+def test_norms_are_those_of_the_arrays_as_they_are_when_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 4, 5), (7,), (1,))]
+    arrays = [mx.nd.array(value) for value in values]
+    for factor in (1.0, 2.0):
+        expected = [factor * np.linalg.norm(value) for value in values]
+        np.testing.assert_allclose(norms(arrays), expected, rtol=1e-5)
+        for array in arrays:
+            array *= 2.0
+    arrays[1][3] = np.nan
+    assert np.isnan(norms(arrays)).tolist() == [False, True, False]

@@ -191,3 +191,43 @@ def test_a_networks_graph_keeps_the_names_of_its_outputs() -> None:
     assert clips(lowered) == 0
     assert lowered.list_outputs() == plain.list_outputs()
     assert lowered.list_auxiliary_states() == plain.list_auxiliary_states()
+
+
+def with_outputs(*layers: gluon.HybridBlock) -> gluon.nn.HybridSequential:
+    """A convolution with BatchNorm and LeakyReLU, and what comes behind."""
+    block = gluon.nn.HybridSequential(prefix="")
+    block.add(
+        gluon.nn.Conv2D(32, 3, in_channels=16, use_bias=False),
+        gluon.nn.BatchNorm(in_channels=32),
+        gluon.nn.LeakyReLU(0.1),
+        *layers,
+    )
+    mx.random.seed(0)
+    block.initialize(mx.init.Normal(0.1))
+    return block
+
+
+def widths(symbol: Any) -> list[int]:
+    """Of the convolutions, in their order."""
+    return [int(node["attrs"]["num_filter"]) for node in nodes_of(symbol) if node["op"] == "Convolution"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_outputs_in_blocks_are_the_outputs_on_both_ways(bias: bool) -> None:
+    block = with_outputs(gluon.nn.Conv2D(24, 1, in_channels=32, use_bias=bias, bias_initializer="ones"))
+    x = np.random.default_rng(0).normal(size=(2, 16, 9, 9)).astype(np.float32)
+    symbols = [trace(block, ["x"], "float32", device)[0] for device in ("", "cpu")]
+    assert [widths(symbol) for symbol in symbols] == [[32, 24], [32, 32]]
+    assert symbols[1].list_outputs() == [symbols[0].list_outputs()[0]]
+    (expected, gradients), (found, found_gradients) = (losses_and_gradients(block, s, x) for s in symbols)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for one, other in zip(found_gradients, gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * np.abs(other).max())
+
+
+def test_convolutions_that_no_batchnorm_is_before_or_that_one_is_behind_keep_their_width() -> None:
+    first = gluon.nn.Conv2D(24, 1, in_channels=16)
+    first.initialize()
+    inner = with_outputs(gluon.nn.Conv2D(24, 1, in_channels=32), gluon.nn.BatchNorm(in_channels=24))
+    assert widths(trace(first, ["x"], "float32", "cpu")[0]) == [24]
+    assert widths(trace(inner, ["x"], "float32", "cpu")[0]) == [32, 24]

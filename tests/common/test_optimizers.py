@@ -75,9 +75,9 @@ def test_momentum_changes_the_optimizers_that_have_one(name: str) -> None:
 
 def step_by_step(optimizer: Any, weight: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
     array = mx.nd.array(weight)
-    state = optimizer.create_state(0, array)
+    state = optimizer.create_state_multi_precision(0, array)  # as a trainer does
     for gradient in gradients:
-        optimizer.update(0, array, mx.nd.array(gradient), state)
+        optimizer.update_multi_precision(0, array, mx.nd.array(gradient), state)
     return np.asarray(array.asnumpy())
 
 
@@ -106,6 +106,27 @@ def test_dcasgd_compensates_for_what_the_weight_has_moved_by() -> None:
         weight = weight + momentum
     found = step_by_step(create("dcasgd", 0.1, 0.9, 0.5), start, gradients)
     np.testing.assert_allclose(found, weight, rtol=1e-4)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_steps_as_its_definition_says_one_by_one_and_several_at_once(momentum: float) -> None:
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(3, 2)), [rng.normal(size=(3, 2)) for _ in range(4)]
+    weight, velocity = start.copy(), np.zeros((3, 2))
+    for gradient in gradients:
+        velocity = momentum * velocity - 0.1 * (gradient + 0.5 * weight)
+        weight = weight + velocity
+    np.testing.assert_allclose(
+        step_by_step(create("sgd", 0.1, momentum, 0.5), start, gradients), weight, rtol=1e-4
+    )
+    together = create("sgd", 0.1, momentum, 0.5)  # as a trainer does on GPUs
+    arrays = [mx.nd.array(start), mx.nd.array(start)]
+    states = [together.create_state_multi_precision(index, array) for index, array in enumerate(arrays)]
+    for gradient in gradients:
+        given = [mx.nd.array(gradient), mx.nd.array(gradient)]
+        together.update_multi_precision([0, 1], arrays, given, states)
+    for array in arrays:
+        np.testing.assert_allclose(array.asnumpy(), weight, rtol=1e-4)
 
 
 def test_ftrl_goes_on_from_the_weights_it_is_given() -> None:
