@@ -83,3 +83,11 @@ def test_norms_are_those_of_the_arrays_as_they_are_when_asked_for() -> None:
             array *= 2.0
     arrays[1][3] = np.nan
     assert np.isnan(norms(arrays)).tolist() == [False, True, False]
+
+
+def test_norms_of_weights_that_an_inference_has_reordered() -> None:
+    layer = gluon.nn.Conv2D(64, 3, in_channels=32)
+    layer.initialize(mx.init.Normal(0.1))
+    expected = np.linalg.norm(layer.weight.data().asnumpy())
+    layer(mx.nd.ones((2, 32, 20, 20))).wait_to_read()
+    assert norms([layer.weight.data()])[0] == pytest.approx(expected, rel=1e-5)
