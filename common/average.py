@@ -37,11 +37,15 @@ class MovingAverage:
                 average, self._value(name), out=average, lr=1.0 - decay, wd=1.0, rescale_grad=-1.0
             )
 
+    def adopt(self) -> None:
+        """Give the parameters their averages as values."""
+        self._set(self._averages)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within the block the parameters have their averages as values."""
         trained = {name: self._value(name).copy() for name in self._parameters}
-        self._set(self._averages)
+        self.adopt()
         try:
             yield
         finally:

@@ -170,6 +170,11 @@ class Estimator:
         sums = np.zeros(len(self.model.losses))
         images, began = 0, time.monotonic()
         state.evaluation = None
+        first = state.epoch * state.steps
+        if state.epoch > state.start_epoch and schedule(first) <= schedule(first - 1) / 2 < schedule(
+            first - 1
+        ):
+            self._go_on_from_average()
         self._keep_statistics()
         for step, batch in enumerate(loader.epoch(state.epoch), start=1):
             state.step = step
@@ -186,6 +191,25 @@ class Estimator:
             state.images_per_second = images / max(time.monotonic() - began, 1e-9)
             for hook in hooks:
                 hook.after_step(state)
+
+    def _go_on_from_average(self) -> None:
+        """Take the averages for the parameters, and stand still: the learning rate has stepped down.
+
+        At the higher rate parameters jump about a point that their average is near ("Averaging Weights Leads to Wider
+        Optima and Better Generalization", Izmailov et al. 2018). At the lower one they would creep there from where the
+        last jump left them, and the average with them.
+        """
+        if not self._average:
+            return
+        self._average.adopt()
+        if (
+            isinstance(self._optimizer, (mx.optimizer.SGD, mx.optimizer.NAG))
+            and self._trainer._kv_initialized
+        ):
+            for updater in self._trainer._updaters:
+                for momentum in updater.states.values():
+                    if momentum is not None:
+                        momentum[:] = 0.0
 
     def step(self, batch: Batch, learning_rate: float) -> np.ndarray | None:
         """One update. Returns the batch's mean losses, or None where it was left out because they are not finite.

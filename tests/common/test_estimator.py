@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import mxnet as mx
@@ -220,6 +220,47 @@ def test_epochs_run_from_start_epoch_and_steps_follow_the_schedule() -> None:
     assert recorder.calls == [("before", 2, 0), ("epoch", 2, 3), ("epoch", 3, 3), ("after", 3, 3)]
     assert recorder.rates == [step / 1000 for step in range(6, 12)]
     assert state.fraction == 1.0
+
+
+class Averages(Hook):
+    """Trained parameters and their averages after every epoch."""
+
+    def __init__(self, made: Estimator) -> None:
+        self.made = made
+        self.trained: list[np.ndarray] = []
+        self.averaged: list[np.ndarray] = []
+
+    def after_epoch(self, state: TrainingState) -> None:
+        self.trained.append(parameters(self.made.model.network)["1.weight"])
+        with self.made.averaged():
+            self.averaged.append(parameters(self.made.model.network)["1.weight"])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_where_the_rate_steps_down_training_goes_on_from_the_average(momentum: float) -> None:
+    made = estimator(momentum=momentum, ema_decay=0.9)
+    seen = Averages(made)
+    rates = (0.01, 0.0)  # what happens at the step alone moves anything
+    made.fit(Given(batches(5)), lambda step: rates[step // 5], [seen], TrainingState(2, 5))  # type: ignore[arg-type]
+    assert not np.allclose(seen.averaged[0], seen.trained[0])
+    np.testing.assert_allclose(seen.trained[1], seen.averaged[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        lambda step: 0.01 * 0.6 ** (step // 5),  # less than by half
+        lambda step: 0.01 * 0.9**step,  # much over the epoch, little by the step
+        lambda step: 0.0,
+    ],
+)
+def test_elsewhere_the_average_leaves_the_training_alone(rate: Callable[[int], float]) -> None:
+    found = []
+    for decay in (0.0, 0.9):
+        made = estimator(ema_decay=decay)
+        made.fit(Given(batches(5)), rate, [], TrainingState(3, 5))  # type: ignore[arg-type]
+        found.append(parameters(made.model.network)["1.weight"])
+    assert (found[0] == found[1]).all()
 
 
 def test_a_hook_ends_training_after_the_epoch() -> None:
