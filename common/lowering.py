@@ -13,9 +13,8 @@ from mxnet.contrib.amp.amp import bfloat16
 Node = dict[str, Any]  # of a symbol's JSON: op, name, attrs, inputs
 Entry = list[int]  # one of a node's inputs: index of a node, of its output, version
 Write = Callable[..., list[Entry]]  # (op, name, inputs, **attributes) to the written node's output
-Rule = Callable[
-    [Write, Node, list[Entry]], None
-]  # writes what stands for a node; its last node takes the place
+# Writes what stands for a node, given its inputs; the last that is written takes its place.
+Rule = Callable[[Write, Node, list[Entry]], None]
 
 # oneDNN's convolutions keep so many channels of a place side by side.
 _BLOCK = 16
@@ -169,20 +168,20 @@ def _outputs_in_blocks(
 
         def padded(write: Write, node: Node, inputs: list[Entry]) -> None:
             name = node["name"]
-            weight, *bias = (
+            filled = [  # the weight, and the bias if there is one
                 write(
                     "Concat",
-                    f"{name}_padded{number}",
+                    f"{name}_filled{number}",
                     [entry, *write("_zeros", f"{name}_zeros{number}", [], shape=(added, *rest))],
                     num_args=2,
                     dim=0,
-                )
+                )[0]
                 for number, (entry, rest) in enumerate(zip(inputs[1:], (shape[1:], ()), strict=False))
-            )
+            ]
             whole = write(
                 "Convolution",
                 f"{name}_whole",
-                [inputs[0], *weight, *(entry for entries in bias for entry in entries)],
+                [inputs[0], *filled],
                 **{**node["attrs"], "num_filter": outputs + added},
             )
             write("slice_axis", name, whole, axis=1, begin=0, end=outputs)
@@ -191,7 +190,7 @@ def _outputs_in_blocks(
 
     found: dict[int, Rule] = {}
     for index, node in enumerate(nodes):
-        if node["name"] in unblocked:
+        if node["name"] in unblocked and node["attrs"].get("num_group", "1") == "1":
             shape = parameters[nodes[node["inputs"][1][0]]["name"]].shape
             before = _first_input(nodes, node)
             norm = _first_input(nodes, before) if before["op"] in ("LeakyReLU", "Activation") else before
