@@ -75,7 +75,8 @@ def config(task: str, log_dir: Path, data: Path, **train: Any) -> dict[str, Any]
     kind = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}.get(task, "classes")
     sections = _SECTIONS[task]
     folders = {"data_root": str(data), "train_dir": f"{kind}_train", "valid_dir": f"{kind}_valid"}
-    common = {"epochs": EPOCHS, "batch_size": 4, "num_workers": 1}
+    # No job of a few images ends early because it has learnt them.
+    common = {"epochs": EPOCHS, "batch_size": 4, "num_workers": 1, "early_stop_max_value": 1e9}
     return {
         "log_dir": str(log_dir),
         "gpus": [],

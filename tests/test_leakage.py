@@ -38,7 +38,7 @@ def test_other_validation_and_test_sets_change_nothing_of_what_is_learnt(
     for number, data in enumerate(sets):
         log_dir = tmp_path / f"out{number}"
         test = f"dataset.test_dir={kind}_valid"
-        finish(start(task, log_dir, data, "--set", test, epochs=2, early_stop_max_value=1e9))
+        finish(start(task, log_dir, data, "--set", test, epochs=2))
         learnt.append(parameters(task, log_dir))
         results.append(json.loads((log_dir / "valid_data_result.json").read_text())["Result"])
     assert_same(*learnt)
