@@ -1,4 +1,4 @@
-"""MXNet's arrays as NumPy's, for what NumPy does faster on the CPU."""
+"""From MXNet's arrays to NumPy's and back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
+
+
+def on_device(value: Any, context: Any) -> Any:
+    """A NumPy array as an NDArray of its type; of a list or a tuple a tuple of such; all else as it is."""
+    if isinstance(value, (list, tuple)):
+        return tuple(on_device(item, context) for item in value)
+    return mx.nd.array(value, ctx=context, dtype=value.dtype) if isinstance(value, np.ndarray) else value
+
+
+def plain(value: Any) -> Any:
+    """An NDArray as a NumPy array; of a list or a tuple a list of such; all else as it is."""
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.asnumpy() if isinstance(value, mx.nd.NDArray) else value
 
 
 def host_view(array: Any) -> np.ndarray:

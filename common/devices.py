@@ -125,10 +125,10 @@ def use_all_cores() -> None:
 def load_mxnet() -> None:
     """Import MXNet and GluonCV as jobs need them, where they are not imported yet.
 
-    Variables of the environment that are set stay.
-    MXNet computes on every core. Its operators share one temporary memory instead of four, which costs no time. Both
-    come without SciPy, which takes 38 MB and a sixth of the time: MXNet asks for it on behalf of sparse arrays and
-    quantization, and does without it where it is missing; GluonCV for a reader of files that jobs have none of.
+    MXNet computes on every core, and its operators share one temporary memory instead of four, which costs no time;
+    variables of the environment that are set stay as they are. Both come without SciPy, which takes 38 MB and a sixth
+    of the time: MXNet asks for it on behalf of sparse arrays and quantization, and does without it where it is missing;
+    GluonCV for a reader of files that jobs have none of.
     """
     use_all_cores()
     os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")

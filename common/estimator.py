@@ -13,6 +13,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
+from common.arrays import on_device, plain
 from common.average import MovingAverage
 from common.batch_statistics import BatchStatistics
 from common.errors import TrainingError
@@ -314,7 +315,7 @@ class Estimator:
         return {
             "num_update": int(self._optimizer.num_update),
             "counts": {names[i]: int(n) for i, n in self._optimizer._index_update_count.items()},
-            "states": {names[i]: _plain(value) for i, value in updater.states.items()},
+            "states": {names[i]: plain(value) for i, value in updater.states.items()},
         }
 
     def restore_optimizer(self, state: dict[str, Any]) -> None:
@@ -329,29 +330,13 @@ class Estimator:
         for updater, context in zip(self._trainer._updaters, self.contexts, strict=True):
             for name, value in state["states"].items():
                 if name in index:
-                    updater.states[index[name]] = _array(value, context)
+                    updater.states[index[name]] = on_device(value, context)
                     updater.states_synced[index[name]] = True
 
 
 def _listed(outputs: Any) -> Sequence[Any]:
     """A graph gives a list of its outputs, and a single output as it is."""
     return outputs if isinstance(outputs, (list, tuple)) else [outputs]
-
-
-def _on(array: np.ndarray, context: Any) -> Any:
-    return mx.nd.array(array, ctx=context, dtype=array.dtype)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value.asnumpy() if isinstance(value, mx.nd.NDArray) else value
-
-
-def _array(value: Any, context: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return tuple(_array(item, context) for item in value)
-    return _on(value, context) if isinstance(value, np.ndarray) else value
 
 
 def parameters(network: gluon.HybridBlock) -> dict[str, np.ndarray]:
@@ -395,7 +380,7 @@ def _outputs(graph: Any, contexts: Sequence[Any], loader: Loader) -> Iterator[tu
             np.array_split(batch.arrays["image"], len(contexts)), contexts, strict=True
         ):
             if len(piece):
-                parts.append(_listed(graph(_on(piece, context))))
+                parts.append(_listed(graph(on_device(piece, context))))
         yield (
             batch,
             [np.concatenate([array.asnumpy() for array in arrays]) for arrays in zip(*parts, strict=True)],

@@ -160,7 +160,7 @@ def _outputs_in_blocks(
     """A detector's last convolutions with as many outputs as fill blocks, of which the added ones are dropped.
 
     The gradient of their input comes in blocks of 8 otherwise, which the BatchNorm before them takes with a plain loop
-    where its own map is in blocks of 16: fifty times as long.
+    where its own map is in blocks of 16: about a hundred times as long.
     """
 
     def rule(shape: tuple[int, ...]) -> Rule:

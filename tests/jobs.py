@@ -75,8 +75,15 @@ def config(task: str, log_dir: Path, data: Path, **train: Any) -> dict[str, Any]
     kind = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}.get(task, "classes")
     sections = _SECTIONS[task]
     folders = {"data_root": str(data), "train_dir": f"{kind}_train", "valid_dir": f"{kind}_valid"}
-    # No job of a few images ends early because it has learnt them.
-    common = {"epochs": EPOCHS, "batch_size": 4, "num_workers": 1, "early_stop_max_value": 1e9}
+    common = {
+        "epochs": EPOCHS,
+        "batch_size": 4,
+        "num_workers": 1,
+        "lr_decay_epoch": str(
+            EPOCHS // 2
+        ),  # what happens at a step of the rate is to survive interruptions too
+        "early_stop_max_value": 1e9,  # no job of a few images ends because it has learnt them
+    }
     return {
         "log_dir": str(log_dir),
         "gpus": [],
