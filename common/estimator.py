@@ -203,10 +203,7 @@ class Estimator:
         if not self._average:
             return
         self._average.adopt()
-        if (
-            isinstance(self._optimizer, (mx.optimizer.SGD, mx.optimizer.NAG))
-            and self._trainer._kv_initialized
-        ):
+        if isinstance(self._optimizer, (mx.optimizer.SGD, mx.optimizer.NAG)):
             for updater in self._trainer._updaters:
                 for momentum in updater.states.values():
                     if momentum is not None:
