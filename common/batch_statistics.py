@@ -10,10 +10,12 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from common.arrays import on_device
 from common.graph import Normalisation, statistics_graph
 
 # A quarter of the images that were trained on since the last time is looked at, which takes a twelfth of their time,
-# but at least and at most so many, in pieces of as many as this: how far these differ tells how sure their mean is.
+# but at least and at most so many, as far as whole batches allow, in pieces of as many as this: how far these differ
+# tells how sure their mean is.
 LEAST, MOST, PIECE = 32, 64, 16
 
 
@@ -79,7 +81,7 @@ class BatchStatistics:
         for images in self._recent:
             for piece in np.array_split(images, -(-len(images) // PIECE)):
                 with autograd.train_mode():
-                    outputs = graph(mx.nd.array(piece, ctx=self._context, dtype=piece.dtype))
+                    outputs = graph(on_device(piece, self._context))
                 pieces.append([output.asnumpy().astype(np.float64) for output in outputs])
         parameters = self._block.collect_params()
         found: dict[str, np.ndarray] = {}

@@ -178,7 +178,7 @@ class TrainConfig(Section):
     lr_decay_epoch: Epochs = key(
         (25, 50, 75),
         'Epochs at whose beginning the rate steps (lr_mode step): text such as "25,50,75", or a list.',
-        '学习率衰减的轮次（lr_mode 为 step 时生效）：文本，如 "25,50,75"，或列表。',
+        '在这些轮次开始时衰减学习率（lr_mode 为 step 时生效）：文本，如 "25,50,75"，或列表。',
     )
     lr_decay_period: Whole = key(
         0,

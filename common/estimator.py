@@ -26,6 +26,10 @@ from common.training_graph import RecordedStep, TrainingGraph, TrainingStep
 # Steps in a row whose gradient is not finite that a training survives by leaving them out.
 MAX_SKIPPED = 20
 
+# Steps without an overflow after which the loss of float16 is multiplied up by twice as much ("Mixed Precision
+# Training", Micikevicius et al. 2018, 3.2; the figures are those of MXNet's and PyTorch's amp).
+GROWTH_INTERVAL = 2000
+
 
 @dataclass
 class TrainingState:
@@ -103,8 +107,10 @@ class Estimator:
         self.model = model
         self.contexts = list(contexts)
         self._limit = limit
-        # float16 has no small numbers: the loss is multiplied up, and halved where gradients overflow.
-        self._loss_scale = 2.0**15 if precision == "float16" else 1.0
+        # float16 has no small numbers: the loss is multiplied up, by half as much from where gradients overflow.
+        self._scaled = precision == "float16"
+        self._loss_scale = 2.0**15 if self._scaled else 1.0
+        self._steps_at_scale = 0
         block, names = model.training_block()
         self._steps: list[TrainingStep] = [
             TrainingGraph(block, names, context, precision) if compiled else RecordedStep(block, context)
@@ -112,15 +118,19 @@ class Estimator:
         ]
         self._infer = inference_graph(model.inference_block())
         self._parameters = [p for p in block.collect_params().values() if p.grad_req != "null"]
+        # Gluon's own names count the layers that were made, those that others have replaced since included.
+        by_name = block._collect_params_with_prefix()
+        names = {parameter: name for name, parameter in by_name.items()}
+        self._names = [names[parameter] for parameter in self._parameters]
         own = set(model.network.collect_params().values())
         self._companions = {
             name: parameter
-            for name, parameter in block._collect_params_with_prefix().items()
+            for name, parameter in by_name.items()
             if parameter.grad_req != "null" and parameter not in own
         }
         averaged = {
             name: parameter
-            for name, parameter in block._collect_params_with_prefix().items()
+            for name, parameter in by_name.items()
             if parameter in own or name in self._companions
         }
         self._average = MovingAverage(averaged, ema_decay) if ema_decay else None
@@ -169,7 +179,7 @@ class Estimator:
         self, loader: Loader, schedule: Callable[[int], float], hooks: Sequence[Hook], state: TrainingState
     ) -> None:
         sums = np.zeros(len(self.model.losses))
-        images, began = 0, time.monotonic()
+        taken, images, began = 0, 0, time.monotonic()
         state.evaluation = None
         first = state.epoch * state.steps
         if state.epoch > state.start_epoch and schedule(first) <= schedule(first - 1) / 2 < schedule(
@@ -185,20 +195,19 @@ class Estimator:
                 state.skipped += 1
             else:
                 sums += losses
+                taken += 1
                 images += batch.count
-            state.losses = dict(
-                zip(self.model.losses, sums / max(state.step - state.skipped, 1), strict=True)
-            )
+            state.losses = dict(zip(self.model.losses, sums / max(taken, 1), strict=True))
             state.images_per_second = images / max(time.monotonic() - began, 1e-9)
             for hook in hooks:
                 hook.after_step(state)
 
     def _go_on_from_average(self) -> None:
-        """Take the averages for the parameters, and stand still: the learning rate has stepped down.
+        """Take the averages for the parameters, and begin anew there: the learning rate has stepped down.
 
         At the higher rate parameters jump about a point that their average is near ("Averaging Weights Leads to Wider
         Optima and Better Generalization", Izmailov et al. 2018). At the lower one they would creep there from where the
-        last jump left them, and the average with them.
+        last jump left them, and the average with them. The momentum of SGD would carry them away from it again.
         """
         if not self._average:
             return
@@ -214,7 +223,9 @@ class Estimator:
 
         Raises TrainingError after MAX_SKIPPED such batches in a row.
         """
-        outputs = [step.forward(part) for step, part in zip(self._steps, self._divided(batch), strict=True)]
+        for step, part in zip(self._steps, self._divided(batch), strict=True):
+            step.take(part)
+        outputs = [step.forward() for step in self._steps]
         for step in self._steps:
             step.backward(self._loss_scale)
         if len(self.contexts) > 1:
@@ -231,8 +242,13 @@ class Estimator:
                 self._average.update()
                 # What the first device was given: it has the memory for so much.
                 self._batch_statistics.remember(np.array_split(batch.arrays["image"], len(self.contexts))[0])
+            if self._scaled:
+                self._steps_at_scale += 1
+                if self._steps_at_scale == GROWTH_INTERVAL:
+                    self._loss_scale, self._steps_at_scale = min(2 * self._loss_scale, 2.0**24), 0
             return losses
         self._restore_statistics()
+        self._steps_at_scale = 0
         if self._loss_scale > 1.0:
             self._loss_scale /= 2
             return None
@@ -305,30 +321,35 @@ class Estimator:
             parameter.set_data(mx.nd.array(values[name], dtype=values[name].dtype))
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimizer's state as plain data: counts of updates, and arrays by the parameter's name."""
-        self._trainer._init_kvstore() if not self._trainer._kv_initialized else None
-        updater = self._trainer._updaters[0]
-        names = [parameter.name for parameter in self._parameters]
+        """What `restore_optimizer` needs, as plain data: counts of updates and arrays by the parameter's name, and how
+        the loss is scaled."""
         return {
             "num_update": int(self._optimizer.num_update),
-            "counts": {names[i]: int(n) for i, n in self._optimizer._index_update_count.items()},
-            "states": {names[i]: plain(value) for i, value in updater.states.items()},
+            "counts": {self._names[i]: int(n) for i, n in self._optimizer._index_update_count.items()},
+            "states": {
+                self._names[i]: plain(value) for i, value in self._trainer._updaters[0].states.items()
+            },
+            "m_schedule": float(getattr(self._optimizer, "m_schedule", 1.0)),  # of Nadam
+            "loss_scale": self._loss_scale,
+            "steps_at_scale": self._steps_at_scale,
+            "skipped_in_a_row": self._skipped_in_a_row,
         }
 
     def restore_optimizer(self, state: dict[str, Any]) -> None:
-        """Take up what `optimizer_state` returned; parameters it does not know begin afresh."""
-        if not self._trainer._kv_initialized:
-            self._trainer._init_kvstore()
-        index = {parameter.name: i for i, parameter in enumerate(self._parameters)}
+        """Take up what `optimizer_state` returned. Raises KeyError for a parameter that is not here."""
+        index = {name: i for i, name in enumerate(self._names)}
+        counts = {index[name]: n for name, n in state["counts"].items()}
         self._optimizer.num_update = state["num_update"]
-        self._optimizer._index_update_count.update(
-            {index[name]: n for name, n in state["counts"].items() if name in index}
-        )
+        if hasattr(self._optimizer, "m_schedule"):
+            self._optimizer.m_schedule = state["m_schedule"]
         for updater, context in zip(self._trainer._updaters, self.contexts, strict=True):
+            self._optimizer._set_current_context(context.device_id)
+            self._optimizer._index_update_count.update(counts)
             for name, value in state["states"].items():
-                if name in index:
-                    updater.states[index[name]] = on_device(value, context)
-                    updater.states_synced[index[name]] = True
+                updater.states[index[name]] = on_device(value, context)
+                updater.states_synced[index[name]] = True
+        self._loss_scale, self._steps_at_scale = state["loss_scale"], state["steps_at_scale"]
+        self._skipped_in_a_row = state["skipped_in_a_row"]
 
 
 def _listed(outputs: Any) -> Sequence[Any]:

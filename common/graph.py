@@ -104,6 +104,7 @@ def statistics_graph(
         node["op"], node["name"] = "BatchNorm", f"measured{len(found)}"
         node["attrs"] = {k: v for k, v in node["attrs"].items() if k not in ("ndev", "key")}
         node["attrs"]["output_mean_var"] = "True"
+        node["attrs"]["momentum"] = "1"  # on GPUs running statistics would move with every look at them
         found[mean] = Normalisation(mean, variance, float(node["attrs"].get("eps", 1e-3)))
     if not found:
         return None, []

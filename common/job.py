@@ -112,7 +112,6 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
     with ExitStack() as stack:
         check_gpus(config.gpus, visible_gpus())
         earlier = earlier_points(config.log_dir) if options.resume else []
-        _remove_old_outputs(config.log_dir, keep_state=options.resume)
         if not options.resume:
             archive_old_events(config.log_dir)
         server = stack.enter_context(ProgressServer(config.log_dir, options.port))
@@ -129,8 +128,10 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         from common import resume
 
         saved = resume.read_state(config, task.name) if options.resume else None
-        loaded = read_checkpoint(options.load, task.name, resume.CHECKPOINT_KEYS) if options.load else None
-        checkpoint = saved or loaded
+        # A training that is resumed has long begun with what --load names.
+        load = options.load if saved is None else None
+        checkpoint = read_checkpoint(load, task.name, resume.CHECKPOINT_KEYS) if load else saved
+        _remove_old_outputs(config.log_dir, keep_state=options.resume)
         if checkpoint:
             task = _task(task_name, with_model(config, checkpoint["model"]))
             log.info("The model is that of the checkpoint: %s", one_line(str(checkpoint["model"])))
@@ -142,7 +143,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         model = task.build(data.classes, devices, checkpoint)
         if checkpoint is None:
             task.begin(model, data.train)
-        best = train(job, model, data, saved, loaded=loaded is not None)
+        best = train(job, model, data, saved, loaded=saved["loaded"] if saved else load is not None)
         predict_and_write(job, model, data)
         with job.step(Step.EXPORT):
             from common.export import export_model
@@ -172,7 +173,7 @@ def train(
 ) -> dict[str, Any]:
     """Train, and leave the best parameters in the model. Returns name, value and epoch of the best metric.
 
-    saved: the training state to go on from. loaded: parameters came from a checkpoint given with --load.
+    saved: the training state to go on from. loaded: the training began with a checkpoint given with --load.
     """
     from common import hooks as around
     from common import resume

@@ -24,7 +24,7 @@ LONGEST_STEP = 0.02
 
 
 class StepLimit(ABC):
-    """Steps that change a weight by at most `share` of its size.
+    """Steps that change a weight by at most `share` of its size; a momentum adds what it has gathered before.
 
     Biases and BatchNorm's gamma and beta stand for values of about 1, and are measured by that where they are smaller.
     """
@@ -34,26 +34,32 @@ class StepLimit(ABC):
 
     @abstractmethod
     def applied(
-        self, parameters: Sequence[Any], gradients: np.ndarray, learning_rate: float
+        self, parameters: Sequence[Any], gradient_norms: np.ndarray, learning_rate: float
     ) -> AbstractContextManager[None]:
         """Within the block an update of `parameters` keeps to the limit.
 
-        gradients: norms of what the optimizer is given, one a parameter.
+        gradient_norms: of what the optimizer is given, one a parameter.
         """
 
 
 class GradientLimit(StepLimit):
-    """For optimizers whose steps are as long as the gradient: one that is too long is scaled down."""
+    """For optimizers whose steps are as long as the gradient: one that is too long is scaled down.
+
+    A weight that is made to begin at 0, as that of a deformable convolution's offsets, has the limit of one that begins
+    at random: its own share of nothing would hold it there for ever.
+    """
 
     @contextmanager
     def applied(
-        self, parameters: Sequence[Any], gradients: np.ndarray, learning_rate: float
+        self, parameters: Sequence[Any], gradient_norms: np.ndarray, learning_rate: float
     ) -> Iterator[None]:
         """See StepLimit."""
-        for parameter, norm, size in zip(parameters, gradients, _sizes(parameters), strict=True):
-            change = norm * learning_rate * parameter.lr_mult
-            if len(parameter.shape) == 1:
-                size = max(size, math.sqrt(parameter.shape[0]))
+        for parameter, gradient_norm, size in zip(
+            parameters, gradient_norms, _sizes(parameters), strict=True
+        ):
+            change = gradient_norm * learning_rate * parameter.lr_mult
+            if len(parameter.shape) == 1 or _begins_at_0(parameter):
+                size = max(size, _usual(parameter.shape) * math.sqrt(math.prod(parameter.shape)))
             if change > self.share * size:
                 for gradient in parameter.list_grad():
                     gradient *= self.share * size / change
@@ -69,15 +75,15 @@ class RateLimit(StepLimit):
 
     @contextmanager
     def applied(
-        self, parameters: Sequence[Any], gradients: np.ndarray, learning_rate: float
+        self, parameters: Sequence[Any], gradient_norms: np.ndarray, learning_rate: float
     ) -> Iterator[None]:
         """See StepLimit."""
         multipliers = [parameter.lr_mult for parameter in parameters]
-        for parameter, norm in zip(parameters, _sizes(parameters), strict=True):
-            size = max(norm / math.sqrt(math.prod(parameter.shape)), _usual(parameter.shape))
+        for parameter, size in zip(parameters, _sizes(parameters), strict=True):
+            number = max(size / math.sqrt(math.prod(parameter.shape)), _usual(parameter.shape))
             rate = learning_rate * parameter.lr_mult
-            if rate > self.share * size:
-                parameter.lr_mult *= self.share * size / rate
+            if rate > self.share * number:
+                parameter.lr_mult *= self.share * number / rate
         try:
             yield
         finally:  # checkpoints hold what was asked for
@@ -96,6 +102,10 @@ def norms(arrays: Sequence[Any]) -> np.ndarray:
 
 def _sizes(parameters: Sequence[Any]) -> np.ndarray:
     return norms([parameter.list_data()[0] for parameter in parameters])
+
+
+def _begins_at_0(parameter: Any) -> bool:
+    return parameter.init == "zeros" or isinstance(parameter.init, mx.init.Zero)
 
 
 def _usual(shape: Sequence[int]) -> float:

@@ -43,6 +43,10 @@ OPTIMIZERS = (
     *("lbsgd", "nadam", "nag", "rmsprop", "sgd", "sgld", "signum"),
 )
 
+#: Those whose steps depend on more than weights and gradients: Nadam counts the updates of all devices as its own, and
+#: SGLD draws noise on each.
+ONE_DEVICE = ("nadam", "sgld")
+
 
 def _teacher(value: Any) -> str | None:
     if is_null(value):
@@ -216,8 +220,13 @@ class NetworkConfig(JobConfig):
         return tuple(dict.fromkeys(names))
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Those of every job, and a precision that the devices do not have."""
+        """Those of every job, a precision that the devices do not have, and optimizers for one device alone."""
         yield from super().conflicts()
+        if self.train.optimizer in ONE_DEVICE and len(self.gpus) > 1:
+            yield Conflict(
+                ("train.optimizer", "gpus"),
+                f"is for one device, and gpus has {len(self.gpus)}: every one would take steps of its own",
+            )
         if self.train.dtype == "float16" and not self.gpus:
             yield Conflict(
                 ("train.dtype", "gpus"), "needs GPUs, and gpus is []: on the CPU take float32 or bfloat16"

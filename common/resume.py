@@ -42,6 +42,7 @@ _STATE_KEYS = (
     "multipliers",
     "loaded",
     "files",
+    "skipped",
     "stop_reason",
 )
 
@@ -139,7 +140,6 @@ def write_state(
     multipliers = {
         name: [float(parameter.lr_mult), float(parameter.wd_mult)]
         for name, parameter in model.network._collect_params_with_prefix().items()
-        if (parameter.lr_mult, parameter.wd_mult) != (1.0, 1.0)
     }
     average = estimator.average_state()
     with estimator.averaged():
@@ -206,6 +206,8 @@ def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:
         )
     for key, (old, new) in changed.items():
         log.warning("--resume: %s was %r and is %r now", key, old, new)
+    if any(key == "train.epochs" or key.startswith("train.early_stop_") for key in changed):
+        state["stop_reason"] = None  # what ended the training may not end it now
     log.info("Resuming after epoch %d", state["epoch"])
     return state
 
@@ -239,9 +241,9 @@ def take_up(
         raise CheckpointError(
             f"{TRAINING_STATE} does not fit this job ({reason}); leave out --resume to start afresh"
         ) from None
-    state.epoch = saved["epoch"] + 1
-    state.skipped = saved["skipped"]
     state.stop_reason = saved["stop_reason"]
+    state.epoch = saved["epoch"] if state.stop_reason else saved["epoch"] + 1
+    state.skipped = saved["skipped"]
     if saved["files"] != files:
         log.warning(
             "--resume: the training set is not the one that the job began with; it goes on with what is there"

@@ -11,6 +11,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from common.arrays import on_device
 from common.devices import return_memory
 from common.graph import trace
 
@@ -21,13 +22,18 @@ _MOST_EXECUTORS = 32
 class TrainingStep(ABC):
     """From a batch to losses, and back to the gradients of a block's parameters, on one device.
 
-    Gradients of the first output's sum, times the scale that `backward` is given, are put where the parameters keep
-    theirs.
+    Every device must `take` its part of the batch before any computes: layers that share statistics hold a device up
+    until all others have come as far. Gradients of the first output's sum, times the scale that `backward` is given,
+    are put where the parameters keep theirs.
     """
 
     @abstractmethod
-    def forward(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
-        """Losses (B,) as NDArrays, which hold until the next call."""
+    def take(self, arrays: Sequence[np.ndarray]) -> None:
+        """Make ready to compute with these inputs; waits for what the device is at."""
+
+    @abstractmethod
+    def forward(self) -> Sequence[Any]:
+        """Losses (B,) of what was taken, as NDArrays, which hold until the next call. Waits for nothing."""
 
     @abstractmethod
     def backward(self, scale: float) -> None:
@@ -45,7 +51,9 @@ class TrainingGraph(TrainingStep):
     def __init__(
         self, block: gluon.HybridBlock, inputs: Sequence[str], context: Any, precision: str = "float32"
     ) -> None:
-        self._symbol = _for_training(trace(block, inputs, precision, context.device_type)[0])
+        self._symbol = _for_training(
+            trace(block, inputs, precision, context.device_type)[0], context.device_type
+        )
         self._inputs = list(inputs)
         self._parameters = block.collect_params()
         self._trained = [
@@ -59,10 +67,12 @@ class TrainingGraph(TrainingStep):
         self._largest_size = 0
         self._current: Any = None
 
-    def forward(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+    def take(self, arrays: Sequence[np.ndarray]) -> None:
         self._current = self._executor(arrays)
         for name, array in zip(self._inputs, arrays, strict=True):
             self._current.arg_dict[name][:] = array
+
+    def forward(self) -> Sequence[Any]:
         outputs: Sequence[Any] = self._current.forward(is_train=True)
         return outputs
 
@@ -114,13 +124,15 @@ class RecordedStep(TrainingStep):
     def __init__(self, block: gluon.HybridBlock, context: Any) -> None:
         self._block = block
         self._context = context
+        self._arrays: Sequence[Any] = ()
         self._outputs: Sequence[Any] = ()
 
-    def forward(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+    def take(self, arrays: Sequence[np.ndarray]) -> None:
+        self._arrays = on_device(list(arrays), self._context)
+
+    def forward(self) -> Sequence[Any]:
         with autograd.record():
-            outputs = self._block(
-                *(mx.nd.array(array, ctx=self._context, dtype=array.dtype) for array in arrays)
-            )
+            outputs = self._block(*self._arrays)
         self._outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return self._outputs
 
@@ -129,17 +141,19 @@ class RecordedStep(TrainingStep):
         autograd.backward(total, mx.nd.full(total.shape, scale, ctx=self._context))
 
 
-def _for_training(symbol: Any) -> Any:
+def _for_training(symbol: Any, device: str) -> Any:
     """The graph with gradients of its first output alone, and marks on what is computed again on the way back.
 
-    Those are LeakyReLUs and the BatchNorms before them, which have two maps a layer to keep otherwise; that takes 2 %
-    of a step. A ReLU's map takes the place of its BatchNorm's.
+    Those are LeakyReLUs and, on the CPU, the BatchNorms before them, which have two maps a layer to keep otherwise;
+    that takes 2 % of a step. A ReLU's map takes the place of its BatchNorm's. On GPUs a BatchNorm moves its running
+    statistics whenever it computes, and would move them twice a step.
     """
     first, *others = symbol
     document = json.loads(mx.sym.Group([first, *map(mx.sym.BlockGrad, others)]).tojson(remove_amp_cast=False))
     nodes = document["nodes"]
     for node in nodes:
-        if node["op"] == "LeakyReLU" and nodes[node["inputs"][0][0]]["op"] == "BatchNorm":
-            for again in (node, nodes[node["inputs"][0][0]]):
+        before = nodes[node["inputs"][0][0]] if node["op"] == "LeakyReLU" else None
+        if before and before["op"] == "BatchNorm":
+            for again in (node, before) if device == "cpu" else (node,):
                 again.setdefault("attrs", {})["__force_mirroring__"] = "True"
     return mx.sym.load_json(json.dumps(document))

@@ -207,7 +207,9 @@ class CenterNetModelConfig(DetectModelConfig):
         "模型输入的宽和高；单个数表示正方形。",
     )
     scale: Annotated[int, one_of_numbers(2, 4, 8, 16)] = key(
-        4, "Size of the input divided by the size of the feature map.", "输入尺寸与特征图尺寸之比。"
+        4,
+        "Size of the input divided by the size of the feature map; pretrained detectors have 4.",
+        "输入尺寸与特征图尺寸之比；预训练检测器为 4。",
     )
     topk: Whole = key(
         100,
@@ -258,7 +260,7 @@ class CenterNetValidConfig(DetectValidConfig):
     nms_thresh: Number = key(
         0.0,
         "Overlap from which NMS drops the weaker box; 0: no NMS.",
-        "NMS 阈值；0 表示不使用 NMS。",
+        "重叠（IoU）达到该值时 NMS 去掉得分较低的框；0 表示不使用 NMS。",
         ge=0,
         le=1,
     )

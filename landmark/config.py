@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pydantic import ConfigDict, Field
 
 from common.config import Conflict, key
-from common.network_config import NetworkConfig, NetworkDatasetConfig, NetworkTrainConfig
-from common.values import Indices, Number, Whole
+from common.network_config import NetworkConfig, NetworkDatasetConfig, NetworkTrainConfig, Teacher
+from common.values import Flag, Indices, Number, Whole
 from landmark.mirroring import mirror_table
 
 
@@ -20,7 +20,7 @@ class LandmarkDatasetConfig(NetworkDatasetConfig):
         None,
         "Number of the keypoint that each keypoint becomes in a mirrored image, from 0; training then mirrors half of "
         "the images. [] for no mirroring; null: the usual 68 points of a face are known, others are not mirrored.",
-        "水平翻转后每个关键点对应的关键点编号（从 0 开始），设置后训练时随机翻转图像。[] 表示不翻转；"
+        "水平翻转后每个关键点对应的关键点编号（从 0 开始），设置后训练时翻转一半的图像。[] 表示不翻转；"
         "null：68 点人脸使用内置对应表，其他点数不翻转。",
     )
 
@@ -43,6 +43,16 @@ class LandmarkTrainConfig(NetworkTrainConfig):
     )
     early_stop_max_value: Number = key(
         0.0, "Training stops at once when -RMSE reaches this.", "指标（-RMSE）达到该值时立即停止训练。"
+    )
+
+    teacher: Teacher = key(
+        None,
+        "Distillation from the best_checkpoint.pkl of a landmark job; null: none.",
+        "蒸馏使用的关键点任务的 best_checkpoint.pkl；null 表示不蒸馏。",
+    )
+    temperature: Number = key(20.0, "Without effect on keypoints.", "对关键点不起作用。", gt=0, le=1000)
+    label_smoothing: Flag = key(
+        False, "Must be false: keypoints have no classes.", "必须为 false：关键点没有类别。"
     )
 
     def conflicts(self) -> Iterator[Conflict]:

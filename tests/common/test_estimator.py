@@ -15,6 +15,7 @@ from common.estimator import MAX_SKIPPED, Estimator, Hook, TrainingState, parame
 from common.graph import Normalise, settle
 from common.limits import GradientLimit
 from common.loader import Batch
+from common.network_config import ONE_DEVICE
 from common.task import Inputs, Model
 
 SIDE = 8
@@ -190,6 +191,87 @@ def test_a_training_taken_up_again_goes_on_bit_for_bit() -> None:
         second.step(batch, 0.01)
     wanted, found = parameters(whole.model.network), parameters(second.model.network)
     assert all((wanted[name] == found[name]).all() for name in wanted)
+
+
+@pytest.mark.parametrize("contexts", [(mx.cpu(0), mx.cpu(1)), (mx.cpu(1),)])
+@pytest.mark.parametrize("optimizer", ["adam", "nadam"])
+def test_every_device_goes_on_with_the_counts_of_its_updates(
+    contexts: tuple[Any, ...], optimizer: str
+) -> None:
+    if optimizer in ONE_DEVICE and len(contexts) > 1:
+        pytest.skip(f"{optimizer} is for one device")
+
+    def made() -> Estimator:
+        return Estimator(Tiny(contexts), contexts, mx.optimizer.create(optimizer, learning_rate=1.0))
+
+    content = batches(12)
+    whole, first, second = made(), made(), made()
+    for batch in content:
+        whole.step(batch, 0.01)
+    for batch in content[:9]:
+        first.step(batch, 0.01)
+    set_parameters(second.model.network, parameters(first.model.network))
+    second.restore_optimizer(first.optimizer_state())
+    for batch in content[9:]:
+        second.step(batch, 0.01)
+    weights = whole.model.network[1].weight.list_data(), second.model.network[1].weight.list_data()
+    for wanted, found in zip(*weights, strict=True):
+        np.testing.assert_array_equal(wanted.asnumpy(), found.asnumpy())
+
+
+def test_a_layer_made_in_the_place_of_another_goes_on_with_its_momentum() -> None:
+    first, second = estimator(), Tiny([mx.cpu()])
+    trained(first, 3)
+    with second.network.name_scope():  # as for other classes: gluon counts it as a further layer
+        second.network._children.pop("1")
+        layer = gluon.nn.Dense(3, in_units=3 * SIDE * SIDE)
+        layer.initialize()
+        second.network.register_child(layer, "1")
+    taken_up = Estimator(second, [mx.cpu()], mx.optimizer.SGD(learning_rate=1.0, momentum=0.9))
+    state = first.optimizer_state()
+    taken_up.restore_optimizer(state)
+    again = taken_up.optimizer_state()
+    assert again["counts"] == state["counts"] == {"network.1.weight": 3, "network.1.bias": 3}
+    np.testing.assert_array_equal(again["states"]["network.1.weight"], state["states"]["network.1.weight"])
+    with pytest.raises(KeyError, match=r"network\.2\.weight"):
+        taken_up.restore_optimizer({**state, "states": {"network.2.weight": np.zeros(3, np.float32)}})
+
+
+def test_the_scale_of_the_loss_falls_where_gradients_overflow_and_rises_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("common.estimator.GROWTH_INTERVAL", 3)
+    made = estimator(compiled=False, precision="float16")
+    bad, *good = batches(6)
+    bad.arrays["target"][:] = np.inf
+    scales = []
+    for batch in (bad, bad, *good[:2], bad, *good):
+        made.step(batch, 0.01)
+        scales.append(made.optimizer_state()["loss_scale"] / 2**15)
+    assert scales == [0.5, 0.25, 0.25, 0.25, 0.125, 0.125, 0.125, 0.25, 0.25, 0.25]
+    fresh = estimator(compiled=False, precision="float16")
+    fresh.restore_optimizer(made.optimizer_state())
+    fresh.step(good[0], 0.01)
+    assert fresh.optimizer_state()["loss_scale"] == 2**14  # the third step without an overflow
+
+
+def test_mean_losses_are_those_of_the_batches_that_counted() -> None:
+    made = estimator(momentum=0.0)
+    content = batches(3)
+    content[1].arrays["target"][:] = np.nan
+    state = TrainingState(epochs=2, steps=3)
+    seen = Means()
+    made.fit(Given(content), lambda step: 0.0, [seen], state)  # type: ignore[arg-type]
+    wanted = np.mean([made.step(batch, 0.0)[0] for batch in (content[0], content[2])])  # type: ignore[index]
+    assert seen.totals == pytest.approx([wanted, wanted])
+
+
+class Means(Hook):
+    def __init__(self) -> None:
+        self.totals: list[float] = []
+
+    def after_epoch(self, state: TrainingState) -> None:
+        self.totals.append(state.losses["total"])
 
 
 class Recorder(Hook):

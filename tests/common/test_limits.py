@@ -12,8 +12,8 @@ from mxnet import autograd, gluon
 from common.limits import GradientLimit, RateLimit, StepLimit, norms
 
 
-def parameter(values: Any, lr_mult: float = 1.0) -> gluon.Parameter:
-    made = gluon.Parameter("weight", shape=np.shape(values), lr_mult=lr_mult)
+def parameter(values: Any, lr_mult: float = 1.0, init: Any = None) -> gluon.Parameter:
+    made = gluon.Parameter("weight", shape=np.shape(values), lr_mult=lr_mult, init=init)
     made.initialize(mx.init.Zero(), ctx=[mx.cpu()])
     made.set_data(mx.nd.array(values))
     return made
@@ -58,6 +58,14 @@ def test_a_last_layer_that_begins_near_0_may_learn_at_a_rate() -> None:
     weight = parameter(np.zeros((3, 100)))
     change = step(weight, "adam", RateLimit(0.05), 10.0, 7.0)
     assert change == pytest.approx(0.05 * 0.1 * 300**0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("init", ["zeros", mx.init.Zero()])
+def test_a_weight_made_to_begin_at_0_leaves_it_at_the_limit_of_a_random_one(init: Any) -> None:
+    weight = parameter(np.zeros((3, 100)), init=init)
+    assert step(weight, "sgd", GradientLimit(0.05), 10.0, 7.0) == pytest.approx(0.05 * 3**0.5, rel=1e-3)
+    # One that has shrunk to nothing stays as small as it has become.
+    assert step(parameter(np.full((3, 100), 1e-9)), "sgd", GradientLimit(0.05), 10.0, 7.0) < 1e-9
 
 
 def test_the_limit_follows_the_weight_and_the_rate_and_leaves_no_trace() -> None:

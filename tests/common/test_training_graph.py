@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from mxnet import gluon
 
 import common.training_graph as module
-from common.training_graph import RecordedStep, TrainingGraph
+from common.graph import trace
+from common.training_graph import RecordedStep, TrainingGraph, TrainingStep
 
 CONTEXT = mx.cpu()
 INPUTS = ("x", "target")
@@ -47,9 +49,15 @@ def arrays(rows: int = 4, side: int = 6, seed: int = 0) -> list[np.ndarray]:
     return [rng.normal(size=shape).astype(np.float32) for shape in ((rows, 2, side, side), (rows, 3))]
 
 
+def losses_of(made: TrainingStep, given: list[np.ndarray]) -> Sequence[Any]:
+    """Of one device alone."""
+    made.take(given)
+    return made.forward()
+
+
 def step(made: Any, block: Block, given: list[np.ndarray], scale: float = 1.0) -> dict[str, np.ndarray]:
     """Losses, gradients and running statistics after one step; each by a short name."""
-    losses = made.forward(given)
+    losses = losses_of(made, given)
     made.backward(scale)
     found = {f"loss{i}": loss.asnumpy() for i, loss in enumerate(losses)}
     for name, parameter in block._collect_params_with_prefix().items():
@@ -102,7 +110,7 @@ def test_a_shape_is_bound_once_and_again_only_after_a_larger_one(monkeypatch: py
     def sides(*lengths: int) -> list[int]:
         bound.clear()
         for side in lengths:
-            made.forward(arrays(2, side))
+            losses_of(made, arrays(2, side))
         return [shape[2] for shape in bound]
 
     assert sides(5, 5, 8, 8, 5, 6, 8, 5) == [5, 8, 5, 6]
@@ -123,7 +131,7 @@ def test_smaller_batches_share_the_memory_of_the_largest(monkeypatch: pytest.Mon
     monkeypatch.setattr(symbol, "bind", noted)
     made = TrainingGraph(Block(), INPUTS, CONTEXT)
     for side in (5, 8, 6, 4):
-        made.forward(arrays(2, side))
+        losses_of(made, arrays(2, side))
     assert lender[:2] == [None, None]
     assert lender[2] is lender[3] is made._executors[(2, 2, 8, 8), (2, 3)]
 
@@ -141,12 +149,19 @@ def test_the_second_loss_changes_no_gradient() -> None:
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.parametrize(("device", "again"), [("cpu", {"LeakyReLU", "BatchNorm"}), ("gpu", {"LeakyReLU"})])
+def test_what_keeps_statistics_is_computed_again_on_the_cpu_alone(device: str, again: set[str]) -> None:
+    symbol = module._for_training(trace(Block(), INPUTS)[0], device)
+    nodes = json.loads(symbol.tojson())["nodes"]
+    assert {node["op"] for node in nodes if "__force_mirroring__" in node.get("attrs", {})} == again
+
+
 def test_every_device_has_gradients_of_its_own() -> None:
     contexts = [mx.cpu(0), mx.cpu(1)]
     block = Block(contexts)
     for number, context in enumerate(contexts):
         made = TrainingGraph(block, INPUTS, context)
-        made.forward(arrays(seed=number))
+        losses_of(made, arrays(seed=number))
         made.backward(1.0)
     first, second = (grad.asnumpy() for grad in block.layers[0].weight.list_grad())
     for seed, found in enumerate((first, second)):
