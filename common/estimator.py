@@ -120,8 +120,8 @@ class Estimator:
         self._parameters = [p for p in block.collect_params().values() if p.grad_req != "null"]
         # Gluon's own names count the layers that were made, those that others have replaced since included.
         by_name = block._collect_params_with_prefix()
-        names = {parameter: name for name, parameter in by_name.items()}
-        self._names = [names[parameter] for parameter in self._parameters]
+        name_of = {parameter: name for name, parameter in by_name.items()}
+        self._names = [name_of[parameter] for parameter in self._parameters]
         own = set(model.network.collect_params().values())
         self._companions = {
             name: parameter

@@ -120,6 +120,48 @@ def test_resume_refuses_keys_that_cannot_change_and_names_those_that_did(tmp_pat
     assert read_checkpoint(tmp_path / "out" / "training_state.pkl", TASK)["epoch"] == 1
 
 
+def test_a_job_with_a_loaded_checkpoint_and_other_classes_resumes_bit_for_bit(
+    tmp_path: Path, data: Path, whole: Path
+) -> None:
+    other = Path(shutil.copytree(data, tmp_path / "data"))
+    for part in ("train", "valid"):
+        (other / f"classes_{part}" / "light").rename(other / f"classes_{part}" / "bright")
+    load = ("--load", str(whole / "best_checkpoint.pkl"))
+    finish(start(TASK, tmp_path / "whole", other, *load))
+    process = start(TASK, tmp_path / "out", other, *load)
+    wait_for(tmp_path / "out", "[Epoch 1]", process)
+    process.kill()
+    process.communicate()
+    finish(start(TASK, tmp_path / "out", other, "--resume"))
+    assert_same(parameters(TASK, tmp_path / "whole"), parameters(TASK, tmp_path / "out"))
+    assert read_checkpoint(tmp_path / "out" / "training_state.pkl", TASK)["loaded"] is True
+
+
+def test_a_job_that_stopped_early_goes_on_only_where_its_limits_have_changed(
+    tmp_path: Path, data: Path, whole: Path
+) -> None:
+    log_dir = tmp_path / "out"
+    assert "Stopped early after epoch 0" in finish(start(TASK, log_dir, data, early_stop_max_value=0))
+    output = finish(start(TASK, log_dir, data, "--resume", early_stop_max_value=0, log_interval=3))
+    assert "Stopped early after epoch 0" in output
+    assert "[Epoch 1]" not in output
+    output = finish(start(TASK, log_dir, data, "--resume"))
+    assert "Stopped early" not in output
+    assert_same(parameters(TASK, whole), parameters(TASK, log_dir))
+
+
+def test_a_job_that_cannot_begin_leaves_the_results_of_the_one_before(
+    tmp_path: Path, data: Path, whole: Path
+) -> None:
+    log_dir, damaged = tmp_path / "out", tmp_path / "damaged.pkl"
+    shutil.copytree(whole, log_dir)
+    damaged.write_bytes((whole / "best_checkpoint.pkl").read_bytes()[:-1000])
+    assert "not a usable checkpoint" in fail(start(TASK, log_dir, data, "--load", str(damaged)))
+    for name in ("valid_data_result.json", "model.json", "training_state.pkl", "best_checkpoint.pkl"):
+        assert (log_dir / name).read_bytes() == (whole / name).read_bytes()
+    assert list(log_dir.glob("*-0000.params"))
+
+
 def test_a_damaged_state_ends_a_resumed_job_with_one_line(tmp_path: Path, data: Path, whole: Path) -> None:
     log_dir = tmp_path / "out"
     shutil.copytree(whole, log_dir)

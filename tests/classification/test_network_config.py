@@ -87,6 +87,13 @@ def test_a_precision_that_the_device_does_not_have_is_refused(
             read(gpus=gpus, train={"dtype": dtype})
 
 
+@pytest.mark.parametrize("optimizer", ["nadam", "sgld"])
+def test_an_optimizer_for_one_device_is_refused_on_several(optimizer: str) -> None:
+    assert read(gpus=[1], train={"optimizer": optimizer}).train.optimizer == optimizer
+    with pytest.raises(ConfigurationError, match=rf'^train\.optimizer: "{optimizer}" is for one device'):
+        read(gpus=[0, 1], train={"optimizer": optimizer})
+
+
 def test_a_teacher_is_a_network_or_a_checkpoint() -> None:
     for given, teacher in (
         (None, None),

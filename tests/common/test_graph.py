@@ -45,6 +45,14 @@ def test_statistics_are_computed_in_the_precision_of_training() -> None:
         assert bool(found) == bool(casts)
 
 
+def test_looking_at_statistics_moves_none_on_any_device() -> None:
+    graph, _ = statistics_graph(varied(), "float32", "gpu")
+    assert graph is not None
+    momenta = [n["attrs"]["momentum"] for n in nodes_of(graph._cached_graph[1]) if n["op"] == "BatchNorm"]
+    assert momenta
+    assert set(momenta) == {"1"}
+
+
 def test_a_compiled_graph_gives_what_its_block_gives() -> None:
     block = Clipped()
     block.initialize(mx.init.Normal(1.0))

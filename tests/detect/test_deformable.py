@@ -10,6 +10,7 @@ import pytest
 from mxnet import autograd, nd
 from mxnet.gluon import contrib
 
+from common.limits import GradientLimit, norms
 from detect.deformable import ModulatedDeformableConvolution, sampled_convolution, sampling
 
 CASES: dict[str, tuple[tuple[int, int, int, int], dict[str, tuple[int, int]]]] = {
@@ -153,6 +154,18 @@ def test_every_parameter_of_the_layer_learns_on_the_cpu() -> None:
     loss.backward()
     for name, parameter in layer.collect_params().items():
         assert parameter.grad().norm().asscalar() > 0, name
+
+
+def test_offsets_leave_0_within_the_limit_on_steps() -> None:
+    layer = trained_layer()
+    layer.offset_weight.set_data(nd.zeros_like(layer.offset_weight.data()))
+    x = nd.random.normal(shape=(2, 3, 6, 5))
+    with sampling(), autograd.record():
+        loss = (layer(x) ** 2).sum()
+    loss.backward()
+    weights = list(layer.collect_params().values())
+    with GradientLimit().applied(weights, norms([weight.grad() for weight in weights]), 0.01):
+        assert layer.offset_weight.grad().norm().asscalar() > 0
 
 
 def test_offsets_and_mask_learn_at_a_tenth_of_the_rate() -> None:
