@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import mxnet as mx
-import numpy as np
 from mxnet.gluon import nn
 
 from common.graph import Normalise
@@ -42,11 +41,6 @@ def distillation_loss(F: Any, logits: Any, teacher_logits: Any, temperature: flo
     """
     soft = F.softmax(F.BlockGrad(teacher_logits) / temperature, axis=-1)
     return temperature**2 * cross_entropy(F, logits / temperature, soft)
-
-
-def mixup_share(alpha: float, seed: int, epoch: int, step: int) -> np.ndarray:
-    """Share (1,) float32 that the images of a batch keep of themselves: a draw from Beta(alpha, alpha)."""
-    return np.array([np.random.default_rng([seed, epoch, step]).beta(alpha, alpha)], np.float32)
 
 
 class ClassificationTraining(nn.HybridBlock):

@@ -5,32 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from mxnet import gluon
 
 from classification.annotations import ClassAnnotations, class_folders, summary
 from classification.config import ClassificationConfig
-from classification.losses import SMOOTHING, ClassificationTraining, mixup_share
+from classification.losses import SMOOTHING, ClassificationTraining
 from classification.metric import classification_metric, softmax
 from classification.networks import build_classifier, transfer_classes
 from classification.results import result_document
 from classification.teacher import make_teacher
 from classification.transforms import EvaluationTransform, TrainingTransform
+from common.augment import mixup_share
 from common.checkpoint import classes_of
 from common.datasets import find_folders
 from common.errors import CheckpointError, DataError
-from common.limits import StepLimit
 from common.loader import Batch, Transform
 from common.network_config import NetworkConfig
 from common.samples import Annotate, Sample
-from common.task import Evaluation, Inputs, Model, Task
-from common.transfer import fill, make_limit, make_optimizer, precision, set_multipliers, variants
+from common.task import Evaluation, Inputs, Model
+from common.transfer import N, NetworkTask, fill, set_multipliers, variants
 
 log = logging.getLogger("visualtl")
-
-N = TypeVar("N", bound=NetworkConfig)
 
 
 class ClassifierModel(Model):
@@ -60,9 +58,9 @@ class ClassifierModel(Model):
         train = self._config.train
         if not train.mixup:
             return Inputs(split)
-        if batch.epoch >= train.epochs - train.mixup_off_epoch:
-            return Inputs(split, [np.ones(1, np.float32)])
-        return Inputs(split, [mixup_share(train.mixup_alpha, train.seed, batch.epoch, batch.number)])
+        plain = batch.epoch >= train.epochs - train.mixup_off_epoch
+        alpha = 0.0 if plain else train.mixup_alpha
+        return Inputs(split, [mixup_share(alpha, train.seed, batch.epoch, batch.number)])
 
     def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
         return list(softmax(outputs[0]))
@@ -84,7 +82,7 @@ class ClassifierModel(Model):
         }
 
 
-class NetworkTask(Task[N]):
+class FolderTask(NetworkTask[N]):
     """What classification and ReID share: folders as classes, a base network that tells them apart."""
 
     def classes(self, train_folder: Path, sets: Sequence[Sequence[Sample]]) -> list[str]:
@@ -95,22 +93,6 @@ class NetworkTask(Task[N]):
 
     def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
         return summary(samples, classes)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.config.train.input_width, self.config.train.input_height
-
-    def optimizer(self) -> Any:
-        return make_optimizer(self.config.train)
-
-    def limit(self) -> StepLimit | None:
-        return make_limit(self.config.train)
-
-    def compiled(self) -> bool:
-        return self.config.train.mode == "hybrid"
-
-    def precision(self, on_gpu: bool) -> str:
-        return precision(self.config.train)
 
     def build_network(
         self, name: str, outputs: int, contexts: Sequence[Any], **options: bool
@@ -164,7 +146,7 @@ def begin_training(training: ClassificationTraining, network: gluon.HybridBlock)
             parameter.lr_mult = network.output.weight.lr_mult
 
 
-class ClassificationTask(NetworkTask[ClassificationConfig]):
+class ClassificationTask(FolderTask[ClassificationConfig]):
     """Image classification by configuration."""
 
     name = "classification"

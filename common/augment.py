@@ -1,4 +1,4 @@
-"""Image augmentation in numpy and OpenCV: affine maps, one warp, one colour matrix, random erasing.
+"""Image augmentation in numpy and OpenCV: affine maps, one warp, one colour matrix, random erasing, mixup.
 
 Coordinates are continuous: the pixel in column i covers [i, i + 1), so an image of width w spans 0 … w, a box
 that touches its right edge ends at w, and mirroring maps x to w - x. Matrices are (2, 3) float64 and map
@@ -343,3 +343,12 @@ def erase(
     image[top : top + erased_height, left : left + erased_width] = noise.reshape(
         erased_height, erased_width, 3
     )
+
+
+def mixup_share(alpha: float, seed: int, epoch: int, batch: int) -> np.ndarray:
+    """Share (1,) float32 that the images of a batch keep of themselves in a mixture: a draw from Beta(alpha, alpha).
+
+    With an alpha of 0 they are not mixed. Zhang et al. 2017, "mixup".
+    """
+    share = np.random.default_rng([seed, epoch, batch]).beta(alpha, alpha) if alpha else 1.0
+    return np.array([share], np.float32)

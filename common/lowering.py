@@ -28,7 +28,7 @@ def lower(
     """A graph that computes what `symbol`, in float32, does.
 
     precision: "float32", or "bfloat16" (on the CPU) or "float16" (on GPUs) for the operators that gain from it.
-    device: "cpu" or "gpu" gives operators the form that suits it; "" leaves them as they are. data_names: of the inputs
+    device: "cpu" gives operators the form that suits it, any other leaves them as they are. data_names: of the inputs
     that are no parameters. parameters: the others by name; they stay float32.
     """
     on_cpu = device == "cpu"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 import mxnet as mx
 from mxnet import gluon
@@ -12,12 +12,35 @@ from common.devices import bfloat16_supported
 from common.errors import CheckpointError, DeviceError
 from common.estimator import set_parameters
 from common.limits import GradientLimit, RateLimit, StepLimit
-from common.network_config import NetworkModelConfig, NetworkTrainConfig
+from common.network_config import NetworkConfig, NetworkModelConfig, NetworkTrainConfig
 from common.networks import load_pretrained, set_lr_multipliers, set_no_weight_decay
 from common.optimizers import BY_RATE, PROPORTIONAL, create
 from common.pretrained import find_parameters
+from common.task import Task
 
 log = logging.getLogger("visualtl")
+
+N = TypeVar("N", bound=NetworkConfig)
+
+
+class NetworkTask(Task[N]):
+    """A task on a base network, trained as `train` says."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.config.train.input_width, self.config.train.input_height
+
+    def optimizer(self) -> Any:
+        return make_optimizer(self.config.train)
+
+    def limit(self) -> StepLimit | None:
+        return make_limit(self.config.train)
+
+    def compiled(self) -> bool:
+        return self.config.train.mode == "hybrid"
+
+    def precision(self, on_gpu: bool) -> str:
+        return precision(self.config.train)
 
 
 def make_optimizer(train: NetworkTrainConfig) -> Any:

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from common.augment import mixup_share
 from common.checkpoint import read_checkpoint
 from common.config import with_model
 from common.errors import CheckpointError
-from common.limits import StepLimit
 from common.loader import Batch, Transform
 from common.network_config import NetworkModelConfig
 from common.networks import freeze
 from common.samples import Annotate, Sample
-from common.task import Evaluation, Inputs, Model, Task
-from common.transfer import fill, make_limit, make_optimizer, precision, restore, set_multipliers, variants
+from common.task import Evaluation, Inputs, Model
+from common.transfer import NetworkTask, fill, restore, set_multipliers, variants
 from landmark.annotations import LandmarkAnnotations, mean_shape, summary
 from landmark.config import LandmarkConfig
 from landmark.losses import LOSSES, LandmarkTraining
@@ -82,7 +82,7 @@ class LandmarkModel(Model):
         }
 
 
-class LandmarkTask(Task[LandmarkConfig]):
+class LandmarkTask(NetworkTask[LandmarkConfig]):
     """Keypoints by configuration. A prediction is an array (num_joints, 2): x, y in original pixels."""
 
     name = "landmark"
@@ -110,10 +110,6 @@ class LandmarkTask(Task[LandmarkConfig]):
         return EvaluationTransform(self.config.dataset.num_joints)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return self.config.train.input_width, self.config.train.input_height
-
-    @property
     def early_stop_baseline(self) -> float | None:
         """-RMSE is never above 0: a baseline of 0 is none."""
         return self.config.train.early_stop_baseline or None
@@ -128,18 +124,6 @@ class LandmarkTask(Task[LandmarkConfig]):
         self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
     ) -> tuple[Evaluation, dict[str, Any]]:
         return self.evaluate(samples, predictions, model), result_document(samples, np.array(predictions))
-
-    def optimizer(self) -> Any:
-        return make_optimizer(self.config.train)
-
-    def precision(self, on_gpu: bool) -> str:
-        return precision(self.config.train)
-
-    def limit(self) -> StepLimit | None:
-        return make_limit(self.config.train)
-
-    def compiled(self) -> bool:
-        return self.config.train.mode == "hybrid"
 
     def build(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
@@ -186,7 +170,5 @@ class LandmarkTask(Task[LandmarkConfig]):
     def _mixup_share(self, batch: Batch) -> np.ndarray:
         """Share (1,) of themselves that the images of `batch` keep."""
         train = self.config.train
-        if batch.epoch >= train.epochs - train.mixup_off_epoch:
-            return np.ones(1, np.float32)
-        rng = np.random.default_rng([train.seed, batch.epoch, batch.number])
-        return np.array([rng.beta(train.mixup_alpha, train.mixup_alpha)], np.float32)
+        plain = batch.epoch >= train.epochs - train.mixup_off_epoch
+        return mixup_share(0.0 if plain else train.mixup_alpha, train.seed, batch.epoch, batch.number)

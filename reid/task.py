@@ -13,7 +13,7 @@ from mxnet import gluon
 
 from classification.annotations import ClassAnnotations, class_folders, counted
 from classification.metric import classification_metric, softmax
-from classification.task import ClassifierModel, NetworkTask, begin_training
+from classification.task import ClassifierModel, FolderTask, begin_training
 from common.datasets import find_folders
 from common.loader import Batch, Transform
 from common.samples import Annotate, Sample
@@ -58,7 +58,7 @@ class ReIDModel(ClassifierModel):
         }
 
 
-class ReIDTask(NetworkTask[ReIDConfig]):
+class ReIDTask(FolderTask[ReIDConfig]):
     """Re-identification by configuration. Validation and test sets may show identities that training does not."""
 
     name = "reid"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
-from classification.losses import ClassificationTraining, cross_entropy, distillation_loss, mixup_share
+from classification.losses import ClassificationTraining, cross_entropy, distillation_loss
 from classification.losses import target_distributions as targets_of
 from classification.networks import build_classifier, transfer_classes
 from common.networks import Network, freeze
@@ -97,14 +97,6 @@ def test_mixup_mixes_images_and_labels_alike() -> None:
     logits = logits_of(network, 0.7 * pixels + 0.3 * pixels[::-1])
     target = 0.7 * one_hot + 0.3 * one_hot[::-1]
     np.testing.assert_allclose(mixed, -(log_softmax(logits) * target).sum(axis=1), rtol=1e-4)
-
-
-def test_the_share_of_mixup_is_a_draw_from_beta_and_repeatable() -> None:
-    shares = np.array([mixup_share(0.2, 1, 0, step) for step in range(2000)])
-    assert shares.shape == (2000, 1)
-    assert abs(shares.mean() - 0.5) < 0.03
-    assert abs(shares.var() - 0.25 / 1.4) < 0.01  # the variance of Beta(0.2, 0.2)
-    assert mixup_share(0.2, 1, 3, 4) == mixup_share(0.2, 1, 3, 4) != mixup_share(0.2, 1, 4, 4)
 
 
 @pytest.mark.parametrize("teacher_classes", [CLASSES, 7])

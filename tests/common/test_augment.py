@@ -295,3 +295,16 @@ def test_the_same_generator_state_gives_the_same_image() -> None:
     strength = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 10, "lighting": 0.1}
     np.testing.assert_array_equal(jittered(image, 3, **strength), jittered(image, 3, **strength))
     assert (jittered(image, 3, **strength) != jittered(image, 4, **strength)).any()
+
+
+def test_the_share_of_mixup_is_a_draw_from_beta_and_repeatable() -> None:
+    shares = np.array([augment.mixup_share(0.2, 1, 0, step) for step in range(2000)])
+    assert shares.shape == (2000, 1)
+    assert abs(shares.mean() - 0.5) < 0.03
+    assert abs(shares.var() - 0.25 / 1.4) < 0.01  # the variance of Beta(0.2, 0.2)
+    assert (
+        augment.mixup_share(0.2, 1, 3, 4)
+        == augment.mixup_share(0.2, 1, 3, 4)
+        != augment.mixup_share(0.2, 1, 4, 4)
+    )
+    assert augment.mixup_share(0.0, 1, 3, 4) == 1.0

@@ -333,7 +333,7 @@ def test_where_the_rate_steps_down_training_goes_on_from_the_average(momentum: f
     [
         lambda step: 0.01 * 0.6 ** (step // 5),  # less than by half
         lambda step: 0.01 * 0.9**step,  # much over the epoch, little by the step
-        lambda step: 0.0,
+        lambda step: 0.01 if step < 7 else 0.0,  # within an epoch; and where there is no rate left
     ],
 )
 def test_elsewhere_the_average_leaves_the_training_alone(rate: Callable[[int], float]) -> None:
