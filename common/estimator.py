@@ -107,7 +107,7 @@ class Estimator:
         self.model = model
         self.contexts = list(contexts)
         self._limit = limit
-        # float16 has no small numbers: the loss is multiplied up, by half as much from where gradients overflow.
+        # float16 has no small numbers: the loss is multiplied up, and by half of that from where gradients overflow.
         self._scaled = precision == "float16"
         self._loss_scale = 2.0**15 if self._scaled else 1.0
         self._steps_at_scale = 0
