@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ctypes
 from typing import Any
 
 import mxnet as mx
 import numpy as np
+from mxnet.base import _LIB, check_call
 
 
 def on_device(value: Any, context: Any) -> Any:
@@ -24,21 +25,17 @@ def plain(value: Any) -> Any:
 
 
 def host_view(array: Any) -> np.ndarray:
-    """The numbers of an NDArray in the CPU's memory, without a copy, to be read before MXNet writes to them again."""
-    try:
-        return np.from_dlpack(_Lent(array))
-    except mx.MXNetError:  # an inference has brought them into an order of oneDNN's own
-        return np.asarray(array.asnumpy())
+    """The numbers of an NDArray in the CPU's memory, without a copy, to be read before MXNet writes to them again.
 
-
-@dataclass(frozen=True)
-class _Lent:
-    """An NDArray as the array API standard has one array given to another library."""
-
-    array: Any
-
-    def __dlpack__(self, stream: None = None) -> Any:
-        return self.array.to_dlpack_for_read()
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 1, 0  # the CPU
+    The view does not keep the array alive. Where an inference has brought the numbers into an order of oneDNN's own,
+    they are brought back. DLPack, which is the standard for this, has MXNet call back into Python when the view ends:
+    an exception that a signal raises there is lost.
+    """
+    array.wait_to_read()
+    address = ctypes.c_void_p()
+    check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
+    dtype = np.dtype(array.dtype)
+    memory = (ctypes.c_char * (array.size * dtype.itemsize)).from_address(address.value)
+    numbers: np.ndarray = np.ndarray(array.shape, dtype, memory)
+    numbers.flags.writeable = False
+    return numbers

@@ -61,6 +61,10 @@ def watch_signals(status: Status) -> None:
         os._exit(stopped.exit_status)
 
     def receive(number: int, frame: FrameType | None) -> None:
+        if _is_in_finaliser(frame):  # what is raised there goes nowhere
+            signal.signal(signal.SIGALRM, lambda _, frame: receive(number, frame))
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            return
         for other in (signal.SIGTERM, signal.SIGINT):
             signal.signal(other, lambda number, frame: os._exit(128 + number))
         raise Stopped(number)
@@ -77,6 +81,12 @@ def watch_signals(status: Status) -> None:
     threading.Thread(target=watch, daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, receive)
+
+
+def _is_in_finaliser(frame: FrameType | None) -> bool:
+    while frame and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager

@@ -5,12 +5,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import mxnet as mx
 import pytest
 
 from common.endings import explain
 from common.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CUDA = """Traceback (most recent call last):
   File "src/storage/./pooled_storage_manager.h", line 161
@@ -61,3 +67,36 @@ def test_a_build_for_gpus_without_a_driver_says_so() -> None:
     known = explain(caught.value)
     assert known.kind == "device"
     assert str(known).startswith("MXNet cannot be loaded: libcuda.so.1-that-is-not-here is not there")
+
+
+FINALISER = """
+import signal, sys, time
+from pathlib import Path
+from common.endings import ending, watch_signals
+from common.status import Status
+
+class Slow:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.05)  # the handler runs before this, and again before it is over
+
+status = Status(Path(sys.argv[1]))
+with ending(status, 1):
+    watch_signals(status)
+    slow = Slow()
+    began = time.monotonic()
+    del slow
+    while time.monotonic() - began < 5:
+        time.sleep(0.01)
+"""
+
+
+def test_a_signal_that_comes_while_an_object_is_finalised_is_not_lost(tmp_path: Path) -> None:
+    began = time.monotonic()
+    made = subprocess.run(
+        [sys.executable, "-c", FINALISER, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert made.returncode == 143, made.stderr
+    assert made.stderr.strip().splitlines()[-1] == "stopped by SIGTERM"
+    assert "Traceback" not in made.stderr
+    assert time.monotonic() - began < 5
