@@ -254,9 +254,9 @@ class TrainConfig(Section):
         0.9998,
         "Decay of the moving average of the parameters, which is what is validated and exported; 0: no average. "
         "Short trainings are averaged over their last tenth at most. Where the learning rate steps down by half or "
-        "more, training goes on from the average.",
+        "more, YOLOv3 goes on from the average.",
         "参数滑动平均的衰减系数，验证和导出均使用平均后的参数；0 表示不使用。短训练最多对最后十分之一取平均。"
-        "学习率一次下降一半或更多时，训练从平均后的参数继续。",
+        "学习率一次下降一半或更多时，YOLOv3 从平均后的参数继续训练。",
         ge=0,
         lt=1,
     )

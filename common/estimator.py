@@ -89,6 +89,7 @@ class Estimator:
     compiled: a training step runs as one graph; else operator by operator, in float32.
 
     ema_decay: above 0 a moving average of the parameters is kept beside them, to be used within `averaged`.
+    from_average: where the learning rate steps down by half or more, training goes on from there.
 
     limit: how far a step may move a weight (None: no limit); it must suit the optimizer.
     """
@@ -103,6 +104,7 @@ class Estimator:
         limit: StepLimit | None = None,
         compiled: bool = True,
         ema_decay: float = 0.0,
+        from_average: bool = False,
     ) -> None:
         self.model = model
         self.contexts = list(contexts)
@@ -134,6 +136,7 @@ class Estimator:
             if parameter in own or name in self._companions
         }
         self._average = MovingAverage(averaged, ema_decay) if ema_decay else None
+        self._from_average = from_average
         self._batch_statistics = BatchStatistics(model.inference_block(), self.contexts[0], precision)
         self._optimizer = optimizer
         if isinstance(optimizer, mx.optimizer.SGD) and self.contexts[0].device_type == "cpu":
@@ -209,7 +212,7 @@ class Estimator:
         Optima and Better Generalization", Izmailov et al. 2018). At the lower one they would creep there from where the
         last jump left them, and the average with them. The momentum of SGD would carry them away from it again.
         """
-        if not self._average:
+        if not (self._average and self._from_average):
             return
         self._average.adopt()
         if isinstance(self._optimizer, (mx.optimizer.SGD, mx.optimizer.NAG)):

@@ -190,6 +190,7 @@ def train(
         limit=task.limit(),
         compiled=task.compiled(),
         ema_decay=keys.ema_decay,
+        from_average=task.from_average,
     )
     with ExitStack() as stack:
         loader = stack.enter_context(

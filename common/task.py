@@ -94,6 +94,9 @@ class Task(ABC, Generic[C]):
     name: ClassVar[str]
     # Steps over which the learning rate rises where the configuration asks for no warm-up.
     soft_steps: ClassVar[int] = 50
+    # Whether training goes on from the moving average where the learning rate steps down: helps where parameters jump
+    # about a point, and throws those back that are still on their way (benchmarks/QUALITY.md).
+    from_average: ClassVar[bool] = False
 
     def __init__(self, config: C) -> None:
         self.config = config

@@ -123,6 +123,7 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     """YOLOv3 by configuration."""
 
     name = "yolov3"
+    from_average = True
 
     def limit(self) -> StepLimit | None:
         # The usual 0.02 is too far for a set of a hundred images (benchmarks/QUALITY.md).

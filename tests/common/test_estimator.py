@@ -320,12 +320,21 @@ class Averages(Hook):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_where_the_rate_steps_down_training_goes_on_from_the_average(momentum: float) -> None:
-    made = estimator(momentum=momentum, ema_decay=0.9)
+    made = estimator(momentum=momentum, ema_decay=0.9, from_average=True)
     seen = Averages(made)
     rates = (0.01, 0.0)  # what happens at the step alone moves anything
     made.fit(Given(batches(5)), lambda step: rates[step // 5], [seen], TrainingState(2, 5))  # type: ignore[arg-type]
     assert not np.allclose(seen.averaged[0], seen.trained[0])
     np.testing.assert_allclose(seen.trained[1], seen.averaged[0], rtol=1e-6)
+
+
+def test_training_goes_on_from_where_it_is_unless_a_task_asks_for_the_average() -> None:
+    found = []
+    for decay in (0.0, 0.9):
+        made = estimator(ema_decay=decay)
+        made.fit(Given(batches(5)), lambda step: (0.01, 0.001)[step // 5], [], TrainingState(2, 5))  # type: ignore[arg-type]
+        found.append(parameters(made.model.network)["1.weight"])
+    assert (found[0] == found[1]).all()
 
 
 @pytest.mark.parametrize(
@@ -339,7 +348,7 @@ def test_where_the_rate_steps_down_training_goes_on_from_the_average(momentum: f
 def test_elsewhere_the_average_leaves_the_training_alone(rate: Callable[[int], float]) -> None:
     found = []
     for decay in (0.0, 0.9):
-        made = estimator(ema_decay=decay)
+        made = estimator(ema_decay=decay, from_average=True)
         made.fit(Given(batches(5)), rate, [], TrainingState(3, 5))  # type: ignore[arg-type]
         found.append(parameters(made.model.network)["1.weight"])
     assert (found[0] == found[1]).all()
