@@ -58,9 +58,8 @@ class ClassifierModel(Model):
         train = self._config.train
         if not train.mixup:
             return Inputs(split)
-        plain = batch.epoch >= train.epochs - train.mixup_off_epoch
-        alpha = 0.0 if plain else train.mixup_alpha
-        return Inputs(split, [mixup_share(alpha, train.seed, batch.epoch, batch.number)])
+        share = mixup_share(train.mixup_in(batch.epoch), train.seed, batch.epoch, batch.number)
+        return Inputs(split, [share])
 
     def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
         return list(softmax(outputs[0]))

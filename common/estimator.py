@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +21,14 @@ from common.errors import TrainingError
 from common.graph import inference_graph
 from common.limits import StepLimit, norms
 from common.loader import Batch, Loader
+from common.loss_scale import LossScale
 from common.task import Evaluation, Model
 from common.training_graph import RecordedStep, TrainingGraph, TrainingStep
 
+log = logging.getLogger("visualtl")
+
 # Steps in a row whose gradient is not finite that a training survives by leaving them out.
 MAX_SKIPPED = 20
-
-# Steps without an overflow after which the loss of float16 is multiplied up by twice as much ("Mixed Precision
-# Training", Micikevicius et al. 2018, 3.2; the figures are those of MXNet's and PyTorch's amp).
-GROWTH_INTERVAL = 2000
 
 
 @dataclass
@@ -109,10 +109,7 @@ class Estimator:
         self.model = model
         self.contexts = list(contexts)
         self._limit = limit
-        # float16 has no small numbers: the loss is multiplied up, and by half of that from where gradients overflow.
-        self._scaled = precision == "float16"
-        self._loss_scale = 2.0**15 if self._scaled else 1.0
-        self._steps_at_scale = 0
+        self._scale = LossScale(precision)
         block, names = model.training_block()
         self._steps: list[TrainingStep] = [
             TrainingGraph(block, names, context, precision) if compiled else RecordedStep(block, context)
@@ -185,10 +182,11 @@ class Estimator:
         taken, images, began = 0, 0, time.monotonic()
         state.evaluation = None
         first = state.epoch * state.steps
-        if state.epoch > state.start_epoch and schedule(first) <= schedule(first - 1) / 2 < schedule(
-            first - 1
-        ):
-            self._go_on_from_average()
+        if self._average and self._from_average and state.epoch > state.start_epoch:
+            before = schedule(first - 1)
+            if schedule(first) <= before / 2 < before:
+                log.info("[Epoch %d] The learning rate steps down: going on from the average", state.epoch)
+                self._go_on_from_average(self._average)
         self._keep_statistics()
         for step, batch in enumerate(loader.epoch(state.epoch), start=1):
             state.step = step
@@ -205,17 +203,15 @@ class Estimator:
             for hook in hooks:
                 hook.after_step(state)
 
-    def _go_on_from_average(self) -> None:
+    def _go_on_from_average(self, average: MovingAverage) -> None:
         """Take the averages for the parameters, and begin anew there: the learning rate has stepped down.
 
         At the higher rate parameters jump about a point that their average is near ("Averaging Weights Leads to Wider
         Optima and Better Generalization", Izmailov et al. 2018). At the lower one they would creep there from where the
         last jump left them, and the average with them. The momentum of SGD would carry them away from it again.
         """
-        if not (self._average and self._from_average):
-            return
-        self._average.adopt()
-        if isinstance(self._optimizer, (mx.optimizer.SGD, mx.optimizer.NAG)):
+        average.adopt()
+        if isinstance(self._optimizer, mx.optimizer.SGD):
             for updater in self._trainer._updaters:
                 for momentum in updater.states.values():
                     if momentum is not None:
@@ -230,30 +226,25 @@ class Estimator:
             step.take(part)
         outputs = [step.forward() for step in self._steps]
         for step in self._steps:
-            step.backward(self._loss_scale)
+            step.backward(self._scale.value)
         if len(self.contexts) > 1:
             self._trainer.allreduce_grads()
         rows = sum(len(output[0]) for output in outputs)
-        gradients = norms([p.list_grad()[0] for p in self._parameters]) / (rows * self._loss_scale)
+        gradients = norms([p.list_grad()[0] for p in self._parameters]) / (rows * self._scale.value)
         losses = np.sum([[loss.sum().asscalar() for loss in output] for output in outputs], axis=0) / rows
         if np.isfinite(gradients).all() and np.isfinite(losses).all():
             self._skipped_in_a_row = 0
             self._trainer.set_learning_rate(learning_rate)
             with self._limited(gradients, learning_rate):
-                self._trainer.update(rows * self._loss_scale)
+                self._trainer.update(rows * self._scale.value)
             if self._average:
                 self._average.update()
                 # What the first device was given: it has the memory for so much.
                 self._batch_statistics.remember(np.array_split(batch.arrays["image"], len(self.contexts))[0])
-            if self._scaled:
-                self._steps_at_scale += 1
-                if self._steps_at_scale == GROWTH_INTERVAL:
-                    self._loss_scale, self._steps_at_scale = min(2 * self._loss_scale, 2.0**24), 0
+            self._scale.keep()
             return losses
         self._restore_statistics()
-        self._steps_at_scale = 0
-        if self._loss_scale > 1.0:
-            self._loss_scale /= 2
+        if self._scale.reduce():
             return None
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED:
@@ -333,8 +324,7 @@ class Estimator:
                 self._names[i]: plain(value) for i, value in self._trainer._updaters[0].states.items()
             },
             "m_schedule": float(getattr(self._optimizer, "m_schedule", 1.0)),  # of Nadam
-            "loss_scale": self._loss_scale,
-            "steps_at_scale": self._steps_at_scale,
+            "loss_scale": self._scale.state(),
             "skipped_in_a_row": self._skipped_in_a_row,
         }
 
@@ -351,7 +341,7 @@ class Estimator:
             for name, value in state["states"].items():
                 updater.states[index[name]] = on_device(value, context)
                 updater.states_synced[index[name]] = True
-        self._loss_scale, self._steps_at_scale = state["loss_scale"], state["steps_at_scale"]
+        self._scale.restore(state["loss_scale"])
         self._skipped_in_a_row = state["skipped_in_a_row"]
 
 

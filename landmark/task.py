@@ -170,5 +170,4 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
     def _mixup_share(self, batch: Batch) -> np.ndarray:
         """Share (1,) of themselves that the images of `batch` keep."""
         train = self.config.train
-        plain = batch.epoch >= train.epochs - train.mixup_off_epoch
-        return mixup_share(0.0 if plain else train.mixup_alpha, train.seed, batch.epoch, batch.number)
+        return mixup_share(train.mixup_in(batch.epoch), train.seed, batch.epoch, batch.number)

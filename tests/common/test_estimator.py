@@ -240,19 +240,19 @@ def test_a_layer_made_in_the_place_of_another_goes_on_with_its_momentum() -> Non
 def test_the_scale_of_the_loss_falls_where_gradients_overflow_and_rises_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("common.estimator.GROWTH_INTERVAL", 3)
+    monkeypatch.setattr("common.loss_scale.GROWTH_INTERVAL", 3)
     made = estimator(compiled=False, precision="float16")
     bad, *good = batches(6)
     bad.arrays["target"][:] = np.inf
     scales = []
     for batch in (bad, bad, *good[:2], bad, *good):
         made.step(batch, 0.01)
-        scales.append(made.optimizer_state()["loss_scale"] / 2**15)
+        scales.append(made.optimizer_state()["loss_scale"]["value"] / 2**15)
     assert scales == [0.5, 0.25, 0.25, 0.25, 0.125, 0.125, 0.125, 0.25, 0.25, 0.25]
     fresh = estimator(compiled=False, precision="float16")
     fresh.restore_optimizer(made.optimizer_state())
     fresh.step(good[0], 0.01)
-    assert fresh.optimizer_state()["loss_scale"] == 2**14  # the third step without an overflow
+    assert fresh.optimizer_state()["loss_scale"]["value"] == 2**14  # the third step without an overflow
 
 
 def test_mean_losses_are_those_of_the_batches_that_counted() -> None:
