@@ -101,8 +101,8 @@ def evaluate(network: Any, options: argparse.Namespace, names: list[str]) -> flo
     import mxnet as mx
     import numpy as np
 
-    from common.graph import MEAN, STD
-    from common.samples import Sample
+    from common.data.samples import Sample
+    from common.engine.graph import MEAN, STD
     from detect.metric import MeanAveragePrecision
     from detect.results import clip_detections
     from detect.transforms import LetterboxEvaluation
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    from common.devices import use_all_cores
+    from common.engine.devices import use_all_cores
 
     use_all_cores()
     train(options)

@@ -35,10 +35,10 @@ import simplejpeg
 
 from benchmarks import table
 from classification.transforms import TrainingTransform
-from common.images import decode, probe
-from common.loader import Layout, Loader, Shape
-from common.samples import Sample
-from common.workers import WorkerPool
+from common.data.samples import Sample
+from common.images.decoding import decode, probe
+from common.loading.loader import Layout, Loader, Shape
+from common.processes.pool import WorkerPool
 
 ROUNDS = 7
 ALONE = "simplejpeg alone, from memory"

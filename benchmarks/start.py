@@ -137,9 +137,9 @@ def floor() -> float:
 
 def read(options: argparse.Namespace) -> None:
     """Read the set `options.data` as a job does."""
-    from common.devices import processors
-    from common.samples import read_folder
-    from common.workers import WorkerPool
+    from common.data.samples import read_folder
+    from common.engine.devices import processors
+    from common.processes.pool import WorkerPool
     from detect.annotations import DetectionAnnotations
 
     with WorkerPool(processors()) as pool:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
 from benchmarks.loader import class_folders
-from common.devices import bfloat16_supported, load_mxnet, use_all_cores
+from common.engine.devices import bfloat16_supported, load_mxnet, use_all_cores
 
 ROOT = table.ROOT
 WARM_UP = 2
@@ -47,7 +47,7 @@ JOBS = (
 
 def make_task(options: argparse.Namespace) -> tuple[Any, Path]:
     """The task that `options.job` names, and its training folder."""
-    from common.config import configuration
+    from common.config.sections import configuration
 
     kind, _, network = options.job.partition(":")
     size = options.size
@@ -64,11 +64,11 @@ def make_task(options: argparse.Namespace) -> tuple[Any, Path]:
     model["data_shape"] = [size, size]
     if kind == "yolov3":
         from detect.config import YOLOv3Config
-        from detect.yolov3 import YOLOv3Task
+        from detect.yolov3.task import YOLOv3Task
 
         given["train"] = {"no_random_shape": True}
         return YOLOv3Task(configuration(YOLOv3Config, given)), options.data / "detect_train"
-    from detect.centernet import CenterNetTask
+    from detect.center_net.task import CenterNetTask
     from detect.config import CenterNetConfig
 
     given["train"] = {"pretrained_base": False}
@@ -77,15 +77,15 @@ def make_task(options: argparse.Namespace) -> tuple[Any, Path]:
 
 def ours(options: argparse.Namespace) -> Iterator[None]:
     """Steps of this project's estimator, set up as `common.job` does it."""
-    from common.workers import WorkerPool
+    from common.processes.pool import WorkerPool
 
     pool = WorkerPool(options.workers)
     load_mxnet()
     import mxnet as mx
 
-    from common.estimator import Estimator
-    from common.loader import Loader
-    from common.samples import read_folder
+    from common.data.samples import read_folder
+    from common.loading.loader import Loader
+    from common.training.estimator import Estimator
 
     task, folder = make_task(options)
     samples, _ = read_folder(folder, task.annotations(folder), pool, lambda share: None)

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import table
 from classification.transforms import EvaluationTransform
 from classification.transforms import TrainingTransform as ClassificationTraining
-from common.samples import Sample
+from common.data.samples import Sample
 from detect.transforms import CenterNetTraining, LetterboxEvaluation, StretchEvaluation, YOLOv3Training
 from landmark.transforms import TrainingTransform as LandmarkTraining
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from common.boxes import clip_box
+from common.data.boxes import clip_box
+from common.data.figures import spread, unevenness
+from common.data.problems import BadSample, Problem
+from common.data.rows import annotation_path, read_rows
+from common.data.samples import Sample
 from common.errors import DataError
-from common.figures import spread, unevenness
-from common.images import printable
-from common.problems import BadSample, Problem
-from common.rows import annotation_path, read_rows
-from common.samples import Sample
+from common.images.decoding import printable
 
 # How the text beside an image says that there is no box.
 _NONE = [-1.0] * 5

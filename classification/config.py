@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ConfigDict
 
-from common.network_config import NetworkConfig
+from common.config.network_sections import NetworkConfig
 
 
 class ClassificationConfig(NetworkConfig):

@@ -10,7 +10,7 @@ from typing import Any
 import mxnet as mx
 from mxnet.gluon import nn
 
-from common.graph import Normalise
+from common.engine.graph import Normalise
 
 #: Share of certainty that label smoothing gives away ("Rethinking the Inception Architecture", Szegedy et al.
 #: 2015, 7).

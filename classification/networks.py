@@ -8,13 +8,13 @@ from typing import Any
 import mxnet as mx
 from mxnet.gluon import nn
 
-from common.networks import Network, base_network, initialize
+from common.networks.base_networks import Network, base_network, initialize
 
 
 def build_classifier(name: str, classes: int, contexts: Sequence[Any], **variants: bool) -> Network:
     """The base network `name` with random parameters: normalised images (B, 3, H, W) to logits (B, classes).
 
-    variants and errors: see `common.networks.base_features`.
+    variants and errors: see `common.networks.base_networks.base_features`.
     """
     network = base_network(name, classes, **variants)
     initialize(network, contexts)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from classification.metric import ClassificationMetric, classification_metric, number_or_null
-from common.samples import Sample
+from common.data.samples import Sample
 
 
 def result_rows(

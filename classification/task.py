@@ -18,15 +18,15 @@ from classification.networks import build_classifier, transfer_classes
 from classification.results import result_document
 from classification.teacher import make_teacher
 from classification.transforms import EvaluationTransform, TrainingTransform
-from common.augment import mixup_share
-from common.checkpoint import classes_of
+from common.config.network_sections import NetworkConfig
+from common.data.samples import Annotate, Sample
 from common.datasets import find_folders
 from common.errors import CheckpointError, DataError
-from common.loader import Batch, Transform
-from common.network_config import NetworkConfig
-from common.samples import Annotate, Sample
+from common.images.augment import mixup_share
+from common.loading.loader import Batch, Transform
+from common.networks.transfer import N, NetworkTask, fill, set_multipliers, variants
 from common.task import Evaluation, Inputs, Model
-from common.transfer import N, NetworkTask, fill, set_multipliers, variants
+from common.training.checkpoint import classes_of
 
 log = logging.getLogger("visualtl")
 

@@ -10,14 +10,14 @@ from typing import Any
 from mxnet import gluon
 
 from classification.networks import transfer_classes
-from common.checkpoint import classes_of, read_checkpoint
-from common.config import with_model
+from common.config.network_names import BASE_NETWORKS, parameters_name
+from common.config.network_sections import NetworkConfig
+from common.config.sections import with_model
 from common.errors import CheckpointError
-from common.network_config import NetworkConfig
-from common.network_names import BASE_NETWORKS, parameters_name
-from common.networks import base_network, freeze, initialize, load_pretrained
-from common.pretrained import find_parameters
-from common.transfer import restore, variants
+from common.networks.base_networks import base_network, freeze, initialize, load_pretrained
+from common.networks.pretrained import find_parameters
+from common.networks.transfer import restore, variants
+from common.training.checkpoint import classes_of, read_checkpoint
 
 log = logging.getLogger("visualtl")
 

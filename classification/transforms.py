@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.augment import MEAN_COLOUR, jitter_colour, stretching
-from common.drawing import draw_sample
-from common.samples import Sample
+from common.data.drawing import draw_sample
+from common.data.samples import Sample
+from common.images.augment import MEAN_COLOUR, jitter_colour, stretching
 
 Region = tuple[float, float, float, float]
 
@@ -74,7 +74,7 @@ class TrainingTransform:
     """A random part of the image, mirrored in half of the cases, in random colours.
 
     A whole image gives a random crop; a box gives itself with jittered edges, stretched to the input.
-    brightness, contrast, saturation, lighting: see `common.augment.jitter_colour` (defaults: GluonCV's for
+    brightness, contrast, saturation, lighting: see `common.images.augment.jitter_colour` (defaults: GluonCV's for
     ImageNet).
     """
 

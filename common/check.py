@@ -15,22 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from common.checkpoint import read_checkpoint
-from common.cli import Options
-from common.config import JobConfig, with_model
-from common.datasets import Datasets, Report, load_datasets
-from common.devices import check_gpus, contexts, load_mxnet, processors, visible_gpus
-from common.endings import explain
+from common.config.command_line import Options
+from common.config.sections import JobConfig, with_model
+from common.data.figures import listed
+from common.data.problems import PROBLEMS_LOGGED, Problem
+from common.data.report import Report
+from common.data.samples import Sample
+from common.datasets import Datasets, load_datasets
+from common.engine.devices import check_gpus, contexts, load_mxnet, processors, visible_gpus
 from common.errors import DataError, JobError, PretrainedError
-from common.figures import listed
-from common.images import FILE_LIMIT, ImageError, decode, printable, read_file
-from common.log import bar, last_words, open_console
-from common.pretrained import fetchable, models_folder, present, published
-from common.problems import PROBLEMS_LOGGED, Problem
-from common.progress import Step
-from common.samples import Sample
+from common.images.decoding import FILE_LIMIT, ImageError, decode, printable, read_file
+from common.networks.pretrained import fetchable, models_folder, present, published
+from common.processes.pool import WorkerPool
+from common.reporting.endings import explain
+from common.reporting.log import bar, last_words, open_console
+from common.reporting.progress import Step
 from common.task import Task
-from common.workers import WorkerPool
+from common.training.checkpoint import read_checkpoint
 
 log = logging.getLogger("visualtl")
 
@@ -81,7 +82,7 @@ def _look(
     reasons: list[JobError],
 ) -> None:
     """Everything behind the configuration; what a job could not start with is added to `reasons`."""
-    from common import resume
+    from common.training import resume
 
     task, checkpoint = make_task(config), None
     with _noted(reasons):

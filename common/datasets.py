@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.config import DatasetConfig
-from common.errors import DataError
-from common.images import printable
-from common.progress import Step
-from common.samples import (
+from common.config.sections import DatasetConfig
+from common.data.report import Report
+from common.data.samples import (
     Annotate,
     FolderReport,
     NoSamples,
-    Problem,
     Sample,
     read_folder,
     split,
-    write_report,
 )
+from common.errors import DataError
+from common.images.decoding import printable
+from common.processes.pool import WorkerPool
+from common.reporting.progress import Step
 from common.task import Task
-from common.workers import WorkerPool
 
 log = logging.getLogger("visualtl")
 
@@ -44,44 +43,6 @@ class Datasets:
     test: list[Sample] | None
     classes: list[str]
     report: Report
-
-
-class Report:
-    """`data_report.json`: what was read and what was left out, by set; what comes to light later is added."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._folders: dict[str, FolderReport] = {}
-        self._summaries: dict[str, dict[str, Any]] = {}
-        self._notes: dict[str, Any] = {}
-
-    def cache_file(self, name: str) -> Path:
-        """Where beside the report the set `name` is kept for the next start."""
-        return self._path.with_name(f"scan_cache_{name}.npz")
-
-    def add(self, name: str, folder: FolderReport) -> None:
-        """The report on the folder of a set."""
-        self._folders[name] = folder
-
-    def summarise(self, name: str, summary: dict[str, Any]) -> None:
-        """The task's figures of a set."""
-        self._summaries[name] = summary
-
-    def note(self, name: str, value: Any) -> None:
-        """Something that is said of all sets together."""
-        self._notes[name] = value
-
-    def leave_out(self, name: str, problems: Sequence[Problem]) -> None:
-        """Samples of the set `name` that could no longer be read when their turn came."""
-        if problems:
-            for problem in problems:
-                log.warning("Left out: %s", problem)
-            self._folders[name].problems.extend(problems)
-            self.write()
-
-    def write(self) -> None:
-        """Bring the file up to date."""
-        write_report(self._path, self._folders, self._summaries, self._notes)
 
 
 @dataclass(frozen=True)

@@ -19,23 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import read_checkpoint
-from common.cli import Options, parse
-from common.config import JobConfig, read_configuration, with_model
-from common.config_keys import one_line
-from common.datasets import Datasets, Report, first_step, load_datasets
-from common.devices import check_gpus, contexts, load_mxnet, processors, visible_gpus
-from common.endings import ending, fail_before, watch_signals
+from common.config.command_line import Options, parse
+from common.config.keys import one_line
+from common.config.sections import JobConfig, read_configuration, with_model
+from common.data.report import Report
+from common.datasets import Datasets, first_step, load_datasets
+from common.engine.devices import check_gpus, contexts, load_mxnet, processors, visible_gpus
 from common.errors import ConfigurationError, JobError
 from common.files import write_json
-from common.loader import Loader
-from common.lock import lock
-from common.log import open_log
-from common.progress import Progress, Step, earlier_points
-from common.server import ProgressServer, archive_old_events
-from common.status import Status
+from common.loading.loader import Loader
+from common.processes.pool import WorkerPool
+from common.reporting.endings import ending, fail_before, watch_signals
+from common.reporting.lock import lock
+from common.reporting.log import open_log
+from common.reporting.progress import Progress, Step, earlier_points
+from common.reporting.server import ProgressServer, archive_old_events
+from common.reporting.status import Status
 from common.task import Evaluation, Model, Task
-from common.workers import WorkerPool
+from common.training.checkpoint import read_checkpoint
 
 log = logging.getLogger("visualtl")
 
@@ -125,7 +126,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
 
         load_mxnet()
         task = _task(task_name, config)
-        from common import resume
+        from common.training import resume
 
         saved = resume.read_state(config, task.name) if options.resume else None
         # A training that is resumed has long begun with what --load names.
@@ -146,7 +147,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         best = train(job, model, data, saved, loaded=saved["loaded"] if saved else load is not None)
         predict_and_write(job, model, data)
         with job.step(Step.EXPORT):
-            from common.export import export_model
+            from common.export.model_files import export_model
 
             for path in export_model(model, config.log_dir, task.shape, best):
                 log.info("Exported: %s", path)
@@ -175,10 +176,11 @@ def train(
 
     saved: the training state to go on from. loaded: the training began with a checkpoint given with --load.
     """
-    from common import hooks as around
-    from common import resume
-    from common.estimator import Estimator, TrainingState, set_parameters
-    from common.schedule import Schedule
+    from common.engine.parameters import set_parameters
+    from common.engine.schedule import Schedule
+    from common.training import hooks as around
+    from common.training import resume
+    from common.training.estimator import Estimator, TrainingState
 
     task, config = job.task, job.task.config
     keys = config.train
@@ -271,8 +273,8 @@ def train(
 
 def predict_and_write(job: Job, model: Model, data: Datasets) -> None:
     """Predict validation and test set with what is going to be exported, in float32, and write the result files."""
-    from common.estimator import predict
-    from common.graph import inference_graph
+    from common.engine.graph import inference_graph
+    from common.training.estimator import predict
 
     graph = inference_graph(model.inference_block())
     for name, samples, which in (

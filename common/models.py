@@ -18,10 +18,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli import parse
-from common.config import JobConfig, read_configuration
+from common.config.command_line import parse
+from common.config.sections import JobConfig, read_configuration
 from common.errors import ConfigurationError, JobError, PretrainedError
-from common.pretrained import find_parameters, models_folder, own_file, present, published, sha1_of
+from common.networks.pretrained import find_parameters, models_folder, own_file, present, published, sha1_of
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PUBLISHED = re.compile(r"(?P<name>.+)-(?P<sha1>[0-9a-f]{8})\.params")

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from common.config import JobConfig
-from common.loader import Batch, Transform
-from common.samples import Annotate, Sample
+from common.config.sections import JobConfig
+from common.data.samples import Annotate, Sample
+from common.loading.loader import Batch, Transform
 
 C = TypeVar("C", bound=JobConfig)
 
@@ -68,7 +68,7 @@ class Model(ABC):
 
     def inference_block(self) -> Any:
         """A HybridBlock from uint8 images (B, H, W, 3) to the network's outputs."""
-        from common.graph import Inference
+        from common.engine.graph import Inference
 
         return Inference(self.network)
 
@@ -151,7 +151,7 @@ class Task(ABC, Generic[C]):
 
     def optimizer(self) -> Any:
         """The framework's optimizer, as configured; the learning rate is set before every step."""
-        from common.optimizers import create
+        from common.engine.optimizers import create
 
         train = self.config.train
         return create("sgd", train.lr, train.momentum, train.wd)
@@ -161,8 +161,8 @@ class Task(ABC, Generic[C]):
         return "float32"
 
     def limit(self) -> Any:
-        """How far a step of the optimizer may move a weight: a `common.limits.StepLimit`, or None."""
-        from common.limits import GradientLimit
+        """How far a step of the optimizer may move a weight: a `common.engine.limits.StepLimit`, or None."""
+        from common.engine.limits import GradientLimit
 
         return GradientLimit()
 

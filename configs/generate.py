@@ -23,10 +23,10 @@ sys.path.insert(0, str(ROOT))
 from pydantic.fields import FieldInfo  # noqa: E402
 
 from classification.config import ClassificationConfig  # noqa: E402
-from common.config import JobConfig  # noqa: E402
-from common.config_keys import allowed, leaves, sections  # noqa: E402
+from common.config.keys import allowed, leaves, sections  # noqa: E402
+from common.config.sections import JobConfig  # noqa: E402
 from common.files import replacing  # noqa: E402
-from common.pretrained import published  # noqa: E402
+from common.networks.pretrained import published  # noqa: E402
 from detect.config import CenterNetConfig, YOLOv3Config  # noqa: E402
 from landmark.config import LandmarkConfig  # noqa: E402
 from reid.config import ReIDConfig  # noqa: E402

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from common.boxes import clip_box
+from common.data.boxes import clip_box
+from common.data.figures import listed, spread, unevenness
+from common.data.samples import BadSample, Problem, Row, Sample, read_rows
 from common.errors import DataError
-from common.figures import listed, spread, unevenness
-from common.images import printable
-from common.samples import BadSample, Problem, Row, Sample, read_rows
+from common.images.decoding import printable
 
 HIGHEST_ID = 9999
 """The highest class id there can be where the classes are not named; one beyond is a mistake, not a class."""

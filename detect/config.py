@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from common.config import (
+from common.config.sections import (
     Conflict,
     DatasetConfig,
     JobConfig,
@@ -22,7 +22,7 @@ from common.config import (
     train_dir_key,
     valid_dir_key,
 )
-from common.values import (
+from common.config.values import (
     ClassNames,
     Flag,
     Folder,

@@ -13,4 +13,6 @@ from common.job import main
 from detect.config import CenterNetConfig
 
 if __name__ == "__main__":
-    sys.exit(main(CenterNetConfig, "detect.centernet:CenterNetTask", "Train a CenterNet object detector."))
+    sys.exit(
+        main(CenterNetConfig, "detect.center_net.task:CenterNetTask", "Train a CenterNet object detector.")
+    )

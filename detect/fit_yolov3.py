@@ -10,4 +10,4 @@ from common.job import main
 from detect.config import YOLOv3Config
 
 if __name__ == "__main__":
-    sys.exit(main(YOLOv3Config, "detect.yolov3:YOLOv3Task", "Train a YOLOv3 object detector."))
+    sys.exit(main(YOLOv3Config, "detect.yolov3.task:YOLOv3Task", "Train a YOLOv3 object detector."))

@@ -1,14 +1,14 @@
 """Where the objects of an image end up in an input.
 
 Boxes are continuous coordinates: the pixel in column i covers [i, i + 1). Matrices are those of
-common.augment.
+common.images.augment.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from common import augment
+from common.images import augment
 
 # Crops of YOLOv3's training: the share of every visible box that must be inside, drawn evenly; 1 stands for
 # no crop.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.samples import Sample
+from common.data.samples import Sample
 
 
 def clip_detections(detections: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 import mxnet as mx
 import numpy as np
 
-from common.checkpoint import classes_of
-from common.config import with_model
-from common.devices import bfloat16_supported
+from common.config.sections import with_model
+from common.data.samples import Annotate, Sample
+from common.engine.devices import bfloat16_supported
+from common.engine.parameter_file import check_parameter_file
+from common.engine.parameters import set_parameters
 from common.errors import CheckpointError, DataError, DeviceError, PretrainedError
-from common.estimator import set_parameters
-from common.parameter_file import check_parameter_file
-from common.pretrained import find_parameters
-from common.samples import Annotate, Sample
+from common.networks.pretrained import find_parameters
 from common.task import Evaluation, Model, Task
+from common.training.checkpoint import classes_of
 from detect.annotations import DetectionAnnotations, summary
 from detect.config import DetectConfig
 from detect.metric import MeanAveragePrecision

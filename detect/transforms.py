@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common import augment
-from common.drawing import draw_sample
-from common.samples import Sample
+from common.data.drawing import draw_sample
+from common.data.samples import Sample
+from common.images import augment
 from detect.geometry import choose_crop, letterbox, store_objects, visible_objects
 
 Arrays = dict[str, np.ndarray]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from common.figures import spread
-from common.problems import BadSample, Problem
-from common.rows import read_rows
-from common.samples import Sample
+from common.data.figures import spread
+from common.data.problems import BadSample, Problem
+from common.data.rows import read_rows
+from common.data.samples import Sample
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from pydantic import ConfigDict, Field
 
-from common.config import Conflict, key
-from common.network_config import NetworkConfig, NetworkDatasetConfig, NetworkTrainConfig, Teacher
-from common.values import Flag, Indices, Number, Whole
+from common.config.network_sections import NetworkConfig, NetworkDatasetConfig, NetworkTrainConfig, Teacher
+from common.config.sections import Conflict, key
+from common.config.values import Flag, Indices, Number, Whole
 from landmark.mirroring import mirror_table
 
 

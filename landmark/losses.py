@@ -7,7 +7,7 @@ from typing import Any
 
 from mxnet.gluon import nn
 
-from common.graph import Normalise
+from common.engine.graph import Normalise
 
 #: Normalised coordinates times this are what the losses see: a face's points are then some units apart.
 UNIT = 100.0

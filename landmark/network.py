@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import nn
 
-from common.networks import AveragePool, base_map, initialize
+from common.networks.base_networks import AveragePool, base_map, initialize
 from landmark.losses import UNIT
 
 # The head sees so many places a side, whatever the input's size: what the last map of a 224 pixel input has.
@@ -86,7 +86,7 @@ def _last_of_size(features: nn.HybridSequential, divisor: int) -> int:
 
 
 def build_landmark(name: str, num_joints: int, contexts: Sequence[Any], **variants: bool) -> LandmarkNetwork:
-    """The network with random parameters; options and errors of `common.networks.base_features`."""
+    """The network with random parameters; options and errors of `common.networks.base_networks.base_features`."""
     network = LandmarkNetwork(name, num_joints, **variants)
     network.infer_shape(mx.nd.zeros((1, 3, 32, 32)))
     initialize(network, contexts)

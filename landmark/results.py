@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.samples import Sample
+from common.data.samples import Sample
 from landmark.metric import landmark_metric
 
 

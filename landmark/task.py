@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from common.augment import mixup_share
-from common.checkpoint import read_checkpoint
-from common.config import with_model
+from common.config.network_sections import NetworkModelConfig
+from common.config.sections import with_model
+from common.data.samples import Annotate, Sample
 from common.errors import CheckpointError
-from common.loader import Batch, Transform
-from common.network_config import NetworkModelConfig
-from common.networks import freeze
-from common.samples import Annotate, Sample
+from common.images.augment import mixup_share
+from common.loading.loader import Batch, Transform
+from common.networks.base_networks import freeze
+from common.networks.transfer import NetworkTask, fill, restore, set_multipliers, variants
 from common.task import Evaluation, Inputs, Model
-from common.transfer import NetworkTask, fill, restore, set_multipliers, variants
+from common.training.checkpoint import read_checkpoint
 from landmark.annotations import LandmarkAnnotations, mean_shape, summary
 from landmark.config import LandmarkConfig
 from landmark.losses import LOSSES, LandmarkTraining

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.augment import (
+from common.data.drawing import draw_sample
+from common.data.samples import Sample
+from common.images.augment import (
     MEAN_COLOUR,
     compose,
     invert,
@@ -19,8 +21,6 @@ from common.augment import (
     transform_points,
     translation,
 )
-from common.drawing import draw_sample
-from common.samples import Sample
 
 
 def layout(shape: tuple[int, int], num_joints: int) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -13,8 +13,8 @@ import mxnet as mx
 from mxnet.gluon import nn
 
 from classification.losses import ClassificationTraining
-from common.graph import Normalise
-from common.networks import base_features, embedding_dimension, initialize
+from common.engine.graph import Normalise
+from common.networks.base_networks import base_features, embedding_dimension, initialize
 
 #: Distance by which another identity shall be further away than the own one (Luo et al. 2019).
 MARGIN = 0.3
@@ -57,7 +57,7 @@ class EmbeddingNetwork(nn.HybridBlock):
 def build_embedding(
     name: str, identities: int, contexts: Sequence[Any], **variants: bool
 ) -> EmbeddingNetwork:
-    """The network with random parameters; options and errors of `common.networks.base_features`."""
+    """The network with random parameters; options and errors of `common.networks.base_networks.base_features`."""
     network = EmbeddingNetwork(name, identities, **variants)
     initialize(network, contexts)
     return network

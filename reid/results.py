@@ -11,7 +11,7 @@ import numpy as np
 
 from classification.metric import number_or_null
 from classification.results import result_document
-from common.samples import Sample
+from common.data.samples import Sample
 from reid.metric import RetrievalMetric, leave_one_out, nearest_others, query_gallery_split, retrieval
 
 #: The largest set of which every image is a query: time grows with the square of the number of images.

@@ -14,9 +14,9 @@ from mxnet import gluon
 from classification.annotations import ClassAnnotations, class_folders, counted
 from classification.metric import classification_metric, softmax
 from classification.task import ClassifierModel, FolderTask, begin_training
+from common.data.samples import Annotate, Sample
 from common.datasets import find_folders
-from common.loader import Batch, Transform
-from common.samples import Annotate, Sample
+from common.loading.loader import Batch, Transform
 from common.task import Evaluation, Model
 from reid.config import ReIDConfig
 from reid.network import EmbeddingInference, ReidTraining, build_embedding

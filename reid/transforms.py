@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from classification.transforms import box_of, layout
-from common.augment import MEAN_COLOUR, compose, erase, jitter_colour, stretching, translation
-from common.drawing import draw_sample
-from common.samples import Sample
+from common.data.drawing import draw_sample
+from common.data.samples import Sample
+from common.images.augment import MEAN_COLOUR, compose, erase, jitter_colour, stretching, translation
 
 
 @dataclass(frozen=True)

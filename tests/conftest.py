@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from common.devices import physical_cores
+from common.engine.devices import physical_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# As in a job (common/log.py), whether or not a test before has begun one: `caplog` listens to such loggers by itself.
+# As in a job (common/reporting/log.py), whether or not a test before has begun one: `caplog` listens to such loggers
+# by itself.
 logging.getLogger("visualtl").propagate = False
 
 

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from classification.config import ClassificationConfig
-from common import pretrained
 from common.check import CHECK_REPORT, find_identical
+from common.data.samples import Sample
 from common.job import main
-from common.lock import lock
-from common.samples import Sample
+from common.networks import pretrained
+from common.reporting.lock import lock
 from detect.config import YOLOv3Config
 from landmark.config import LandmarkConfig
 from reid.config import ReIDConfig
@@ -234,7 +234,7 @@ def test_a_log_dir_that_cannot_be_made_is_a_reason(root: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("config", "task", "text", "figure"),
     [
-        (YOLOv3Config, "detect.yolov3:YOLOv3Task", "0,5,5,30,30\n", ("classes", "class0", "objects")),
+        (YOLOv3Config, "detect.yolov3.task:YOLOv3Task", "0,5,5,30,30\n", ("classes", "class0", "objects")),
         (LandmarkConfig, "landmark.task:LandmarkTask", "1,2\n30,32\n", ("width_of_the_points", "max")),
         (ReIDConfig, "reid.task:ReIDTask", None, ("samples_by_class", "ant")),
     ],

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import JobConfig, configuration, read_configuration
-from common.config_keys import leaves
+from common.config.keys import leaves
+from common.config.sections import JobConfig, configuration, read_configuration
 from common.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]

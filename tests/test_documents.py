@@ -20,16 +20,16 @@ import pytest
 
 from classification.config import ClassificationConfig
 from classification.results import result_document as classification_document
-from common import pretrained
-from common.cli import parse, parser
-from common.config import JobConfig, configuration
+from common.config.command_line import parse, parser
+from common.config.network_names import BASE_NETWORKS, EMBEDDING_DIMENSIONS
+from common.config.sections import JobConfig, configuration
+from common.data.samples import Sample
 from common.errors import JobError
 from common.models import main as models
-from common.network_names import BASE_NETWORKS, EMBEDDING_DIMENSIONS
-from common.progress import Step
-from common.samples import Sample
-from common.server import ProgressServer
-from common.status import __version__
+from common.networks import pretrained
+from common.reporting.progress import Step
+from common.reporting.server import ProgressServer
+from common.reporting.status import __version__
 from detect.config import CenterNetConfig, YOLOv3Config
 from detect.results import result_document as detection_document
 from landmark.config import LandmarkConfig
@@ -152,7 +152,7 @@ def test_the_commands_in_containers_are_those_of_the_project() -> None:
 
 @both
 def test_names_of_pretrained_files_are_those_that_are_published(text: str) -> None:
-    from common.pretrained import published
+    from common.networks.pretrained import published
 
     rows = cells(text, "job" if text == TEXTS["README.md"] else "任务")
     if len(rows[0]) != 2:  # the table of the tasks begins alike

@@ -26,25 +26,25 @@ from PIL import Image
 from classification.annotations import ClassAnnotations
 from classification.config import ClassificationConfig
 from classification.task import ClassificationTask
-from common.checkpoint import read_checkpoint, write_checkpoint
-from common.config import JobConfig, configuration, read_configuration, with_model
-from common.config_keys import leaves, one_line
+from common.config.keys import leaves, one_line
+from common.config.sections import JobConfig, configuration, read_configuration, with_model
+from common.data.problems import BadSample, NoSamples, Problem
+from common.data.samples import Annotate, read_folder
+from common.engine.parameters import parameters
 from common.errors import CheckpointError, ConfigurationError, DataError
-from common.estimator import parameters
-from common.problems import BadSample, NoSamples, Problem
-from common.resume import CHECKPOINT_KEYS
-from common.samples import Annotate, read_folder
-from common.workers import WorkerPool
+from common.processes.pool import WorkerPool
+from common.training.checkpoint import read_checkpoint, write_checkpoint
+from common.training.resume import CHECKPOINT_KEYS
 from detect.annotations import DetectionAnnotations
-from detect.centernet import CenterNetTask
+from detect.center_net.task import CenterNetTask
 from detect.config import CenterNetConfig, YOLOv3Config
-from detect.yolov3 import YOLOv3Task
+from detect.yolov3.task import YOLOv3Task
 from landmark.annotations import LandmarkAnnotations
 from landmark.config import LandmarkConfig
 from landmark.task import LandmarkTask
 from reid.config import ReIDConfig
 from reid.task import ReIDTask
-from tests.jobs import ROOT, config
+from tests.helpers.jobs import ROOT, config
 
 FACTOR = int(os.environ.get("FUZZ", "1"))
 WIDTH, HEIGHT = 40, 30

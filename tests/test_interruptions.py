@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from common.checkpoint import read_checkpoint
-from tests.jobs import (
+from common.training.checkpoint import read_checkpoint
+from tests.helpers.jobs import (
     EPOCHS,
     SCRIPTS,
     assert_gone,

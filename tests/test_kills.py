@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from common.checkpoint import read_checkpoint
-from common.parameter_file import check_parameter_file
-from common.resume import CHECKPOINT_KEYS
-from common.server import ProgressServer
-from tests.jobs import (
+from common.engine.parameter_file import check_parameter_file
+from common.reporting.server import ProgressServer
+from common.training.checkpoint import read_checkpoint
+from common.training.resume import CHECKPOINT_KEYS
+from tests.helpers.jobs import (
     SCRIPTS,
     assert_gone,
     assert_same,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.jobs import SCRIPTS, assert_same, finish, make_data, parameters, start
+from tests.helpers.jobs import SCRIPTS, assert_same, finish, make_data, parameters, start
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from common.checkpoint import read_checkpoint
-from tests.jobs import (
+from common.training.checkpoint import read_checkpoint
+from tests.helpers.jobs import (
     ROOT,
     SCRIPTS,
     children_of,
@@ -174,7 +174,8 @@ def test_a_port_that_is_taken_is_an_error_before_any_loading(tmp_path: Path, dat
 WITHOUT_MEMORY = """
 import sys
 import mxnet
-from common import estimator, job
+from common import job
+from common.training import estimator
 from classification.config import ClassificationConfig
 
 steps = iter([None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -9,10 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from common.config import read_configuration
+from common.config.sections import read_configuration
 from detect.config import YOLOv3Config
 
 ROOT = Path(__file__).resolve().parents[1]
+TOP = ("common", "detect", "classification", "reid", "landmark")
+# The rooms of common/ and the modules beside them: each imports those of the lines above its own alone.
+ROOMS = (
+    ("errors", "files"),
+    ("config", "reporting", "images", "processes"),
+    ("engine", "data"),
+    ("loading",),
+    ("task",),
+    ("networks", "training", "export"),
+    ("datasets",),
+    ("check", "models"),
+    ("job",),
+)
 
 
 def test_the_demo_configuration_is_valid_and_its_data_is_there() -> None:
@@ -77,20 +91,43 @@ def test_the_lock_pins_every_package_with_hashes() -> None:
         assert not re.search(r"https?://", (ROOT / name).read_text())
 
 
+def _imported(path: Path) -> set[str]:
+    """Names of this project's modules that a file imports, anywhere in it, those for types alone included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.partition(".")[0] in TOP}
+
+
 def test_task_folders_do_not_import_each_other() -> None:
-    folders = ("detect", "classification", "reid", "landmark")
-    for folder in (*folders, "common"):
-        for path in (ROOT / folder).glob("*.py"):
-            for other in folders:
-                allowed = other == folder or (folder, other) == ("reid", "classification")
-                imported = re.search(rf"^\s*(from|import) {other}\b", path.read_text(), re.M)
-                assert allowed or not imported, f"{path} imports {other}"
+    for folder in TOP:
+        for path in (ROOT / folder).rglob("*.py"):
+            for name in _imported(path):
+                other = name.partition(".")[0]
+                allowed = other in (folder, "common") or (folder, other) == ("reid", "classification")
+                assert allowed, f"{path} imports {name}"
+
+
+def test_rooms_import_what_lies_below_them() -> None:
+    place = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+    rooms = {path.stem for path in (ROOT / "common").iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert rooms - {"__init__", "__pycache__"} == set(place)
+    for path in (ROOT / "common").rglob("*.py"):
+        room = path.relative_to(ROOT / "common").parts[0].removesuffix(".py")
+        for name in _imported(path):
+            other = name.split(".")[1]
+            allowed = room == other or room == "__init__" or place[other] < place[room]
+            assert allowed, f"{path} imports {name}"
 
 
 def test_light_modules_do_not_import_the_framework() -> None:
     code = (
         "import sys\n"
-        "import common.cli, common.config, common.loader, common.samples, common.workers, common.server, common.job\n"
+        "import common.config.command_line, common.config.sections, common.loading.loader, common.data.samples\n"
+        "import common.processes.pool, common.reporting.server, common.job\n"
         "import detect.config, detect.transforms, detect.annotations, detect.metric, detect.results\n"
         "print([name for name in ('mxnet', 'gluoncv') if name in sys.modules])"
     )

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from common.config import JobConfig
-from common.config_keys import leaves, one_line
+from common.config.keys import leaves, one_line
+from common.config.sections import JobConfig
 
 _EXAMPLE = """\
 example:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config_keys import one_line
+from common.config.keys import one_line
 from common.errors import ConfigurationError
 
 

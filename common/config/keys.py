@@ -12,7 +12,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from common.values import Kind
+from common.config.values import Kind
 
 #: Names that people know from elsewhere.
 _OTHER_NAMES = {
@@ -26,7 +26,7 @@ _OTHER_NAMES = {
     "device": "gpus",
     "patience": "early_stop_patience",
 }
-_SCHEMAS = Path(__file__).resolve().parents[1] / "configs"
+_SCHEMAS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def one_line(text: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from common.config_json import JsonObject
-from common.config_keys import allowed, leaves, nearest, one_line, owners, sections, shown
+from common.config.json_text import JsonObject
+from common.config.keys import allowed, leaves, nearest, one_line, owners, sections, shown
 
 _TOO_SMALL = ("greater_than_equal", "greater_than")
 _TOO_LARGE = ("less_than_equal", "less_than")

@@ -1,4 +1,4 @@
-"""The configuration of jobs that put a head of their own on a base network of `common.network_names`."""
+"""The configuration of jobs that put a head of their own on a base network of `common.config.network_names`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from common.config import (
+from common.config.network_names import BASE_NETWORKS, SMALLEST_SIZE, parameters_name, variant_problems
+from common.config.sections import (
     Conflict,
     DatasetConfig,
     JobConfig,
@@ -22,8 +23,7 @@ from common.config import (
     train_dir_key,
     valid_dir_key,
 )
-from common.network_names import BASE_NETWORKS, SMALLEST_SIZE, parameters_name, variant_problems
-from common.values import (
+from common.config.values import (
     Flag,
     Folder,
     FolderName,

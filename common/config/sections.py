@@ -15,11 +15,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from common.config_errors import explain, known_part
-from common.config_json import apply_overrides, read_json_object
-from common.config_keys import one_line, sections
+from common.config.json_text import apply_overrides, read_json_object
+from common.config.keys import one_line, sections
+from common.config.messages import explain, known_part
+from common.config.values import Epochs, Folder, FolderName, Gpus, Number, OptionalFolderName, Whole, one_of
 from common.errors import CheckpointError, ConfigurationError
-from common.values import Epochs, Folder, FolderName, Gpus, Number, OptionalFolderName, Whole, one_of
 
 
 def key(default: Any, english: str, chinese: str, **limits: Any) -> Any:
@@ -320,7 +320,7 @@ class JobConfig(Section):
             )
 
     def pretrained(self, *, loaded: bool = False) -> tuple[str, ...]:
-        """Names of the parameters that such a job needs to begin, as `common.pretrained` knows them.
+        """Names of the parameters that such a job needs to begin, as `common.networks.pretrained` knows them.
 
         loaded: the network comes from a checkpoint, given with --load or --resume.
         """

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from common import augment, images
-from common.samples import Sample
+from common.data.samples import Sample
+from common.images import augment
+from common.images import decoding as images
 
 
 def draw_sample(sample: Sample, matrix: np.ndarray, fill: tuple[int, int, int], out: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from common.errors import DataError
 from common.files import write_json
-from common.images import printable
+from common.images.decoding import printable
 
 log = logging.getLogger("visualtl")
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.images import read_file
-from common.problems import BadSample, Problem
+from common.data.problems import BadSample, Problem
+from common.images.decoding import read_file
 
 _TEXT_LIMIT = 16 << 20
 _LARGEST = float(np.finfo(np.float32).max)

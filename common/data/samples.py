@@ -12,9 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from common.errors import DataError
-from common.images import ImageError, printable, probe
-from common.problems import (
+from common.data.problems import (
     IMAGE_EXTENSIONS,
     BadSample,
     FolderReport,
@@ -23,9 +21,11 @@ from common.problems import (
     log_report,
     write_report,
 )
-from common.rows import Row, annotation_path, read_rows
-from common.scan_cache import LEAST_IMAGES, Known, ScanCache, reader_key
-from common.workers import WorkerPool
+from common.data.rows import Row, annotation_path, read_rows
+from common.data.scan_cache import LEAST_IMAGES, Known, ScanCache, reader_key
+from common.errors import DataError
+from common.images.decoding import ImageError, printable, probe
+from common.processes.pool import WorkerPool
 
 __all__ = [
     "IMAGE_EXTENSIONS",

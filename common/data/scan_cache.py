@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from common.data.rows import annotation_path
 from common.files import replacing
-from common.rows import annotation_path
 
 log = logging.getLogger("visualtl")
 
@@ -32,7 +32,7 @@ LEAST_IMAGES = 1000
 # Files may change again within the tick of a clock that a file system takes times from; those are not kept.
 _SETTLED_NS = 2_000_000_000
 
-_READERS = ("boxes", "image_header", "images", "rows", "scan_cache")
+_READERS = ("data/boxes", "images/header", "images/decoding", "data/rows", "data/scan_cache")
 _ABSENT = (-1, -1, -1)
 _CHANGED = (-2, -2, -2)
 
@@ -44,7 +44,7 @@ def reader_key(annotate: Any) -> str:
     """A text that differs where images or annotations would be read otherwise: options and code of the reader."""
     digest = hashlib.sha256(f"{type(annotate).__qualname__} {annotate!r}".encode())
     own = sys.modules[type(annotate).__module__].__file__
-    for file in (*(Path(__file__).with_name(f"{name}.py") for name in _READERS), own):
+    for file in (*(Path(__file__).parents[1] / f"{name}.py" for name in _READERS), own):
         digest.update(Path(file or "").read_bytes())
     return digest.hexdigest()
 

@@ -10,8 +10,8 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
-from common.arrays import on_device
-from common.graph import Normalisation, statistics_graph
+from common.engine.arrays import on_device
+from common.engine.graph import Normalisation, statistics_graph
 
 # A quarter of the images that were trained on since the last time is looked at, which takes a twelfth of their time,
 # but at least and at most so many, as far as whole batches allow, in pieces of as many as this: how far these differ
@@ -29,7 +29,7 @@ class BatchStatistics:
     over many more images, are the better ones. So each layer has something between the two, the nearer to these the
     less the difference exceeds what measuring so few images is uncertain by ("Estimation with Quadratic Loss", James &
     Stein 1961). block: from uint8 images (B, H, W, 3) to the network's outputs. precision: as for
-    `common.lowering.lower`.
+    `common.engine.lowering.lower`.
     """
 
     def __init__(self, block: gluon.HybridBlock, context: Any, precision: str = "float32") -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from common.device_code import device_code, mxnet_library
+from common.engine.device_code import device_code, mxnet_library
 from common.errors import DeviceError
 
 

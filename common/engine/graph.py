@@ -10,7 +10,7 @@ from typing import Any
 import mxnet as mx
 from mxnet import autograd, gluon
 
-from common.lowering import lower
+from common.engine.lowering import lower
 
 # ImageNet's mean and standard deviation of red, green and blue in [0, 1], as GluonCV's networks expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -62,7 +62,7 @@ def trace(
     """The operator graph of `block`, and its inputs.
 
     inputs: names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32.
-    precision, device: as for `common.lowering.lower`.
+    precision, device: as for `common.engine.lowering.lower`.
     """
     variables = [mx.sym.var(name, dtype="uint8" if name == "images" else "float32") for name in inputs]
     output = block(*variables)

@@ -17,7 +17,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from common.arrays import host_view
+from common.engine.arrays import host_view
 
 #: Share of its own size by which a weight may change in one step.
 LONGEST_STEP = 0.02

@@ -11,9 +11,9 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
-from common.arrays import on_device
-from common.devices import return_memory
-from common.graph import trace
+from common.engine.arrays import on_device
+from common.engine.devices import return_memory
+from common.engine.graph import trace
 
 # Shapes of batches that executors are kept for. Another one takes some 20 ms to make.
 _MOST_EXECUTORS = 32
@@ -45,7 +45,7 @@ class TrainingGraph(TrainingStep):
 
     Memory is planned for both at once: what no later operator needs is used again, and maps that take little time are
     computed a second time (see `_for_training`). All shapes of batches share the memory of the largest one. inputs,
-    precision: as for `common.lowering.lower`.
+    precision: as for `common.engine.lowering.lower`.
     """
 
     def __init__(

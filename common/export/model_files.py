@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.engine.graph import MEAN, STD, export_symbol
+from common.engine.parameter_file import write_parameter_file
 from common.files import replacing, write_json
-from common.graph import MEAN, STD, export_symbol
-from common.parameter_file import write_parameter_file
 from common.task import Model
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile
 
-from common.image_header import Header, Refused, Source, read_header
+from common.images.header import Header, Refused, Source, read_header
 
 FILE_LIMIT = 1 << 30
 """Most bytes of a file: more than the largest uncompressed image within PIXEL_LIMIT takes."""

@@ -12,11 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
+from common.data.samples import Sample
 from common.errors import DataError
-from common.images import ImageError
-from common.sample_table import SampleTable
-from common.samples import Sample
-from common.workers import installed
+from common.images.decoding import ImageError
+from common.loading.sample_table import SampleTable
+from common.processes.pool import installed
 
 Layout = dict[str, tuple[tuple[int, ...], str]]
 """Arrays of one sample: name -> (shape, dtype)."""

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.batches import Layout, Made, Maker, Memory, Shape, Transform, make_rows, size_of
+from common.data.samples import Problem, Sample
 from common.errors import DataError
-from common.sample_table import share
-from common.samples import Problem, Sample
-from common.workers import WorkerPool
+from common.loading.batches import Layout, Made, Maker, Memory, Shape, Transform, make_rows, size_of
+from common.loading.sample_table import share
+from common.processes.pool import WorkerPool
 
 __all__ = ["Batch", "Layout", "Loader", "Shape", "Transform"]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.samples import Sample
+from common.data.samples import Sample
 
 # Per sample: width, height, columns of the annotation (-1: it has one dimension), end of its path, end of its
 # numbers.

@@ -22,16 +22,16 @@ import mxnet as mx
 from gluoncv.model_zoo import get_model
 from mxnet.gluon import nn
 
-from common.errors import PretrainedError
-from common.initializers import HeNormal
-from common.network_names import (
+from common.config.network_names import (
     SMALLEST_SIZE,
     check_name,
     embedding_dimension,
     parameters_name,
     variant_problems,
 )
-from common.parameter_file import check_parameter_file
+from common.engine.parameter_file import check_parameter_file
+from common.errors import PretrainedError
+from common.networks.initializers import HeNormal
 
 __all__ = [
     "AveragePool",

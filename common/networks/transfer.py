@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import mxnet as mx
 from mxnet import gluon
 
-from common.devices import bfloat16_supported
+from common.config.network_sections import NetworkConfig, NetworkModelConfig, NetworkTrainConfig
+from common.engine.devices import bfloat16_supported
+from common.engine.limits import GradientLimit, RateLimit, StepLimit
+from common.engine.optimizers import BY_RATE, PROPORTIONAL, create
+from common.engine.parameters import set_parameters
 from common.errors import CheckpointError, DeviceError
-from common.estimator import set_parameters
-from common.limits import GradientLimit, RateLimit, StepLimit
-from common.network_config import NetworkConfig, NetworkModelConfig, NetworkTrainConfig
-from common.networks import load_pretrained, set_lr_multipliers, set_no_weight_decay
-from common.optimizers import BY_RATE, PROPORTIONAL, create
-from common.pretrained import find_parameters
+from common.networks.base_networks import load_pretrained, set_lr_multipliers, set_no_weight_decay
+from common.networks.pretrained import find_parameters
 from common.task import Task
 
 log = logging.getLogger("visualtl")
@@ -66,7 +66,7 @@ def precision(train: NetworkTrainConfig) -> str:
 
 
 def variants(model: NetworkModelConfig) -> dict[str, bool]:
-    """The options of `common.networks.base_features`."""
+    """The options of `common.networks.base_networks.base_features`."""
     return {
         "use_gn": model.use_gn,
         "batch_norm": model.batch_norm,

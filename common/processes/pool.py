@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import WorkerError
-from common.worker import installed, message_of, objects, post, take
+from common.processes.worker import installed, message_of, objects, post, take
 
 __all__ = ["WorkerPool", "installed"]
 
@@ -41,10 +41,11 @@ DEATHS = 3
 PATIENCE = 2.0
 """Seconds that withdrawn tasks may go on; then the workers are started afresh."""
 
-_ROOT = str(Path(__file__).resolve().parents[1])
+_ROOT = str(Path(__file__).resolve().parents[2])
 # The root of the project takes the place of the current folder, which may hold anything.
 _START = (
-    "import sys; sys.path[0] = {root!r}; from common.worker import serve; serve({queue}, {channel}, {parent})"
+    "import sys; sys.path[0] = {root!r}; from common.processes.worker import serve; "
+    "serve({queue}, {channel}, {parent})"
 )
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

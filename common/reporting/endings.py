@@ -19,9 +19,9 @@ from types import FrameType
 from typing import Any
 
 from common.errors import DeviceError, JobError, LogDirError, MemoryLimitError
-from common.lock import lock
-from common.log import last_words, open_log
-from common.status import Status
+from common.reporting.lock import lock
+from common.reporting.log import last_words, open_log
+from common.reporting.status import Status
 
 log = logging.getLogger("visualtl")
 

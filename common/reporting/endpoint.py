@@ -1,4 +1,4 @@
-"""The child process of `common.server`, which calls `main` in it.
+"""The child process of `common.reporting.server`, which calls `main` in it.
 
 It answers progress from memory within a fraction of a second of its start, long before TensorBoard is
 imported, and hands every other request to stock TensorBoard:
@@ -31,7 +31,7 @@ from urllib.parse import parse_qsl
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-from common.server import WARNING_MARK
+from common.reporting.server import WARNING_MARK
 
 ROUTE = "/data/plugin/scalars/scalars"
 RUN, TAG = ".", "progress"

@@ -26,7 +26,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from common.server import EVENT_FILES, Point, single
+from common.reporting.server import EVENT_FILES, Point, single
 
 TAG = "progress"
 
@@ -123,7 +123,7 @@ class EventFile:
 
 
 class Progress:
-    """The points of a job. `publish` gets each new one (a list of `common.server.Point`) when it is made.
+    """The points of a job. `publish` gets each new one (a list of `common.reporting.server.Point`) when it is made.
 
     At most about a hundred points a step, not more than one each tenth of a second: pollers fetch all of
     them.

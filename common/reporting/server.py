@@ -5,7 +5,7 @@
     server.publish([(time.time(), 10, 0.25)])   # visible over HTTP within milliseconds
     server.close()
 
-The job itself owns the listening socket and hands it to the child (`common.endpoint`). Nobody else can
+The job itself owns the listening socket and hands it to the child (`common.reporting.endpoint`). Nobody else can
 therefore answer in its place, and while a child that died is replaced, pollers wait in the socket's queue
 instead of being refused. Points go to the child through its standard input; end of file there means that the
 job has ended, however it ended, and the child exits.
@@ -51,7 +51,8 @@ _LETTING_GO = 1.0  # seconds for which a port may be taken: by a job that was ki
 # Before anything is imported the kernel is told to end the child with the job, which may be killed meanwhile.
 _START = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {parent} or sys.exit(); "
-    "from pathlib import Path; from common.endpoint import main; main({listener}, Path({log_dir!a}), {parent})"
+    "from pathlib import Path; from common.reporting.endpoint import main; "
+    "main({listener}, Path({log_dir!a}), {parent})"
 )
 
 _logger = logging.getLogger("visualtl")
@@ -195,7 +196,7 @@ class ProgressServer:
 
     def _spawn(self) -> None:
         """Start a child; a failure to do so shows as `_process is None`."""
-        root = Path(__file__).resolve().parents[1]
+        root = Path(__file__).resolve().parents[2]
         listener = self._listener.fileno()
         code = _START.format(listener=listener, log_dir=str(self._log_dir.resolve()), parent=os.getpid())
         with self._changed:

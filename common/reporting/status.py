@@ -85,7 +85,7 @@ class Status:
         self._write()
 
     def update(self, **fields: Any) -> None:
-        """Set fields of the file by name (see the module); `step` takes a `common.progress.Step`.
+        """Set fields of the file by name (see the module); `step` takes a `common.reporting.progress.Step`.
 
         Raises ValueError for a field or a state that does not exist.
         """

@@ -14,16 +14,17 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
-from common.arrays import on_device, plain
-from common.average import MovingAverage
-from common.batch_statistics import BatchStatistics
+from common.engine.arrays import on_device, plain
+from common.engine.average import MovingAverage
+from common.engine.batch_statistics import BatchStatistics
+from common.engine.graph import inference_graph
+from common.engine.limits import StepLimit, norms
+from common.engine.loss_scale import LossScale
+from common.engine.parameters import parameters
+from common.engine.training_graph import RecordedStep, TrainingGraph, TrainingStep
 from common.errors import TrainingError
-from common.graph import inference_graph
-from common.limits import StepLimit, norms
-from common.loader import Batch, Loader
-from common.loss_scale import LossScale
+from common.loading.loader import Batch, Loader
 from common.task import Evaluation, Model
-from common.training_graph import RecordedStep, TrainingGraph, TrainingStep
 
 log = logging.getLogger("visualtl")
 
@@ -137,7 +138,7 @@ class Estimator:
         self._batch_statistics = BatchStatistics(model.inference_block(), self.contexts[0], precision)
         self._optimizer = optimizer
         if isinstance(optimizer, mx.optimizer.SGD) and self.contexts[0].device_type == "cpu":
-            # See common.optimizers.SGD.
+            # See common.engine.optimizers.SGD.
             optimizer.aggregate_num = 0
         self._trainer = gluon.Trainer(
             self._parameters,
@@ -348,20 +349,6 @@ class Estimator:
 def _listed(outputs: Any) -> Sequence[Any]:
     """A graph gives a list of its outputs, and a single output as it is."""
     return outputs if isinstance(outputs, (list, tuple)) else [outputs]
-
-
-def parameters(network: gluon.HybridBlock) -> dict[str, np.ndarray]:
-    """Parameters of a network by their structural name ("stages.0.1.weight"), the mean over its devices."""
-    return {
-        name: parameter._reduce().asnumpy()
-        for name, parameter in network._collect_params_with_prefix().items()
-    }
-
-
-def set_parameters(network: gluon.HybridBlock, values: dict[str, np.ndarray]) -> None:
-    """Give a network the parameters that `parameters` returned for one of the same structure. Raises KeyError."""
-    for name, parameter in network._collect_params_with_prefix().items():
-        parameter.set_data(mx.nd.array(values[name], dtype=values[name].dtype))
 
 
 def predict(

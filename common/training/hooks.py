@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from common.datasets import Report
-from common.estimator import Hook, TrainingState
-from common.loader import Loader
-from common.log import bar
-from common.progress import Progress
-from common.status import Status
+from common.data.report import Report
+from common.loading.loader import Loader
+from common.reporting.log import bar
+from common.reporting.progress import Progress
+from common.reporting.status import Status
 from common.task import Evaluation
+from common.training.estimator import Hook, TrainingState
 
 log = logging.getLogger("visualtl")
 

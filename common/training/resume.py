@@ -18,13 +18,13 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from common.checkpoint import read_checkpoint, write_checkpoint
-from common.config import JobConfig
+from common.config.sections import JobConfig
+from common.data.samples import Sample
 from common.errors import CheckpointError, ConfigurationError, DataError, TrainingError
-from common.estimator import Estimator, Hook, TrainingState
-from common.samples import Sample
-from common.status import Status
+from common.reporting.status import Status
 from common.task import Model, Task
+from common.training.checkpoint import read_checkpoint, write_checkpoint
+from common.training.estimator import Estimator, Hook, TrainingState
 
 log = logging.getLogger("visualtl")
 

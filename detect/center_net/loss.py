@@ -7,9 +7,9 @@ from typing import Any
 
 from mxnet import gluon
 
-from common.graph import Normalise
-from detect.centernet_network import CenterNetNetwork
-from detect.deformable import sampling
+from common.engine.graph import Normalise
+from detect.center_net.deformable import sampling
+from detect.center_net.network import CenterNetNetwork
 
 
 class CenterNetTraining(gluon.HybridBlock):

@@ -17,9 +17,9 @@ from gluoncv.model_zoo.center_net.deconv_resnet import BilinearUpSample
 from mxnet import gluon
 from mxnet.gluon import nn
 
-from common.initializers import HeNormal
-from detect.centernet_targets import check_scale
-from detect.deformable import ModulatedDeformableConvolution
+from common.networks.initializers import HeNormal
+from detect.center_net.deformable import ModulatedDeformableConvolution
+from detect.center_net.targets import check_scale
 
 _BACKBONE_CHANNELS = {"resnet18_v1b": 512, "resnet50_v1b": 2048, "resnet101_v1b": 2048}
 BASE_NETWORKS = tuple(name + kind for name in _BACKBONE_CHANNELS for kind in ("", "_dcnv2"))

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from common.graph import Inference
-from common.limits import GradientLimit, StepLimit
-from common.loader import Batch, Transform
-from common.samples import Sample
+from common.data.samples import Sample
+from common.engine.graph import Inference
+from common.engine.limits import GradientLimit, StepLimit
+from common.loading.loader import Batch, Transform
 from common.task import Inputs, Model
-from detect.centernet_loss import CenterNetTraining
-from detect.centernet_network import (
+from detect.center_net.loss import CenterNetTraining
+from detect.center_net.network import (
     CenterNetNetwork,
     backbone_parameters,
     build_network,
@@ -24,7 +24,7 @@ from detect.centernet_network import (
     lateral_parameters,
     transfer_classes,
 )
-from detect.centernet_targets import fill_targets, target_layout
+from detect.center_net.targets import fill_targets, target_layout
 from detect.config import CenterNetConfig, CenterNetModelConfig
 from detect.geometry import letterbox
 from detect.task import DetectionTask, most_objects

@@ -7,8 +7,8 @@ from typing import Any
 
 from mxnet import gluon
 
-from common.graph import Normalise
-from detect.yolov3_network import LARGEST_LOG_SCALE, YOLOv3Network
+from common.engine.graph import Normalise
+from detect.yolov3.network import LARGEST_LOG_SCALE, YOLOv3Network
 
 # Weights of the parts of the loss; the sum over an image's objects and places, as in the paper, so that the guide's
 # learning rates keep their meaning.

@@ -12,8 +12,8 @@ from gluoncv.model_zoo.yolo.darknet import darknet53
 from gluoncv.model_zoo.yolo.yolo3 import YOLOV3
 from mxnet import gluon
 
-from common.initializers import HeNormal
-from detect.yolov3_targets import ANCHORS, STRIDES
+from common.networks.initializers import HeNormal
+from detect.yolov3.targets import ANCHORS, STRIDES
 
 BASE_NETWORKS = ("darknet53", "mobilenet1.0")
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from common.graph import settle
-from common.limits import GradientLimit, StepLimit
-from common.loader import Batch, Transform
-from common.samples import Sample
+from common.data.samples import Sample
+from common.engine.graph import settle
+from common.engine.limits import GradientLimit, StepLimit
+from common.loading.loader import Batch, Transform
 from common.task import Inputs, Model
 from detect.config import YOLOv3Config, YOLOv3ModelConfig
 from detect.task import DetectionTask, most_objects
 from detect.transforms import StretchEvaluation
 from detect.transforms import YOLOv3Training as TrainingTransform
-from detect.yolov3_loss import YOLOv3Training
-from detect.yolov3_network import (
+from detect.yolov3.loss import YOLOv3Training
+from detect.yolov3.network import (
     YOLOv3Network,
     build_network,
     head_layers,
@@ -27,7 +27,7 @@ from detect.yolov3_network import (
     set_priors,
     transfer_classes,
 )
-from detect.yolov3_targets import Grid, assign, grid
+from detect.yolov3.targets import Grid, assign, grid
 
 # Beside the best anchor every anchor with at least this IoU answers for an object too.
 _EXTRA_ANCHOR_IOU = 0.3

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from classification.annotations import ClassAnnotations, class_folders, summary
+from common.data.problems import BadSample, Problem
+from common.data.samples import Sample
 from common.errors import DataError
-from common.problems import BadSample, Problem
-from common.samples import Sample
 
 ANNOTATE = ClassAnnotations(("ant", "bee"))
 

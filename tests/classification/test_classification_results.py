@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from classification.results import result_document
-from common.samples import Sample
+from common.data.samples import Sample
 
 CLASSES = ["brick", "hair", "木头"]
 

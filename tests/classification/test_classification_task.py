@@ -13,15 +13,16 @@ from mxnet import gluon
 from classification.config import ClassificationConfig
 from classification.metric import softmax
 from classification.task import ClassificationTask, ClassifierModel
-from common.checkpoint import write_checkpoint
-from common.config import configuration
-from common.devices import bfloat16_supported
+from common.config.sections import configuration
+from common.data.samples import Sample
+from common.engine.devices import bfloat16_supported
+from common.engine.limits import GradientLimit, RateLimit
+from common.engine.parameters import parameters, set_parameters
 from common.errors import CheckpointError, PretrainedError
-from common.estimator import Estimator, parameters, set_parameters
-from common.limits import GradientLimit, RateLimit
-from common.networks import base_network, initialize
-from common.samples import Sample
-from tests.classification.classification_jobs import batch, keys
+from common.networks.base_networks import base_network, initialize
+from common.training.checkpoint import write_checkpoint
+from common.training.estimator import Estimator
+from tests.helpers.classification_jobs import batch, keys
 
 NAMES = ["a", "b", "c"]
 CPU = [mx.cpu()]

@@ -19,8 +19,8 @@ from classification.transforms import (
     jitter_box,
     random_crop,
 )
-from common.images import ImageError
-from common.samples import Sample
+from common.data.samples import Sample
+from common.images.decoding import ImageError
 
 Shape = tuple[int, int]
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from classification.transforms import EvaluationTransform
-from common.checkpoint import read_checkpoint
-from common.graph import MEAN, STD
-from common.samples import Sample
-from tests.classification.classification_jobs import HEIGHT, WIDTH, Ended, draw, fit, keys
+from common.data.samples import Sample
+from common.engine.graph import MEAN, STD
+from common.training.checkpoint import read_checkpoint
+from tests.helpers.classification_jobs import HEIGHT, WIDTH, Ended, draw, fit, keys
 
 SCRIPT = "classification/fit_classification.py"
 NAMES = ["blue", "green", "red"]

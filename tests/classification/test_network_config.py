@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from classification.config import ClassificationConfig
-from common.config import configuration
+from common.config.network_names import BASE_NETWORKS
+from common.config.network_sections import OPTIMIZERS
+from common.config.sections import configuration
 from common.errors import ConfigurationError
-from common.network_config import OPTIMIZERS
-from common.network_names import BASE_NETWORKS
 from reid.config import ReIDConfig
 
 

@@ -48,7 +48,7 @@ def test_json_keeps_names_in_any_writing_even_bytes_that_are_none(tmp_path: Path
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from common.endings import explain
+from common.reporting.endings import explain
 {what}
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -63,11 +63,11 @@ except OSError as error:
     [
         ("from common.files import write_json", "write_json(Path(sys.argv[1]), 'new' * 1000)"),
         (
-            "from common.checkpoint import write_checkpoint",
+            "from common.training.checkpoint import write_checkpoint",
             "write_checkpoint(Path(sys.argv[1]), 'task', {'x': 'new' * 1000})",
         ),
         (
-            "import numpy; from common.parameter_file import write_parameter_file",
+            "import numpy; from common.engine.parameter_file import write_parameter_file",
             "write_parameter_file(Path(sys.argv[1]), {'x': numpy.ones(300)})",
         ),
     ],

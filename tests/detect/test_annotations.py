@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.data.samples import BadSample, Problem, Sample
 from common.errors import DataError
-from common.samples import BadSample, Problem, Sample
 from detect.annotations import HIGHEST_ID, DetectionAnnotations, summary
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
-from centernet_models import CPU, batch, build, losses, outputs, sample, settled, task
 
-from common.estimator import Estimator
-from common.export import export_model
-from common.limits import GradientLimit
-from detect.centernet_network import BASE_NETWORKS, expect_size
+from common.engine.limits import GradientLimit
+from common.export.model_files import export_model
+from common.training.estimator import Estimator
+from detect.center_net.network import BASE_NETWORKS, expect_size
 from detect.geometry import letterbox
+from tests.helpers.centernet_models import CPU, batch, build, losses, outputs, sample, settled, task
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -8,9 +8,9 @@ import pytest
 from gluoncv.loss import HeatmapFocalLoss, MaskedL1Loss
 from mxnet import autograd, nd
 
-from detect.centernet_loss import CenterNetTraining, focal_loss, l1_loss
-from detect.centernet_network import CenterNetNetwork, build_network, initialise
-from detect.centernet_targets import fill_targets, target_layout
+from detect.center_net.loss import CenterNetTraining, focal_loss, l1_loss
+from detect.center_net.network import CenterNetNetwork, build_network, initialise
+from detect.center_net.targets import fill_targets, target_layout
 
 SHAPE = (64, 96)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

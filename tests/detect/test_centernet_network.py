@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from mxnet import autograd, nd
 
-from common.graph import export_symbol
-from detect.centernet_network import (
+from common.engine.graph import export_symbol
+from detect.center_net.deformable import sampling
+from detect.center_net.network import (
     BASE_NETWORKS,
     CenterNetNetwork,
     backbone_parameters,
@@ -23,8 +24,7 @@ from detect.centernet_network import (
     lateral_parameters,
     transfer_classes,
 )
-from detect.centernet_targets import fill_targets, map_shape, target_layout
-from detect.deformable import sampling
+from detect.center_net.targets import fill_targets, map_shape, target_layout
 
 CPU = [mx.cpu()]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -9,14 +9,15 @@ import gluoncv
 import mxnet as mx
 import numpy as np
 import pytest
-from centernet_models import CPU, batch, build, sample, task
 
-from common.config import with_model
+from common.config.sections import with_model
+from common.engine.limits import GradientLimit
+from common.engine.parameters import parameters
 from common.errors import CheckpointError, ConfigurationError, PretrainedError
-from common.estimator import Estimator, parameters
-from common.limits import GradientLimit
-from detect.centernet import CenterNetTask, mean_size
-from detect.centernet_network import backbone_parameters, head_parameters
+from common.training.estimator import Estimator
+from detect.center_net.network import backbone_parameters, head_parameters
+from detect.center_net.task import CenterNetTask, mean_size
+from tests.helpers.centernet_models import CPU, batch, build, sample, task
 
 PRETRAINED = {"use_pretrained": True, "transfer_dataset": "voc"}
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from detect.centernet_targets import fill_targets, gaussian_radius, map_shape, target_layout
+from detect.center_net.targets import fill_targets, gaussian_radius, map_shape, target_layout
 
 
 def targets(
@@ -126,6 +126,6 @@ def test_other_scales_and_odd_sizes_have_the_map_of_the_network() -> None:
 
 def test_workers_need_no_framework_for_targets() -> None:
     code = (
-        "import sys, detect.centernet_targets; sys.exit(any(m in sys.modules for m in ('mxnet', 'gluoncv')))"
+        "import sys, detect.center_net.targets; sys.exit(any(m in sys.modules for m in ('mxnet', 'gluoncv')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,8 +10,8 @@ import pytest
 from mxnet import autograd, nd
 from mxnet.gluon import contrib
 
-from common.limits import GradientLimit, norms
-from detect.deformable import ModulatedDeformableConvolution, sampled_convolution, sampling
+from common.engine.limits import GradientLimit, norms
+from detect.center_net.deformable import ModulatedDeformableConvolution, sampled_convolution, sampling
 
 CASES: dict[str, tuple[tuple[int, int, int, int], dict[str, tuple[int, int]]]] = {
     "as in CenterNet": ((2, 5, 6, 7), {"kernel": (3, 3), "pad": (1, 1)}),

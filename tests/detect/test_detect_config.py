@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from common.config import JobConfig, configuration
+from common.config.sections import JobConfig, configuration
 from common.errors import ConfigurationError
 from detect.config import CenterNetConfig, YOLOv3Config
 

@@ -8,15 +8,15 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
-from detection_jobs import NAMES, Ended, free_port, subset
-from detection_jobs import fit as run
 from PIL import Image
 
-from common.checkpoint import read_checkpoint
-from common.devices import bfloat16_supported
-from common.graph import MEAN, STD
-from common.samples import Sample
+from common.data.samples import Sample
+from common.engine.devices import bfloat16_supported
+from common.engine.graph import MEAN, STD
+from common.training.checkpoint import read_checkpoint
 from detect.transforms import LetterboxEvaluation
+from tests.helpers.detection_jobs import NAMES, Ended, free_port, subset
+from tests.helpers.detection_jobs import fit as run
 
 WIDTH, HEIGHT = 96, 64
 

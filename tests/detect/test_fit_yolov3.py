@@ -8,12 +8,12 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
-from detection_jobs import NAMES, Ended, free_port, subset
-from detection_jobs import fit as run
 from PIL import Image
 
-from common.checkpoint import read_checkpoint, write_checkpoint
-from common.graph import MEAN, STD
+from common.engine.graph import MEAN, STD
+from common.training.checkpoint import read_checkpoint, write_checkpoint
+from tests.helpers.detection_jobs import NAMES, Ended, free_port, subset
+from tests.helpers.detection_jobs import fit as run
 
 QUICK = {"num_workers": 2, "batch_size": 4, "no_random_shape": True}
 
@@ -118,7 +118,7 @@ def test_the_exported_model_gives_the_boxes_of_the_result_file(job: Ended) -> No
     with Image.open(entry["image"]) as image:
         original = image.size
     # The pixels as the job prepares them; the arithmetic on them as a stranger would do it.
-    from common.samples import Sample
+    from common.data.samples import Sample
     from detect.transforms import StretchEvaluation
 
     out = {"image": np.empty((height, width, 3), np.uint8), "size": np.empty(2, np.float32)}

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from common.samples import Sample
+from common.data.samples import Sample
 from detect.results import clip_detections, result_document
 
 NAMES = ["dog", "cat"]

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import augment
-from common.images import ImageError
-from common.samples import Sample
+from common.data.samples import Sample
+from common.images import augment
+from common.images.decoding import ImageError
 from detect.geometry import choose_crop, letterbox, visible_objects
 from detect.transforms import CenterNetTraining, LetterboxEvaluation, StretchEvaluation, YOLOv3Training
 

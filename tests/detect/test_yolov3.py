@@ -13,16 +13,17 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.config import configuration
+from common.config.sections import configuration
+from common.data.samples import Sample
+from common.engine.limits import GradientLimit
+from common.engine.parameters import parameters
 from common.errors import CheckpointError, DeviceError, PretrainedError
-from common.estimator import Estimator, parameters
-from common.limits import GradientLimit
-from common.loader import Batch
-from common.pretrained import find_parameters
-from common.samples import Sample
+from common.loading.loader import Batch
+from common.networks.pretrained import find_parameters
+from common.training.estimator import Estimator
 from detect.config import YOLOv3Config
-from detect.yolov3 import RandomShapes, YOLOv3Task, image_weight
-from detect.yolov3_network import build_network, head_layers, initialise, transfer_classes
+from detect.yolov3.network import build_network, head_layers, initialise, transfer_classes
+from detect.yolov3.task import RandomShapes, YOLOv3Task, image_weight
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = [mx.cpu()]
@@ -201,8 +202,8 @@ def test_both_base_networks_are_what_they_are_called() -> None:
 SYNCBN = """
 import mxnet as mx
 import numpy as np
-from common.estimator import Estimator
-from common.limits import GradientLimit
+from common.training.estimator import Estimator
+from common.engine.limits import GradientLimit
 from tests.detect.test_yolov3 import batch, task
 
 devices = [mx.cpu(0), mx.cpu(1)]
@@ -261,7 +262,7 @@ def test_amp_computes_in_bfloat16_where_the_processor_has_it_and_is_refused_else
 
 
 def test_a_step_in_bfloat16_is_nearly_one_in_float32() -> None:
-    from common.devices import bfloat16_supported
+    from common.engine.devices import bfloat16_supported
 
     if not bfloat16_supported():
         pytest.skip("this processor has no bfloat16")

@@ -8,8 +8,8 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from detect.yolov3_loss import _binary_cross_entropy, _complete_iou, _decode, _iou_matrix
-from detect.yolov3_targets import grid
+from detect.yolov3.loss import _binary_cross_entropy, _complete_iou, _decode, _iou_matrix
+from detect.yolov3.targets import grid
 
 
 def random_boxes(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detect.yolov3_targets import ANCHORS, STRIDES, assign, grid
+from detect.yolov3.targets import ANCHORS, STRIDES, assign, grid
 
 
 def test_the_grid_lists_scales_from_coarse_to_fine_then_rows_columns_and_anchors() -> None:

@@ -8,13 +8,13 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
-from common.config import configuration
-from common.graph import Normalise, inference_graph
-from common.loader import Batch
-from common.samples import Sample
-from detect.centernet import CenterNetModel, CenterNetTask
+from common.config.sections import configuration
+from common.data.samples import Sample
+from common.engine.graph import Normalise, inference_graph
+from common.loading.loader import Batch
+from detect.center_net.deformable import sampling
+from detect.center_net.task import CenterNetModel, CenterNetTask
 from detect.config import CenterNetConfig
-from detect.deformable import sampling
 
 CPU = [mx.cpu()]
 SCRATCH = {"base_network": "resnet18_v1b", "use_pretrained": False, "data_shape": [64, 64]}

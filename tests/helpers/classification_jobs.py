@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from common.loader import Batch
+from common.loading.loader import Batch
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common.checkpoint import read_checkpoint
+from common.training.checkpoint import read_checkpoint
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
     "classification": "classification/fit_classification.py",
     "reid": "reid/fit_reid.py",
@@ -213,7 +213,7 @@ def status(log_dir: Path) -> dict[str, Any]:
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """Ids of the data workers of a job."""
-    return [child for child in children_of(process.pid) if b"common.worker" in _command(child)]
+    return [child for child in children_of(process.pid) if b"common.processes.worker" in _command(child)]
 
 
 def _command(pid: int) -> bytes:

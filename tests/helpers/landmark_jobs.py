@@ -9,14 +9,14 @@ import cv2
 import mxnet as mx
 import numpy as np
 
-from common.config import configuration
-from common.estimator import parameters
-from common.loader import Batch
+from common.config.sections import configuration
+from common.engine.parameters import parameters
+from common.loading.loader import Batch
 from common.task import Inputs
 from landmark.config import LandmarkConfig
 from landmark.task import LandmarkModel, LandmarkTask
-from tests.classification.classification_jobs import Ended
-from tests.classification.classification_jobs import fit as fit_script
+from tests.helpers.classification_jobs import Ended
+from tests.helpers.classification_jobs import fit as fit_script
 
 JOINTS = 3
 WIDTH, HEIGHT = 64, 48

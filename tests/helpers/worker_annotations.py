@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.samples import Problem, read_rows
+from common.data.samples import Problem, read_rows
 
 
 class Rows:

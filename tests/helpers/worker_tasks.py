@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.workers import installed
+from common.processes.pool import installed
 
 
 def double(value: int) -> int:
@@ -150,7 +150,7 @@ class Pictures:
     def __call__(self, sample: Any, shape: Any, rng: np.random.Generator, draw: Any, out: Any) -> None:
         import cv2
 
-        from common.images import decode
+        from common.images.decoding import decode
 
         out["noise"][...] = rng.random()
         pixels, _ = decode(sample.image, shape)

@@ -10,11 +10,11 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.checkpoint import read_checkpoint
-from common.graph import MEAN, STD
-from common.samples import Sample
+from common.data.samples import Sample
+from common.engine.graph import MEAN, STD
+from common.training.checkpoint import read_checkpoint
 from landmark.transforms import EvaluationTransform
-from tests.landmark.landmark_jobs import (
+from tests.helpers.landmark_jobs import (
     HEIGHT,
     JOINTS,
     WIDTH,

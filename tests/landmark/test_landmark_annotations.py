@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.problems import BadSample
-from common.samples import Sample
+from common.data.problems import BadSample
+from common.data.samples import Sample
 from landmark.annotations import LandmarkAnnotations, mean_shape, summary
 
 

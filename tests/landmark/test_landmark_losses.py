@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
-from common.graph import Inference, inference_graph
+from common.engine.graph import Inference, inference_graph
 from landmark.losses import LOSSES, UNIT, LandmarkTraining, SmoothL1Loss, WingLoss
 from landmark.metric import landmark_metric
 from landmark.network import build_landmark, set_mean_shape

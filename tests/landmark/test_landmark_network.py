@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
-from common.network_names import BASE_NETWORKS
+from common.config.network_names import BASE_NETWORKS
 from landmark.network import LandmarkNetwork, build_landmark
 
 QUICK = ("resnet18_v1", "resnet18_v2", "mobilenet0.25", "mobilenetv2_0.25", "mobilenetv3_small", "vgg11")

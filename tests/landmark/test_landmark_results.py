@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from common.samples import Sample
+from common.data.samples import Sample
 from landmark.results import result_document
 
 SAMPLES = [

@@ -9,16 +9,17 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.checkpoint import write_checkpoint
+from common.data.samples import Sample
+from common.engine.limits import GradientLimit, RateLimit
+from common.engine.parameters import parameters
 from common.errors import CheckpointError, ConfigurationError
-from common.estimator import Estimator, parameters
-from common.limits import GradientLimit, RateLimit
-from common.samples import Sample
 from common.task import Inputs
+from common.training.checkpoint import write_checkpoint
+from common.training.estimator import Estimator
 from landmark.mirroring import MIRRORED_68
 from landmark.task import LandmarkModel
 from landmark.transforms import TrainingTransform
-from tests.landmark.landmark_jobs import (
+from tests.helpers.landmark_jobs import (
     HEIGHT,
     WIDTH,
     batch,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.samples import Sample
+from common.data.samples import Sample
 from landmark.mirroring import MIRRORED_68, mirror_table
 from landmark.transforms import EvaluationTransform, TrainingTransform, to_original
 

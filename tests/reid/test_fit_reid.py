@@ -10,19 +10,20 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.checkpoint import read_checkpoint, write_checkpoint
-from common.config import configuration
-from common.estimator import Estimator, parameters
-from common.graph import MEAN, STD
-from common.network_names import embedding_dimension
-from common.networks import base_network, initialize
-from common.samples import Sample
+from common.config.network_names import embedding_dimension
+from common.config.sections import configuration
+from common.data.samples import Sample
+from common.engine.graph import MEAN, STD
+from common.engine.parameters import parameters
+from common.networks.base_networks import base_network, initialize
 from common.task import Evaluation
+from common.training.checkpoint import read_checkpoint, write_checkpoint
+from common.training.estimator import Estimator
 from reid.config import ReIDConfig
 from reid.metric import leave_one_out
 from reid.task import ReIDModel, ReIDTask
 from reid.transforms import EvaluationTransform
-from tests.classification.classification_jobs import HEIGHT, WIDTH, Ended, batch, draw, fit, keys
+from tests.helpers.classification_jobs import HEIGHT, WIDTH, Ended, batch, draw, fit, keys
 
 SCRIPT = "reid/fit_reid.py"
 NAME = "mobilenet0.25"

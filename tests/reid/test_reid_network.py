@@ -10,9 +10,9 @@ import pytest
 from mxnet import autograd, gluon
 
 from classification.networks import transfer_classes
-from common.graph import inference_graph
-from common.network_names import SMALLEST_SIZE, embedding_dimension
-from common.networks import load_pretrained
+from common.config.network_names import SMALLEST_SIZE, embedding_dimension
+from common.engine.graph import inference_graph
+from common.networks.base_networks import load_pretrained
 from reid.network import BatchHardTriplet, EmbeddingInference, ReidTraining, build_embedding
 
 NAME = "mobilenet0.25"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.samples import Sample
+from common.data.samples import Sample
 from reid import results
 from reid.metric import leave_one_out, nearest_others
 from reid.results import reid_document, retrieval_of

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from common.augment import MEAN_COLOUR
-from common.samples import Sample
+from common.data.samples import Sample
+from common.images.augment import MEAN_COLOUR
 from reid.transforms import EvaluationTransform, TrainingTransform
 
 SHAPE = (64, 128)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import Options, parse
-from common.config_keys import leaves
+from common.config.command_line import Options, parse
+from common.config.keys import leaves
 from detect.config import YOLOv3Config
 
 

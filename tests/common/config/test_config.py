@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from common.config import JobConfig, configuration
+from common.config.network_sections import NetworkConfig
+from common.config.sections import JobConfig, configuration
 from common.errors import ConfigurationError
-from common.network_config import NetworkConfig
 from detect.config import YOLOv3Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -290,7 +290,7 @@ def test_resuming_has_a_first_epoch_of_its_own() -> None:
 def test_configurations_import_nothing_heavy() -> None:
     """They are read before the progress server is up, and by every data worker."""
     code = (
-        "import sys, common.cli, detect.config, classification.config, reid.config, landmark.config\n"
+        "import sys, common.config.command_line, detect.config, classification.config, reid.config, landmark.config\n"
         "print([m for m in ('mxnet', 'gluoncv', 'cv2', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import JobConfig, configuration, read_configuration
-from common.config_keys import leaves
+from common.config.keys import leaves
+from common.config.network_sections import NetworkConfig
+from common.config.sections import JobConfig, configuration, read_configuration
 from common.errors import ConfigurationError
-from common.network_config import NetworkConfig
 from detect.config import CenterNetConfig, YOLOv3Config
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.boxes import clip_box
+from common.data.boxes import clip_box
 
 edges = st.floats(-50, 150, width=32)
 

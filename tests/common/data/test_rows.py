@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.samples import BadSample, Problem, read_rows
+from common.data.samples import BadSample, Problem, read_rows
 
 
 def rows(folder: Path, data: bytes, columns: int = 3) -> list[tuple[int, list[float]]]:

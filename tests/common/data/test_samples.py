@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.errors import DataError
-from common.samples import (
+from common.data.samples import (
     BadSample,
     FolderReport,
     NoSamples,
@@ -29,7 +28,8 @@ from common.samples import (
     split,
     write_report,
 )
-from common.workers import WorkerPool
+from common.errors import DataError
+from common.processes.pool import WorkerPool
 
 POOL = WorkerPool(0)
 

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from common import samples as samples_module
-from common import scan_cache
-from common.samples import Sample, read_folder
-from common.workers import WorkerPool
+from common.data import samples as samples_module
+from common.data import scan_cache
+from common.data.samples import Sample, read_folder
+from common.processes.pool import WorkerPool
 from detect.annotations import DetectionAnnotations
 
 COUNT = 12

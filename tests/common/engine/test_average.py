@@ -6,7 +6,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
-from common.average import MovingAverage
+from common.engine.average import MovingAverage
 
 
 def network(value: float = 0.0, contexts: tuple[mx.Context, ...] = (mx.cpu(),)) -> gluon.nn.Dense:

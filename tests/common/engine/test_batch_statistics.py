@@ -10,8 +10,8 @@ import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
 
-from common.batch_statistics import BatchStatistics, _shrunk
-from common.graph import Inference
+from common.engine.batch_statistics import BatchStatistics, _shrunk
+from common.engine.graph import Inference
 
 CONTEXT = mx.cpu()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import mxnet
 import pytest
 
-from common import devices
-from common.device_code import mxnet_library
-from common.devices import Gpu, check_gpus, physical_cores, processors
+from common.engine import devices
+from common.engine.device_code import mxnet_library
+from common.engine.devices import Gpu, check_gpus, physical_cores, processors
 from common.errors import DeviceError
 
 AMPERE = Gpu(0, "A100", (8, 0))
@@ -107,9 +107,9 @@ def test_the_library_that_is_asked_is_mxnets() -> None:
 def loaded(program: str, **variables: str) -> list[str]:
     """What a process with these environment variables alone prints that loads MXNet and runs `program`."""
     process = subprocess.run(
-        [sys.executable, "-c", f"from common.devices import load_mxnet; load_mxnet(); {program}"],
+        [sys.executable, "-c", f"from common.engine.devices import load_mxnet; load_mxnet(); {program}"],
         env={"PATH": os.environ["PATH"], **variables},
-        cwd=Path(devices.__file__).parents[1],
+        cwd=Path(devices.__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,

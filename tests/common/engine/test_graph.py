@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
-from common.devices import bfloat16_supported
-from common.graph import Normalise, inference_graph, statistics_graph
-from common.limits import norms
-from common.training_graph import TrainingGraph
-from tests.common.test_training_graph import losses_of
+from common.engine.devices import bfloat16_supported
+from common.engine.graph import Normalise, inference_graph, statistics_graph
+from common.engine.limits import norms
+from common.engine.training_graph import TrainingGraph
+from tests.common.engine.test_training_graph import losses_of
 
 
 class Clipped(gluon.HybridBlock):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
-from common.limits import GradientLimit, RateLimit, StepLimit, norms
+from common.engine.limits import GradientLimit, RateLimit, StepLimit, norms
 
 
 def parameter(values: Any, lr_mult: float = 1.0, init: Any = None) -> gluon.Parameter:

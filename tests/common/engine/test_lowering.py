@@ -11,11 +11,11 @@ import pytest
 from mxnet import gluon
 from mxnet.gluon.contrib.cnn import ModulatedDeformableConvolution
 
-from common.devices import bfloat16_supported
-from common.graph import trace
-from common.networks import ReLU6
-from common.training_graph import TrainingGraph
-from tests.common.test_training_graph import losses_of
+from common.engine.devices import bfloat16_supported
+from common.engine.graph import trace
+from common.engine.training_graph import TrainingGraph
+from common.networks.base_networks import ReLU6
+from tests.common.engine.test_training_graph import losses_of
 
 NEEDS_BFLOAT16 = pytest.mark.skipif(not bfloat16_supported(), reason="this processor has no bfloat16")
 

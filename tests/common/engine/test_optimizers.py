@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
-from common.network_config import OPTIMIZERS
-from common.optimizers import MOMENTUM, create
+from common.config.network_sections import OPTIMIZERS
+from common.engine.optimizers import MOMENTUM, create
 
 # LARS moves weights by a thousandth of themselves; AdaDelta, FTRL, LAMB and AdaGrad begin slowly.
 RATES = {"lars": 20.0, "adadelta": 5.0, "ftrl": 1.0, "lamb": 0.05, "adagrad": 0.1}

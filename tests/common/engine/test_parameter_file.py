@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.engine.parameter_file import check_parameter_file, write_parameter_file
 from common.errors import PretrainedError
-from common.parameter_file import check_parameter_file, write_parameter_file
 
 LIST = struct.pack("<QQ", 0x112, 0)
 ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "计数": np.array([7], np.int32)}

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from common.schedule import Schedule
+from common.engine.schedule import Schedule
 
 
 def rates(steps: int = 10, **keys: object) -> list[float]:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
-import common.training_graph as module
-from common.graph import trace
-from common.training_graph import RecordedStep, TrainingGraph, TrainingStep
+import common.engine.training_graph as module
+from common.engine.graph import trace
+from common.engine.training_graph import RecordedStep, TrainingGraph, TrainingStep
 
 CONTEXT = mx.cpu()
 INPUTS = ("x", "target")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import augment
+from common.images import augment
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

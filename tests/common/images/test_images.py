@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common import images
-from common.images import ImageError, decode, probe
+from common.images import decoding as images
+from common.images.decoding import ImageError, decode, probe
 
 PICTURE = np.dstack(
     [

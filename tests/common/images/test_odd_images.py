@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.images import ImageError, decode, probe
+from common.images.decoding import ImageError, decode, probe
 
 EDGE = {
     "animated.gif": "GIF",

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from common.batches import Memory
-from common.sample_table import SampleTable, share
-from common.samples import Sample
+from common.data.samples import Sample
+from common.loading.batches import Memory
+from common.loading.sample_table import SampleTable, share
 
 
 def test_closing_gives_the_memory_back_to_the_system() -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import worker_tasks as tasks
 from PIL import Image
 
+from common.data.samples import Sample
 from common.errors import DataError
-from common.loader import Batch, Loader
-from common.samples import Sample
-from common.workers import WorkerPool
+from common.loading.loader import Batch, Loader
+from common.processes.pool import WorkerPool
+from tests.helpers import worker_tasks as tasks
 
 SHAPE = (8, 6)
 

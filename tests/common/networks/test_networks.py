@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
-from common.errors import PretrainedError
-from common.network_names import (
+from common.config.network_names import (
     BASE_NETWORKS,
     SMALLEST_SIZE,
     VARIANTS,
@@ -23,7 +22,8 @@ from common.network_names import (
     embedding_dimension,
     variant_problems,
 )
-from common.networks import (
+from common.errors import PretrainedError
+from common.networks.base_networks import (
     GroupNorm,
     Network,
     ReLU6,

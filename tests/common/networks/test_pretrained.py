@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from common import pretrained
+from common.config.network_names import BASE_NETWORKS, VARIANTS, parameters_name
 from common.errors import PretrainedError
 from common.models import main
-from common.network_names import BASE_NETWORKS, VARIANTS, parameters_name
-from common.pretrained import fetchable, find_parameters, published, published_hashes
+from common.networks import pretrained
+from common.networks.pretrained import fetchable, find_parameters, published, published_hashes
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = b"parameters" * 100

@@ -8,12 +8,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common import transfer
+from common.config.network_sections import NetworkModelConfig, NetworkTrainConfig
+from common.engine.limits import LONGEST_STEP, GradientLimit, RateLimit, StepLimit
+from common.engine.parameters import parameters
 from common.errors import CheckpointError, DeviceError
-from common.estimator import parameters
-from common.limits import LONGEST_STEP, GradientLimit, RateLimit, StepLimit
-from common.network_config import NetworkModelConfig, NetworkTrainConfig
-from common.networks import Network, base_network, initialize
+from common.networks import transfer
+from common.networks.base_networks import Network, base_network, initialize
 
 NAME = "mobilenet0.25"
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import worker_tasks as tasks
 
 from common.errors import WorkerError
-from common.workers import WorkerPool
+from common.processes.pool import WorkerPool
+from tests.helpers import worker_tasks as tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,7 +151,7 @@ def test_withdrawn_tasks_are_over_when_withdrawing_returns(pool: WorkerPool, tmp
 def test_a_task_that_does_not_end_is_no_obstacle_to_withdrawing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("common.workers.PATIENCE", 0.1)
+    monkeypatch.setattr("common.processes.pool.PATIENCE", 0.1)
     with WorkerPool(1) as pool:
         stuck = pool.submit(tasks.slow, 1000, str(tmp_path / "begun"))
         wait_until((tmp_path / "begun").exists)
@@ -224,8 +224,8 @@ def test_closing_ends_workers_at_once_whatever_they_do(tmp_path: Path) -> None:
 PARENT = """
 import os, sys, time
 sys.path[:0] = {path!r}
-import worker_tasks as tasks
-from common.workers import WorkerPool
+from tests.helpers import worker_tasks as tasks
+from common.processes.pool import WorkerPool
 pool = WorkerPool(2)
 for number in range(2):
     pool.submit(tasks.slow, 1000, {folder!r} + f"/{{number}}")
@@ -241,7 +241,7 @@ print("busy", flush=True)
     "end", ["time.sleep(1000)", "os._exit(3)", "sys.exit(0)", "os.abort()", "raise MemoryError"]
 )
 def test_workers_end_when_their_parent_does_in_any_way(tmp_path: Path, end: str) -> None:
-    path = [str(ROOT), str(Path(__file__).parent)]
+    path = [str(ROOT)]
     script = PARENT.format(path=path, folder=str(tmp_path), end=end)
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:

@@ -13,8 +13,8 @@ from pathlib import Path
 import mxnet as mx
 import pytest
 
-from common.endings import explain
 from common.errors import DataError
+from common.reporting.endings import explain
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,8 +72,8 @@ def test_a_build_for_gpus_without_a_driver_says_so() -> None:
 FINALISER = """
 import signal, sys, time
 from pathlib import Path
-from common.endings import ending, watch_signals
-from common.status import Status
+from common.reporting.endings import ending, watch_signals
+from common.reporting.status import Status
 
 class Slow:
     def __del__(self):

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from polling import PROGRESS, ask, eventually, points
 
-from common import endpoint, server
 from common.errors import LogDirError
-from common.progress import Progress, Step
-from common.server import ProgressServer, archive_old_events
+from common.reporting import endpoint, server
+from common.reporting.progress import Progress, Step
+from common.reporting.server import ProgressServer, archive_old_events
+from tests.helpers.polling import PROGRESS, ask, eventually, points
 
 
 @contextlib.contextmanager

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from common.errors import LogDirError
-from common.lock import lock
+from common.reporting.lock import lock
 
 ROOT = Path(__file__).resolve().parents[2]
 
 JOB = """
 import os, sys, time
 from pathlib import Path
-from common.lock import lock
+from common.reporting.lock import lock
 with lock(Path(sys.argv[1])):
     worker = os.fork()
     if worker == 0:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAD = "import sys; from pathlib import Path; from common.log import *; log = open_log(Path(sys.argv[1]))\n"
+HEAD = "import sys; from pathlib import Path; from common.reporting.log import *; log = open_log(Path(sys.argv[1]))\n"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ")
 
 
@@ -68,7 +68,7 @@ def test_the_reason_is_the_last_line_of_the_log_and_of_standard_error(tmp_path: 
 
 
 def test_a_job_that_has_no_log_yet_says_its_reason_on_standard_error(tmp_path: Path) -> None:
-    script = "from common.log import last_words; last_words('train.epochs: is not a number')"
+    script = "from common.reporting.log import last_words; last_words('train.epochs: is not a number')"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert done.stderr == "train.epochs: is not a number\n"
 

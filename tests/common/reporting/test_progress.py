@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common import progress as module
-from common.progress import TAG, Progress, Step, earlier_points
-from common.server import Point
+from common.reporting import progress as module
+from common.reporting.progress import TAG, Progress, Step, earlier_points
+from common.reporting.server import Point
 
 
 class Clock:

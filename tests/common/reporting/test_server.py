@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from polling import PROGRESS, ask, eventually, points, raw
 
-from common import server
 from common.errors import PortError
-from common.progress import Progress, Step
-from common.server import ProgressServer
+from common.reporting import server
+from common.reporting.progress import Progress, Step
+from common.reporting.server import ProgressServer
+from tests.helpers.polling import PROGRESS, ask, eventually, points, raw
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -236,13 +236,13 @@ def test_a_child_that_is_killed_is_replaced_and_nothing_is_lost(watched: Progres
 JOB = """
 import os, sys, time
 from pathlib import Path
-import common.server
-from common.server import ProgressServer
+import common.reporting.server
+from common.reporting.server import ProgressServer
 server = ProgressServer(Path(sys.argv[1]), 0)
 server.start()
 server.publish([(1.0, 1, 0.0)])
 if sys.argv[2] == "held":  # as if the worker had been started by other means than a fork of Python's
-    common.server._servers.clear()
+    common.reporting.server._servers.clear()
 worker = os.fork()
 if worker == 0:
     time.sleep(600)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common import status as module
-from common.progress import Step
-from common.status import Status, __version__
+from common.reporting import status as module
+from common.reporting.progress import Step
+from common.reporting.status import Status, __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.checkpoint import classes_of, read_checkpoint, write_checkpoint
 from common.errors import CheckpointError
+from common.training.checkpoint import classes_of, read_checkpoint, write_checkpoint
 
 CONTENT = {
     "epoch": 3,

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
+from common.config.network_sections import ONE_DEVICE
+from common.engine.graph import Normalise, settle
+from common.engine.limits import GradientLimit
+from common.engine.parameters import parameters, set_parameters
 from common.errors import TrainingError
-from common.estimator import MAX_SKIPPED, Estimator, Hook, TrainingState, parameters, set_parameters
-from common.graph import Normalise, settle
-from common.limits import GradientLimit
-from common.loader import Batch
-from common.network_config import ONE_DEVICE
+from common.loading.loader import Batch
 from common.task import Inputs, Model
+from common.training.estimator import MAX_SKIPPED, Estimator, Hook, TrainingState
 
 SIDE = 8
 
@@ -240,7 +241,7 @@ def test_a_layer_made_in_the_place_of_another_goes_on_with_its_momentum() -> Non
 def test_the_scale_of_the_loss_falls_where_gradients_overflow_and_rises_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("common.loss_scale.GROWTH_INTERVAL", 3)
+    monkeypatch.setattr("common.engine.loss_scale.GROWTH_INTERVAL", 3)
     made = estimator(compiled=False, precision="float16")
     bad, *good = batches(6)
     bad.arrays["target"][:] = np.inf

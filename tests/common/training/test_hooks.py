@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from common.estimator import TrainingState
 from common.files import replacing
-from common.hooks import EarlyStopping, LogLines, Validation
-from common.resume import BEST_CHECKPOINT, TRAINING_STATE, Checkpoints
-from common.status import Status
+from common.reporting.status import Status
 from common.task import Evaluation
+from common.training.estimator import TrainingState
+from common.training.hooks import EarlyStopping, LogLines, Validation
+from common.training.resume import BEST_CHECKPOINT, TRAINING_STATE, Checkpoints
 
 NAN = math.nan
 

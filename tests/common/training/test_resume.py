@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from common.errors import CheckpointError, DataError, TrainingError
-from common.estimator import Estimator, TrainingState
-from common.hooks import EarlyStopping
-from common.resume import TRAINING_STATE, take_up, write_state
-from tests.common.test_estimator import Tiny, batches
+from common.training.estimator import Estimator, TrainingState
+from common.training.hooks import EarlyStopping
+from common.training.resume import TRAINING_STATE, take_up, write_state
+from tests.common.training.test_estimator import Tiny, batches
 
 
 class Task(SimpleNamespace):
@@ -35,7 +35,7 @@ def write(path: Path, made: Estimator, epoch: int) -> None:
 
 
 def saved(folder: Path) -> dict[str, Any]:
-    from common.checkpoint import read_checkpoint
+    from common.training.checkpoint import read_checkpoint
 
     made = estimator()
     for batch in batches(3):

@@ -1,0 +1,1 @@
+"""From a JSON file and the command line to a typed, checked configuration."""

@@ -1,0 +1,1 @@
+"""From a folder to samples, and what was wrong with it."""

@@ -1,0 +1,1 @@
+"""What a finished model becomes: files that others load."""

@@ -1,0 +1,1 @@
+"""From samples to batches whose content depends on the seed alone."""

@@ -1,0 +1,1 @@
+"""Base networks, their parameters, and where these come from."""

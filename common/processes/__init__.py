@@ -1,0 +1,1 @@
+"""Worker processes: any function, carried out beside the job, in order."""

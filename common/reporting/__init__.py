@@ -1,0 +1,1 @@
+"""What the world is told of a job: its log, status, progress and how it ended."""

@@ -1,0 +1,1 @@
+"""Epochs and what happens around them: hooks, checkpoints, resuming."""

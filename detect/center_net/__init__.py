@@ -1,0 +1,1 @@
+"""CenterNet: network, targets, loss."""
