@@ -24,7 +24,8 @@ from common.data.samples import Sample
 from common.datasets import Datasets, load_datasets
 from common.engine.devices import check_gpus, contexts, load_mxnet, processors, visible_gpus
 from common.errors import DataError, JobError, PretrainedError
-from common.images.decoding import FILE_LIMIT, ImageError, decode, printable, read_file
+from common.files import read_file
+from common.images.decoding import FILE_LIMIT, ImageError, decode, printable
 from common.networks.pretrained import fetchable, models_folder, present, published
 from common.processes.pool import WorkerPool
 from common.reporting.endings import explain

@@ -1,16 +1,66 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that are opened only if they are files."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+_NOT_REGULAR = "not a regular file"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def open_regular(
+    path: str | Path, flags: int = os.O_RDONLY, mode: int = 0o644, *, follow_links: bool = True
+) -> int:
+    """A descriptor of the regular file `path`, opened with `flags` and made with `mode` where these make it.
+
+    follow_links: whether `path` may be a symbolic link. What a program opens to write in a folder that others can write
+    to should be none: a link leads to any file of the user's.
+
+    Raises OSError, at once, for pipes, devices, sockets and folders, which would be waited for or never end; `strerror`
+    is the reason in words.
+    """
+    # O_NONBLOCK: opening a named pipe that nobody writes to would wait for ever. It changes nothing for a file.
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow_links else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags, mode)
+    except OSError as error:
+        if not follow_links and error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "a symbolic link, which is not followed", str(path)) from None
+        if error.errno in (
+            errno.ENXIO,
+            errno.ENODEV,
+            errno.EISDIR,
+        ):  # a pipe without a reader, a socket, a folder
+            raise OSError(error.errno, _NOT_REGULAR, str(path)) from None
+        raise
+    except ValueError:  # a zero character
+        raise OSError(errno.EINVAL, "not a name that a file can have", str(path)) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, _NOT_REGULAR, str(path))
+    return descriptor
+
+
+def read_file(path: str | Path, limit: int) -> bytes:
+    """The bytes of a regular file, or of a link to one, of at most `limit` bytes.
+
+    Raises OSError: it cannot be read; `strerror` is the reason in words.
+    """
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > limit else file.readall() or b""
+        size = max(size, len(data))  # a file may grow meanwhile
+    if size > limit:
+        raise OSError(errno.EFBIG, f"its {size} bytes are more than the {limit} that are read", str(path))
+    return data
 
 
 @contextmanager
@@ -22,7 +72,9 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        temporary.unlink(missing_ok=True)  # of a process that was killed, or a link to elsewhere
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

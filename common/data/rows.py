@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.data.problems import BadSample, Problem
-from common.images.decoding import read_file
+from common.files import read_file
 
 _TEXT_LIMIT = 16 << 20
 _LARGEST = float(np.finfo(np.float32).max)

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile
 
+from common.files import open_regular, read_file
 from common.images.header import Header, Refused, Source, read_header
 
 FILE_LIMIT = 1 << 30
@@ -58,25 +56,6 @@ def printable(path: str) -> str:
     )
 
 
-def read_file(path: str, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes. Pipes and devices are refused rather than waited
-    for.
-
-    Raises:
-        OSError: it cannot be read; `strerror` is the reason in words.
-    """
-    with _opened(path) as (descriptor, size):
-        if size > limit:
-            raise OSError(27, f"its {size} bytes are more than the {limit} that are read")
-        data = os.read(descriptor, size)
-        if len(data) == size:
-            return data
-        parts = [data]
-        while part := os.read(descriptor, limit):
-            parts.append(part)
-        return b"".join(parts)
-
-
 def probe(path: str) -> tuple[int, int]:
     """Width and height in pixels, after EXIF orientation, of an image that `decode` can be expected to read.
 
@@ -87,8 +66,12 @@ def probe(path: str) -> tuple[int, int]:
         ImageError: not an image that can be read, cut off, or larger than PIXEL_LIMIT.
     """
     try:
-        with _opened(path) as (descriptor, size):
+        descriptor = open_regular(path)
+        try:
+            size = os.fstat(descriptor).st_size
             header = read_header(Source(os.pread(descriptor, _HEAD, 0), size, descriptor))
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from None
     except Refused as error:
@@ -130,19 +113,6 @@ def decode(path: str, minimum: tuple[int, int] | None = None) -> tuple[np.ndarra
         raise ImageError(path, str(error)) from None
     except MemoryError:
         raise ImageError(path, "not enough memory to decode it") from None
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[tuple[int, int]]:
-    # O_NONBLOCK: opening a named pipe that nobody writes to would wait for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(22, "not a regular file")
-        yield descriptor, status.st_size
-    finally:
-        os.close(descriptor)
 
 
 def _decode_jpeg(data: bytes, header: Header, minimum: tuple[int, int] | None) -> np.ndarray | None:

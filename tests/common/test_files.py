@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from common.files import replacing, write_json
+from common.files import open_regular, read_file, replacing, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,3 +91,55 @@ def test_an_error_names_the_file_that_was_meant(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         write_json(path, 1)
     assert caught.value.filename == str(path)
+
+
+def special(path: Path, kind: str) -> Path:
+    """Something that is no file."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    return Path("/dev/zero") if kind == "device" else path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "device"])
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND])
+def test_what_is_no_file_is_neither_opened_nor_waited_for(tmp_path: Path, kind: str, flags: int) -> None:
+    path = special(tmp_path / "x", kind)
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular(path, flags)
+    with pytest.raises(OSError, match="not a regular file"):
+        read_file(path, 10)
+
+
+def test_a_link_is_followed_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to("file")
+    assert read_file(tmp_path / "link", 10) == b"text"
+    with pytest.raises(OSError, match="symbolic link") as caught:
+        open_regular(tmp_path / "link", os.O_RDWR | os.O_CREAT | os.O_TRUNC, follow_links=False)
+    assert caught.value.filename == str(tmp_path / "link")
+    assert (tmp_path / "file").read_text() == "text"
+    os.close(open_regular(tmp_path / "new", os.O_RDWR | os.O_CREAT, follow_links=False))
+    assert (tmp_path / "new").is_file()
+
+
+def test_a_file_larger_than_the_limit_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="1099511627776 bytes are more than the 5"):
+        read_file(tmp_path / "sparse", 5)
+    with pytest.raises(OSError, match="not a name"):
+        read_file("a\0b", 5)
+
+
+def test_a_file_is_not_written_through_a_link_that_lies_in_wait(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / f".file.{os.getpid()}.part").symlink_to("precious")
+    with replacing(tmp_path / "file", "w") as file:
+        file.write("new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert (tmp_path / "precious").read_text() == "precious"
