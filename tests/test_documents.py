@@ -302,7 +302,7 @@ def test_every_message_that_is_explained_is_one_of_the_code(text: str) -> None:
     sources = [
         path
         for folder in ("common", "detect", "classification", "landmark", "reid")
-        for path in (ROOT / folder).glob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
     ]
     code = "\n".join(path.read_text() for path in [*sources, ROOT / ".ci" / "requirements.sh"])
     code = re.sub(r'"\s*\n\s*f?"', "", code)

@@ -16,7 +16,7 @@ from common.config.sections import JobConfig, configuration
 from common.errors import ConfigurationError
 from detect.config import YOLOv3Config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def read(values: Any, into: type[JobConfig] = YOLOv3Config) -> Any:

@@ -23,7 +23,7 @@ from common.models import main
 from common.networks import pretrained
 from common.networks.pretrained import fetchable, find_parameters, published, published_hashes
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONTENT = b"parameters" * 100
 SHA1 = hashlib.sha1(CONTENT).hexdigest()
 FILE = f"resnet18_v1-{SHA1[:8]}.params"

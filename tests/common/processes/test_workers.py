@@ -18,7 +18,7 @@ from common.errors import WorkerError
 from common.processes.pool import WorkerPool
 from tests.helpers import worker_tasks as tasks
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module", params=[0, 1, 3])

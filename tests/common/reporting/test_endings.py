@@ -16,7 +16,7 @@ import pytest
 from common.errors import DataError
 from common.reporting.endings import explain
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 CUDA = """Traceback (most recent call last):
   File "src/storage/./pooled_storage_manager.h", line 161

@@ -15,7 +15,7 @@ import pytest
 from common.errors import LogDirError
 from common.reporting.lock import lock
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 JOB = """
 import os, sys, time

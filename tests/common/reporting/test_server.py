@@ -28,7 +28,7 @@ from common.reporting.progress import Progress, Step
 from common.reporting.server import ProgressServer
 from tests.helpers.polling import PROGRESS, ask, eventually, points, raw
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def gone(pid: int) -> bool:

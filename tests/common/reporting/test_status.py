@@ -17,7 +17,7 @@ from common.reporting import status as module
 from common.reporting.progress import Step
 from common.reporting.status import Status, __version__
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def read(log_dir: Path) -> dict[str, Any]:
