@@ -8,11 +8,29 @@ VOC's + 1).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 METHODS = ("voc", "voc07")
 # As many boxes as leave all the columns in a processor's cache.
 _BOXES_AT_A_TIME = 1 << 14
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The detections of a set (m,), one class after the other, by falling score within each.
+
+    ends (classes + 1,): where the detections of a class begin, and those of the class before end. images (m,): numbers
+    in the order of the updates. rows (m, 5): score, x1, y1, x2, y2. right (m,): whether each is the first to hit an
+    object. objects (classes,): how many there are.
+    """
+
+    ends: np.ndarray
+    images: np.ndarray
+    rows: np.ndarray
+    right: np.ndarray
+    objects: np.ndarray
 
 
 class MeanAveragePrecision:
@@ -54,6 +72,17 @@ class MeanAveragePrecision:
         The mean is nan if no class has objects. A detection with a score that is no number counts last. Raises
         ValueError for an id of class_count or more.
         """
+        matches = self.matches()
+        area = _area_under_curve if self.method == "voc" else _eleven_points
+        average_precision = np.full(self.class_count, np.nan)
+        for index in np.flatnonzero(matches.objects):
+            of_class = matches.right[matches.ends[index] : matches.ends[index + 1]]
+            average_precision[index] = area(of_class, int(matches.objects[index]))
+        known = average_precision[matches.objects > 0]
+        return average_precision, float(known.mean()) if known.size else float("nan")
+
+    def matches(self) -> Matches:
+        """Which detections are right, by class and falling score. Raises ValueError for too high an id."""
         truth_ids, truth_images, truth_boxes = _flatten(self._truth, 5, self.class_count)
         ids, images, rows = _flatten(self._detections, 6, self.class_count)
         best, overlap = _best_objects(
@@ -62,20 +91,17 @@ class MeanAveragePrecision:
             truth_ids + truth_images * self.class_count,
             truth_boxes,
         )
-
         best[overlap < self.iou_thresh] = -1
-
-        objects = np.bincount(truth_ids, minlength=self.class_count)
         ends = np.cumsum(np.bincount(ids, minlength=self.class_count))
-        by_class = np.argsort(ids.astype(np.min_scalar_type(self.class_count)), kind="stable")
-        average_precision = np.full(self.class_count, np.nan)
-        area = _area_under_curve if self.method == "voc" else _eleven_points
-        for index in np.flatnonzero(objects):
-            of_class = by_class[ends[index - 1] if index else 0 : ends[index]]
-            ranked = of_class[np.argsort(-rows[of_class, 0], kind="stable")]
-            average_precision[index] = area(_first_matches(best[ranked], len(truth_ids)), int(objects[index]))
-        known = average_precision[objects > 0]
-        return average_precision, float(known.mean()) if known.size else float("nan")
+        order = np.argsort(ids.astype(np.min_scalar_type(self.class_count)), kind="stable")
+        right = np.zeros(len(ids), bool)
+        starts = np.concatenate([[0], ends]).astype(np.int64)
+        for start, end in zip(starts, ends, strict=False):
+            of_class = order[start:end]
+            order[start:end] = of_class[np.argsort(-rows[of_class, 0], kind="stable")]
+            right[start:end] = _first_matches(best[order[start:end]], len(truth_ids))
+        objects = np.bincount(truth_ids, minlength=self.class_count)
+        return Matches(starts, images[order], rows[order], right, objects)
 
 
 def _flatten(

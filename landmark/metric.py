@@ -20,16 +20,31 @@ class LandmarkMetric:
     nme: float
 
 
-def landmark_metric(predicted: np.ndarray, annotated: np.ndarray) -> LandmarkMetric:
-    """Hold predicted keypoints (N, k, 2) against annotated ones (N, k, 2), both in original pixels."""
-    if not len(annotated):
+def landmark_metric(
+    predicted: np.ndarray, annotated: np.ndarray, visible: np.ndarray | None = None
+) -> LandmarkMetric:
+    """Hold predicted keypoints (N, k, 2) against annotated ones (N, k, 2), both in original pixels.
+
+    visible (N, k) bool: the points that count; None: all of them.
+    """
+    if not len(annotated) or (visible is not None and not visible.any()):
         return LandmarkMetric(float("nan"), float("nan"))
-    difference = np.asarray(predicted, np.float64) - np.asarray(annotated, np.float64)
-    distance = np.sqrt((difference**2).sum(axis=2)).mean(axis=1)
-    sides = np.ptp(np.asarray(annotated, np.float64), axis=1)
-    size = np.sqrt(sides[:, 0] * sides[:, 1])
+    annotated = np.asarray(annotated, np.float64)
+    seen = np.ones(annotated.shape[:2], bool) if visible is None else visible
+    difference = np.asarray(predicted, np.float64) - annotated
+    distance = np.sqrt((difference**2).sum(axis=2))
+    size = span(annotated, seen)
     spans = size > 0
+    means = np.where(seen, distance, 0.0).sum(axis=1)[spans] / seen.sum(axis=1)[spans]
     return LandmarkMetric(
-        rmse=float(np.sqrt((difference**2).mean())),
-        nme=float((distance[spans] / size[spans]).mean()) if spans.any() else float("nan"),
+        rmse=float(np.sqrt((difference[seen] ** 2).mean())),
+        nme=float((means / size[spans]).mean()) if spans.any() else float("nan"),
     )
+
+
+def span(annotated: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Root of the area (N,) of the box around the visible ones (N, k) of keypoints (N, k, 2); 0 where it has none."""
+    low = np.where(visible[..., None], annotated, np.inf).min(axis=1)
+    high = np.where(visible[..., None], annotated, -np.inf).max(axis=1)
+    sides = np.maximum(high - low, 0.0)
+    return np.sqrt(sides[:, 0] * sides[:, 1])

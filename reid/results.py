@@ -24,10 +24,17 @@ def retrieval_of(embeddings: np.ndarray, identities: np.ndarray) -> RetrievalMet
     Each image is a query against all the others; of a set above MOST_QUERIES, one image of each identity is,
     against the rest.
     """
-    if len(embeddings) <= MOST_QUERIES:
+    query = queries_of(identities)
+    if query.all():
         return leave_one_out(embeddings, identities)
-    query = query_gallery_split(identities)
     return retrieval(embeddings[query], identities[query], embeddings[~query], identities[~query])
+
+
+def queries_of(identities: np.ndarray) -> np.ndarray:
+    """Which images of a set (N,) are queries, bool; see `retrieval_of`."""
+    if len(identities) <= MOST_QUERIES:
+        return np.ones(len(identities), bool)
+    return query_gallery_split(identities)
 
 
 def reid_document(

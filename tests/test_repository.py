@@ -20,7 +20,7 @@ ROOMS = (
     ("errors", "files"),
     ("config", "reporting", "images", "processes"),
     ("engine", "data"),
-    ("loading",),
+    ("loading", "evaluation"),
     ("task",),
     ("networks", "training", "export"),
     ("datasets",),

@@ -1,1 +1,1 @@
-"""How good predictions are, beyond the one number that training watches: curves, worst cases, and the report on them."""
+"""How good predictions are, beyond the one number that training watches: curves, worst cases, the report."""

@@ -27,7 +27,7 @@ class ScoreCurve:
 
     @classmethod
     def of(cls, scores: np.ndarray, right: np.ndarray, count: int) -> ScoreCurve:
-        """The curve of predictions with `scores` (m,), of which those with `right` (m,) bool hit one of `count` objects.
+        """The curve of predictions with `scores` (m,); those with `right` (m,) bool hit one of `count` objects.
 
         A score that is no number counts as the lowest of all.
         """
@@ -35,7 +35,7 @@ class ScoreCurve:
         order = np.argsort(-scores, kind="stable")
         scores, hits = scores[order], np.cumsum(np.asarray(right, np.float64)[order])
         # Equal scores are cut together.
-        last = np.flatnonzero(np.diff(scores, append=-np.inf) != 0) if len(scores) else np.zeros(0, np.int64)
+        last = np.flatnonzero(np.append(scores[1:] != scores[:-1], [True] * bool(len(scores))))
         last = last[np.isfinite(scores[last])]
         hits, predicted = hits[last], last + 1.0
         recall = hits / count if count else np.full(len(last), np.nan)
@@ -69,15 +69,18 @@ class ScoreCurve:
         spread = np.linspace(0, len(self.score) - 1, _POINTS).astype(np.int64)
         kept = np.unique([*marks, *spread, int(self.f1.argmax())])
         columns = {"score": self.score, "precision": self.precision, "recall": self.recall, "f1": self.f1}
-        return {name: [round(value, 5) for value in column[kept].tolist()] for name, column in columns.items()}
+        return {
+            name: [round(value, 5) for value in column[kept].tolist()] for name, column in columns.items()
+        }
 
 
 def shortest_between(below: float, above: float) -> float:
-    """The decimal number with the fewest digits in (below, above], as near to the middle as those digits allow."""
+    """The middle of (below, above], rounded to as few decimals as leave it there."""
     middle = (below + above) / 2
     for digits in range(1, 17):
         value = round(middle, digits)
-        if below < value <= above:
+        # Scores are float32 where they come from, and are compared as such.
+        if below < value <= above and np.float32(value) > np.float32(below):
             return value
     return above
 

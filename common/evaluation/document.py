@@ -1,4 +1,4 @@
-"""The content of `valid_evaluation.json`, `test_evaluation.json` and `evaluation.json`: the same keys for every task."""
+"""The content of `valid_evaluation.json`, `test_evaluation.json` and `evaluation.json`: one form for all tasks."""
 
 from __future__ import annotations
 
