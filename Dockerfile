@@ -65,6 +65,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 # The code comes last: a change of it leaves all that is above as it is.
 WORKDIR /visualtl
 COPY LICENSE NOTICE README.md README_zh.md ./
+COPY docs docs/
 COPY tests/data/blood_cells tests/data/blood_cells/
 COPY configs configs/
 COPY common common/

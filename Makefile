@@ -14,8 +14,7 @@ demo: $(VENV)/ready
 	@echo
 	@echo "Results: $(DEMO_OUT)/ (valid_data_result.json: detections; *-symbol.json, *.params, model.json: the model)"
 	@echo "Curves:  $(VENV)/bin/tensorboard --load_fast=false --logdir $(DEMO_OUT)"
-	@echo "Next:    put your own images into folders as in README.md, copy configs/demo.json, and run"
-	@echo "         $(RUN) detect/fit_yolov3.py --config my_job.json"
+	@echo "Next:    train on your own images: \"Your first model\" in README.md"
 
 # Files of tests run beside one another; a file's own tests share the jobs that they look at, and stay together.
 test: $(VENV)/ready-for-development

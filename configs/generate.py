@@ -1,10 +1,10 @@
-"""Write what follows from the code: JSON Schemas, and the tables of keys and pretrained files in the READMEs.
+"""Write what follows from the code: JSON Schemas, and the tables of keys and pretrained files in the documents.
 
     python3 configs/generate.py           # rewrite what is outdated
     python3 configs/generate.py --check   # say what is outdated; exit status 1 if anything is
 
 A table stands between `<!-- keys:NAME -->` and `<!-- /keys -->`, or `<!-- pretrained:NAME -->` and
-`<!-- /pretrained -->`; a README without such marks is left alone.
+`<!-- /pretrained -->`, on any page of docs/; pages whose names end in `_zh` are Chinese.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ CONFIGURATIONS: dict[str, tuple[type[JobConfig], str]] = {
     "reid": (ReIDConfig, "reid"),
     "landmark": (LandmarkConfig, "landmark"),
 }
-READMES = {"README.md": False, "README_zh.md": True}
 _TABLE = re.compile(r"(<!-- keys:(\w+) -->\n).*?(<!-- /keys -->)", re.DOTALL)
 _PRETRAINED = re.compile(r"(<!-- pretrained:(\w+) -->\n).*?(<!-- /pretrained -->)", re.DOTALL)
 #: Name of a table of pretrained files -> how their names begin.
@@ -80,8 +79,8 @@ def table(config_class: type[JobConfig], chinese: bool = False) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
-def rewritten(readme: str, chinese: bool) -> str:
-    """The text of a README with its tables as they should be; ValueError for a table of an unknown name."""
+def rewritten(page: str, chinese: bool) -> str:
+    """The text of a page with its tables as they should be; ValueError for a table of an unknown name."""
 
     def replaced(match: re.Match[str]) -> str:
         if match[2] not in CONFIGURATIONS:
@@ -90,7 +89,7 @@ def rewritten(readme: str, chinese: bool) -> str:
 
     return _PRETRAINED.sub(
         lambda match: f"{match[1]}{pretrained_table(match[2], chinese)}{match[3]}",
-        _TABLE.sub(replaced, readme),
+        _TABLE.sub(replaced, page),
     )
 
 
@@ -118,17 +117,15 @@ def generated(root: Path) -> dict[Path, str]:
         root / "configs" / f"{stem}.schema.json": json.dumps(schema(cls), ensure_ascii=False, indent=1) + "\n"
         for cls, stem in CONFIGURATIONS.values()
     }
-    for name, chinese in READMES.items():
-        readme = root / name
-        if readme.is_file():
-            files[readme] = rewritten(readme.read_text(encoding="utf-8"), chinese)
+    for page in sorted((root / "docs").glob("*.md")):
+        files[page] = rewritten(page.read_text(encoding="utf-8"), chinese=page.stem.endswith("_zh"))
     return files
 
 
 def main(argv: list[str], root: Path = ROOT) -> int:
     """Rewrite or, with --check, only name outdated files; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description="Write JSON Schemas and README tables from the configuration classes."
+        description="Write JSON Schemas and the tables of the documents from the configuration classes."
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit status 1 if something is outdated"

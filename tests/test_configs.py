@@ -130,7 +130,7 @@ def test_every_key_is_described_in_both_languages(cls: type[JobConfig]) -> None:
 
 
 @pytest.mark.parametrize("chinese", [False, True])
-def test_one_table_in_the_readmes_serves_classification_and_reid(chinese: bool) -> None:
+def test_one_table_serves_classification_and_reid(chinese: bool) -> None:
     classification, reid = (generate.CONFIGURATIONS[name][0] for name in ("classification", "reid"))
     assert generate.table(classification, chinese) == generate.table(reid, chinese)
 
@@ -139,14 +139,15 @@ def test_an_outdated_table_is_found_and_rewritten(tmp_path: Path, capsys: pytest
     (tmp_path / "configs").mkdir()
     for schema in (ROOT / "configs").glob("*.schema.json"):
         shutil.copy(schema, tmp_path / "configs")
-    readme = tmp_path / "README.md"
-    readme.write_text("# Top\n<!-- keys:reid -->\nold\n<!-- /keys -->\nend\n", encoding="utf-8")
-    (tmp_path / "README_zh.md").write_text("没有表格\n", encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "keys.md"
+    page.write_text("# Top\n<!-- keys:reid -->\nold\n<!-- /keys -->\nend\n", encoding="utf-8")
+    (tmp_path / "docs" / "keys_zh.md").write_text("没有表格\n", encoding="utf-8")
     assert generate.main(["--check"], tmp_path) == 1
-    assert capsys.readouterr().out == "README.md: outdated; run python3 configs/generate.py\n"
-    assert "\nold\n" in readme.read_text(encoding="utf-8")
+    assert capsys.readouterr().out == "docs/keys.md: outdated; run python3 configs/generate.py\n"
+    assert "\nold\n" in page.read_text(encoding="utf-8")
     assert generate.main([], tmp_path) == 0
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     assert text.startswith("# Top\n<!-- keys:reid -->\n| key |")
     assert text.endswith("|\n<!-- /keys -->\nend\n")
     assert generate.main(["--check"], tmp_path) == 0

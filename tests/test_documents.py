@@ -1,4 +1,4 @@
-"""What the READMEs say is what the code does: their commands, configurations, tables and messages."""
+"""What the documents say is what the code does: their commands, configurations, tables, programs and messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ from landmark.results import result_document as landmark_document
 from reid.config import ReIDConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-READMES = ("README.md", "README_zh.md")
 SCRIPTS: dict[str, type[JobConfig]] = {
     "detect/fit_yolov3.py": YOLOv3Config,
     "detect/fit_center_net.py": CenterNetConfig,
@@ -45,35 +44,43 @@ SCRIPTS: dict[str, type[JobConfig]] = {
     "reid/fit_reid.py": ReIDConfig,
     "landmark/fit_landmark.py": LandmarkConfig,
 }
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in READMES}
-PAGES = {
-    name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("platform.md", "platform_zh.md")
-}
-both = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+NAMES = [
+    "README",
+    *sorted(f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md") if "_zh" not in path.stem),
+]
+ENGLISH = {name: (ROOT / f"{name}.md").read_text(encoding="utf-8") for name in NAMES}
+CHINESE = {name: (ROOT / f"{name}_zh.md").read_text(encoding="utf-8") for name in NAMES}
 
-# The blocks are the same in both (see test_repository): those of one are enough.
-BLOCKS, PAGE_BLOCKS = (
-    re.findall(r"```(\w*)\n(.*?)```", text, re.S) for text in (TEXTS["README.md"], PAGES["platform.md"])
-)
+# The blocks are the same in both languages (see test_repository): those of one are enough.
+BLOCKS = {name: re.findall(r"```(\w*)\n(.*?)```", text, re.S) for name, text in ENGLISH.items()}
+
+
+def both(page: str) -> Any:
+    """Runs a test with the `text` of a page in each language."""
+    return pytest.mark.parametrize("text", [ENGLISH[page], CHINESE[page]], ids=["english", "chinese"])
 
 
 def commands() -> list[list[str]]:
     """The command lines of all blocks."""
-    lines = [line for kind, block in [*BLOCKS, *PAGE_BLOCKS] if not kind for line in block.splitlines()]
+    lines = [
+        line for page in BLOCKS.values() for kind, block in page if not kind for line in block.splitlines()
+    ]
     known = (".venv/bin/python", "make", "docker", "kubectl", "curl", "python3", "sh")
     return [shlex.split(line) for line in lines if line.startswith(known)]
 
 
-def cells(text: str, first: str) -> list[list[str]]:
-    """The rows of the table whose head begins with the cell `first`."""
-    lines = text.splitlines()
-    start = next(index for index, line in enumerate(lines) if line.startswith(f"| {first} |"))
-    rows = []
-    for line in lines[start + 2 :]:
+def cells(text: str, *heads: str) -> list[list[str]]:
+    """The rows of all tables whose head begins with one of the cells `heads`."""
+    rows: list[list[str]] = []
+    within = False
+    for line in text.splitlines():
         if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
+            within = False
+        elif within:
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        else:
+            within = line.startswith(tuple(f"| {head} |" for head in heads))
+    return [row for row in rows if row[0] != "---"]
 
 
 def quoted(text: str) -> list[str]:
@@ -96,21 +103,19 @@ def test_every_command_of_a_script_is_one_that_it_takes() -> None:
 
 def test_every_configuration_is_one_that_the_command_after_it_takes() -> None:
     checked = 0
-    for number, (kind, block) in enumerate(BLOCKS):
-        if kind == "json":
-            command = next(text for other, text in BLOCKS[number:] if not other)
-            (script,) = (name for name in SCRIPTS if name in command)
-            configuration(SCRIPTS[script], json.loads(block))
-            checked += 1
-    assert checked >= 3
+    for page, blocks in BLOCKS.items():
+        for number, (kind, block) in enumerate(blocks):
+            if kind == "json" and "log_dir" in block:
+                command = next(text for other, text in blocks[number:] if not other)
+                (script,) = (name for name in SCRIPTS if name in command)
+                assert configuration(SCRIPTS[script], json.loads(block)), page
+                checked += 1
+    assert checked >= 4
 
 
-@both
+@both("docs/training")
 def test_the_options_are_those_of_the_scripts(text: str) -> None:
-    listed = {
-        quoted(row[0])[0].split()[0]
-        for row in cells(text, "option" if text == TEXTS["README.md"] else "选项")
-    }
+    listed = {quoted(row[0])[0].split()[0] for row in cells(text, "option", "选项")}
     there = {option for action in parser(YOLOv3Config, "")._actions for option in action.option_strings}
     assert listed == there - {"-h"}
 
@@ -128,7 +133,7 @@ def test_the_commands_for_machines_without_internet_bring_the_files_over(
         file = f"{name}-{sha1[:8]}"
         with zipfile.ZipFile(tmp_path / "mirror" / "gluon" / "models" / f"{file}.zip", "w") as bundle:
             bundle.writestr(f"{file}.params", content)
-    job = next(block for kind, block in BLOCKS if kind == "json")
+    job = next(block for kind, block in BLOCKS["docs/training"] if kind == "json")
     (tmp_path / "job.json").write_text(job)
     places = {"job.json": str(tmp_path / "job.json"), "models": str(tmp_path / "models")}
     monkeypatch.chdir(ROOT)
@@ -150,17 +155,13 @@ def test_the_commands_in_containers_are_those_of_the_project() -> None:
     assert len(seen) == 2
 
 
-@both
+@both("docs/pretrained")
 def test_names_of_pretrained_files_are_those_that_are_published(text: str) -> None:
-    from common.networks.pretrained import published
-
-    rows = cells(text, "job" if text == TEXTS["README.md"] else "任务")
-    if len(rows[0]) != 2:  # the table of the tasks begins alike
-        rows = cells(text.partition("### 没有互联网时")[2], "任务")
-    named = [name for row in rows for name in quoted(row[1]) if re.fullmatch(r"[a-z0-9_.]+", name)]
+    named = [name for row in cells(text, "job", "任务") for name in quoted(row[1])]
+    named = [name for name in named if re.fullmatch(r"[a-z0-9_.]+", name)]
     named = [name for name in named if name not in ("train.pretrained_base", "model.batch_norm", "_dcnv2")]
     assert len(named) >= 7
-    assert all(published(name) for name in named), named
+    assert all(pretrained.published(name) for name in named), named
 
 
 # Progress
@@ -203,19 +204,18 @@ def test_the_client_says_when_a_job_is_gone(client: Sequence[str], tmp_path: Pat
     assert "status.json" in done.stderr
 
 
-@pytest.mark.parametrize("text", PAGES.values(), ids=PAGES)
-def test_the_page_shows_the_client_that_is_tried(text: str) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
-    docstring, _, rest = (ROOT / "docs" / "watch.py").read_text().partition("\n\n")
-    assert rest == code
+@pytest.mark.parametrize(("page", "program"), [("docs/platform", "watch.py"), ("docs/use", "detect.py")])
+def test_a_page_shows_the_program_that_is_tried(page: str, program: str) -> None:
+    docstring, _, rest = (ROOT / "docs" / program).read_text().partition("\n\n")
     assert docstring.startswith('"""')
-    assert len(rest.splitlines()) <= 22
+    assert len(rest.splitlines()) <= 25
+    for text in (ENGLISH[page], CHINESE[page]):
+        assert re.findall(r"```python\n(.*?)```", text, re.S) == [rest]
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_curl_gets_the_points(tmp_path: Path) -> None:
-    words, again = (words for words in commands() if words[0] == "curl")
-    assert words == again
+    (words,) = (words for words in commands() if words[0] == "curl")
     with ProgressServer(tmp_path, 0) as server:
         server.publish([(1629087911.5, 1, 0.0)])
         words = [word.replace("8888", str(server.port)) for word in words]
@@ -227,9 +227,9 @@ def test_curl_gets_the_points(tmp_path: Path) -> None:
     assert json.loads(answer) == [[1629087911.5, 1, 0.0]]
 
 
-@pytest.mark.parametrize("text", PAGES.values(), ids=PAGES)
+@both("docs/platform")
 def test_the_steps_are_those_of_a_job(text: str) -> None:
-    rows = cells(text, "step" if text == PAGES["platform.md"] else "步骤")
+    rows = cells(text, "step", "步骤")
     listed = {int(cell) for row in rows for cell in (row[0], row[2]) if cell}
     assert listed == {step.value for step in Step}
 
@@ -245,7 +245,9 @@ def shape(value: Any) -> Any:
 
 
 def test_the_formats_of_the_results_are_those_that_are_written() -> None:
-    detection, classification, landmarks = (json.loads(text) for kind, text in PAGE_BLOCKS if kind == "json")
+    detection, classification, landmarks = (
+        json.loads(text) for kind, text in BLOCKS["docs/platform"] if kind == "json"
+    )
     boxes = Sample("/data/26.jpg", 640, 480, np.array([[0, 1, 1, 9, 9]], np.float32))
     found = np.array([[0, 0.9, 10, 20, 30, 40]])
     written = detection_document([boxes], [found], ["cat"], np.array([0.4]), 0.4, 0.3)
@@ -267,9 +269,9 @@ def test_the_picture_of_the_page_is_small() -> None:
 # Tables
 
 
-@both
+@both("README")
 def test_the_tasks_have_the_networks_and_defaults_that_the_code_has(text: str) -> None:
-    rows = cells(text, "task" if text == TEXTS["README.md"] else "任务")
+    rows = cells(text, "task", "任务")
     assert {quoted(row[1])[0] for row in rows} == SCRIPTS.keys()
     for row in rows:
         config: Any = configuration(SCRIPTS[quoted(row[1])[0]], {"log_dir": "/out"})
@@ -285,19 +287,19 @@ def test_the_tasks_have_the_networks_and_defaults_that_the_code_has(text: str) -
     assert f" {len(BASE_NETWORKS) - 1} " in text.partition("\n## ")[0]
 
 
-@both
+@both("docs/training")
 def test_the_embeddings_are_those_of_the_networks(text: str) -> None:
-    rows = cells(text, "numbers" if text == TEXTS["README.md"] else "长度")
+    rows = cells(text, "numbers", "长度")
     assert {name: int(row[0]) for row in rows for name in quoted(row[1])} == EMBEDDING_DIMENSIONS
 
 
-@both
+@both("docs/platform")
 def test_all_kinds_of_errors_are_named(text: str) -> None:
     kinds = {error.kind for error in JobError.__subclasses__()} | {JobError.kind, "stopped"}
     assert not [kind for kind in kinds if not re.search(rf"\b{kind}\b", text)]
 
 
-@both
+@both("docs/troubleshooting")
 def test_every_message_that_is_explained_is_one_of_the_code(text: str) -> None:
     sources = [
         path
@@ -308,7 +310,7 @@ def test_every_message_that_is_explained_is_one_of_the_code(text: str) -> None:
     code = re.sub(r'"\s*\n\s*f?"', "", code)
     code = code.replace('missing "', "missing: ")  # how the shell script writes it
     code = re.sub(r"\{[^{}]*\}", "\0", code)
-    rows = cells(text, "message contains" if text == TEXTS["README.md"] else "信息中包含")
+    rows = cells(text, "message contains", "信息中包含")
     messages = [quoted(row[0])[0] for row in rows if row[0].startswith("`")]
     assert len(messages) > 15
     for message in messages:
@@ -318,19 +320,47 @@ def test_every_message_that_is_explained_is_one_of_the_code(text: str) -> None:
         assert re.search(pattern, code), message
 
 
-@both
-def test_links_within_the_page_lead_somewhere(text: str) -> None:
-    headings = {
-        re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.*)$", text, re.M)
-    }
-    targets = re.findall(r"\]\(#([^)]+)\)", text)
-    assert targets
-    assert not [target for target in targets if target not in headings]
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-def test_the_changes_begin_with_this_version_and_end_with_the_first() -> None:
+@pytest.mark.parametrize("page", [f"{name}{suffix}.md" for name in NAMES for suffix in ("", "_zh")])
+def test_links_lead_to_a_page_and_a_heading_that_are_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    for target in targets:
+        name, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / name if name else ROOT / page
+        assert file.is_file(), target
+        if anchor:
+            assert anchor in anchors(file.read_text(encoding="utf-8")), target
+        if name.endswith(".md") and "_zh" in page and "benchmarks" not in name and "README" not in name:
+            assert "_zh" in name, f"{target}: a Chinese page leads to an English one"
+
+
+@pytest.mark.parametrize("texts", [ENGLISH, CHINESE], ids=["english", "chinese"])
+def test_the_readme_leads_to_every_page(texts: dict[str, str]) -> None:
+    suffix = "" if texts is ENGLISH else "_zh"
+    assert [
+        name for name in NAMES if name != "README" and f"({name}{suffix}.md)" not in texts["README"]
+    ] == []
+
+
+@both("README")
+def test_the_readme_is_short(text: str) -> None:
+    assert text.count("\n") <= 160
+
+
+def test_the_chinese_pages_have_one_word_for_an_image() -> None:
+    assert [name for name, text in CHINESE.items() if "图片" in text] == []
+
+
+def test_the_changes_name_this_version_and_go_back_to_the_first() -> None:
     versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    if versions[0] == "Unreleased":
+        del versions[0]
     assert versions[0] == __version__
     assert versions[1:] == ["1.1.1", "1.1.0", "1.0.1", "1.0.0"]
 

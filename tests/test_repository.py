@@ -45,28 +45,24 @@ def test_the_shipped_data_is_small() -> None:
     assert size < 5_000_000
 
 
-@pytest.mark.parametrize("name", ["README.md", "README_zh.md", "docs/platform.md", "docs/platform_zh.md"])
-def test_every_file_that_a_page_names_exists(name: str) -> None:
+PAGES = [
+    "README",
+    *sorted(f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md") if "_zh" not in path.stem),
+]
+
+
+@pytest.mark.parametrize("name", [f"{page}{language}.md" for page in PAGES for language in ("", "_zh")])
+def test_every_file_and_make_target_that_a_page_names_exists(name: str) -> None:
     text = (ROOT / name).read_text()
-    named = set(
-        re.findall(
-            r"`((?:configs|common|detect|classification|reid|landmark|tests|benchmarks|docs)/[\w./-]+)`", text
-        )
-    )
-    named |= set(re.findall(r"\]\(([\w./-]+)\)", text))
-    assert named
+    folders = "configs|common|detect|classification|reid|landmark|tests|benchmarks|docs"
+    named = re.findall(rf"(?<![\w./-])((?:{folders})/[\w./-]+\w)", text)
     assert not [path for path in named if not (ROOT / path).exists()]
-
-
-@pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
-def test_every_make_target_that_the_readme_names_exists(name: str) -> None:
-    targets = set(re.findall(r"make ([a-z-]+)", (ROOT / name).read_text()))
     makefile = (ROOT / "Makefile").read_text()
-    assert targets >= {"demo", "test"}
+    targets = re.findall(r"(?:`|^)make ([a-z-]+)", text, re.M)
     assert not [target for target in targets if not re.search(rf"^{target}:", makefile, re.M)]
 
 
-@pytest.mark.parametrize("page", ["README", "docs/platform"])
+@pytest.mark.parametrize("page", PAGES)
 def test_both_languages_have_the_same_sections_and_commands(page: str) -> None:
     english, chinese = ((ROOT / f"{page}{language}.md").read_text() for language in ("", "_zh"))
 

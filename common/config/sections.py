@@ -1,7 +1,7 @@
 """The configuration of a job: what all tasks share, and reading a file into a task's configuration.
 
 An attribute path equals the path in the JSON file: `config.train.lr` is `{"train": {"lr": ...}}`. The
-description of a field is its documentation: the tables of the READMEs and the JSON Schemas are generated from
+description of a field is its documentation: the tables of the documents and the JSON Schemas are generated from
 it (`zh` is Chinese). A task derives its own classes; the `_key` functions take the defaults that differ.
 """
 

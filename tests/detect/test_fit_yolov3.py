@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from common.engine.graph import MEAN, STD
 from common.training.checkpoint import read_checkpoint, write_checkpoint
-from tests.helpers.detection_jobs import NAMES, Ended, free_port, subset
+from tests.helpers.detection_jobs import NAMES, ROOT, Ended, free_port, subset
 from tests.helpers.detection_jobs import fit as run
 
 QUICK = {"num_workers": 2, "batch_size": 4, "no_random_shape": True}
@@ -136,6 +138,28 @@ def test_the_exported_model_gives_the_boxes_of_the_result_file(job: Ended) -> No
         clipped = np.clip(boxes * scale, 0, [*original, *original])
         same = (np.abs(clipped - box).max(1) < 0.1) & (ids[:, 0] == int(found["id"]))
         assert np.abs(scores[same, 0] - float(found["score"])).min() < 1e-4
+
+
+def test_the_program_of_the_page_finds_the_objects_of_the_result_file(job: Ended) -> None:
+    """It resizes a little differently, which moves boxes by a pixel of the small input, and scores."""
+    seen = 0
+    for entry in job.json("valid_data_result.json")["Result"][:2]:
+        lowest = str(0.9 * float(entry["objects"][0]["score"]))
+        command = [sys.executable, "docs/detect.py", str(job.log_dir), entry["image"], lowest]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        lines = [line.rsplit(maxsplit=5) for line in done.stdout.splitlines()]
+        for name, score, *box in lines:
+            near = [
+                found
+                for found in entry["objects"]
+                if found["predict_class"] == name
+                and abs(float(found["score"]) - float(score)) < 0.1
+                and np.abs(np.array(found["bbox"].split(", "), float) - np.array(box, float)).max() < 25
+            ]
+            assert near, (name, score, box)
+            seen += 1
+    assert seen
 
 
 def test_the_checkpoint_is_plain_data_with_all_that_it_should_hold(job: Ended) -> None:
