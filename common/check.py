@@ -97,7 +97,7 @@ def _look(
         task.precision(on_gpu=bool(config.gpus))
     data = None
     with _noted(reasons), WorkerPool(min(config.train.num_workers, processors())) as pool:
-        data = load_datasets(task, _quiet, pool, report)
+        data = load_datasets(task, _quiet, pool, report, trained=resume.trained_images(checkpoint))
         data = _look_at_images(task, data, pool)
     loaded = options.load is not None or checkpoint is not None
     missing = _look_for_parameters(config, loaded, report, reasons)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.config.sections import DatasetConfig
+from common.data.marks import copies, image_marks
+from common.data.problems import FolderReport, NoSamples, Problem
 from common.data.report import Report
-from common.data.samples import (
-    Annotate,
-    FolderReport,
-    NoSamples,
-    Sample,
-    read_folder,
-    split,
-)
+from common.data.samples import Annotate, Sample, read_folder
+from common.data.splits import return_trained, split
 from common.errors import DataError
 from common.images.decoding import printable
 from common.processes.pool import WorkerPool
@@ -32,17 +31,22 @@ log = logging.getLogger("visualtl")
 Steps = Callable[[Step], AbstractContextManager[Callable[[float], None]]]
 
 _MISSING = "does not exist"
+_WORDS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Datasets:
-    """The samples of each set; none: there is no such set. classes: names by id. report: where the report stands."""
+    """The samples of each set; none: there is no such set. classes: names by id. report: where the report stands.
+
+    trained (n,) uint64: marks of the images that the model has seen in training when this job is done.
+    """
 
     train: list[Sample]
     valid: list[Sample] | None
     test: list[Sample] | None
     classes: list[str]
     report: Report
+    trained: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -85,42 +89,139 @@ def _problem_of(folder: Path) -> str | None:
 
 
 def load_datasets(
-    task: Task[Any], steps: Steps, pool: WorkerPool, report: Report, *, keep: bool = False
+    task: Task[Any],
+    steps: Steps,
+    pool: WorkerPool,
+    report: Report,
+    *,
+    keep: bool = False,
+    trained: Collection[int] = (),
 ) -> Datasets:
     """Read all sets, split off what the configuration asks for, and fill and write the report.
 
-    keep: what is read of large sets is kept beside the report, and read from there where nothing has changed.
+    keep: what is read of large sets is kept beside the report, and read from there where nothing has changed. trained:
+    marks of the images that the model has been trained on before; a split never validates or tests on them.
 
-    Raises DataError for a folder that is missing, a set without samples, or annotations that no job can use.
+    Raises DataError for a folder that is missing, a set without samples, two sets of the same samples, or annotations
+    that no job can use.
     """
     dataset = task.config.dataset
     folders = find_folders(dataset)
     annotate = task.annotations(folders.train)
     try:
         with steps(first_step(dataset)) as advance:
-            train = _read("train", folders.train, annotate, pool, advance, report, keep)
-            split_valid, split_test = [], []  # type: list[Sample], list[Sample]
-            if dataset.valid_share or dataset.test_share:
-                train, split_valid, split_test = split(
-                    train, folders.train, task.groups, dataset.valid_share, dataset.test_share
-                )
-        others: dict[str, list[Sample]] = {"valid": split_valid, "test": split_test}
+            sets = {"train": _read("train", folders.train, annotate, pool, advance, report, keep)}
         for name, folder, step in (
             ("valid", folders.valid, Step.LOAD_VALID_DATA),
             ("test", folders.test, Step.LOAD_TEST_DATA),
         ):
             if folder is not None:
                 with steps(step) as advance:
-                    others[name] = _read(name, folder, annotate, pool, advance, report, keep)
-            elif others[name]:
-                report.add(name, FolderReport.split_off(folders.train, len(others[name])))
-        classes = task.classes(folders.train, [train, others["valid"], others["test"]])
-        for name, samples in {"train": train, **others}.items():
-            if samples:
-                report.summarise(name, task.summary(samples, classes))
+                    sets[name] = _read(name, folder, annotate, pool, advance, report, keep)
+        marks = image_marks((sample.image for samples in sets.values() for sample in samples), pool)
+        _keep_apart(sets, marks, report)
+        trained = set(trained)
+        _say_known(sets, marks, trained)
+        if dataset.valid_share or dataset.test_share:
+            sets = _split_off(task, sets, folders.train, marks, trained, report)
+        classes = task.classes(folders.train, [sets.get(name, []) for name in _WORDS])
+        for name, samples in sets.items():
+            report.summarise(name, task.summary(samples, classes))
+        trained |= {marks[sample.image] for sample in sets["train"]}
+        report.note("trained_images", {"count": len(trained), "marks": _text(trained)})
     finally:
         report.write()
-    return Datasets(train, others["valid"] or None, others["test"] or None, classes, report)
+    return Datasets(
+        sets["train"],
+        sets.get("valid"),
+        sets.get("test"),
+        classes,
+        report,
+        np.array(sorted(trained), np.uint64),
+    )
+
+
+def _keep_apart(sets: dict[str, list[Sample]], marks: Mapping[str, int], report: Report) -> None:
+    """Take what a validation or test set holds out of the training set, and say which images are there twice.
+
+    Raises DataError for two sets that hold the same images, and where nothing is left to train on.
+    """
+    held = {name: {marks[sample.image]: sample.image for sample in samples} for name, samples in sets.items()}
+    for first, second in itertools.combinations(held, 2):
+        if held[first].keys() == held[second].keys():
+            raise DataError(
+                f"dataset.{second}_dir: the {_WORDS[second]} set holds the same images as the {_WORDS[first]} set "
+                f"(dataset.{first}_dir), byte for byte; give it others, or set it to null"
+            )
+    for name, samples in sets.items():
+        if again := copies([sample.image for sample in samples], marks):
+            log.warning("%d images of the %s set are in it already under another name", again, _WORDS[name])
+    if {"valid", "test"} <= held.keys() and (both := held["valid"].keys() & held["test"].keys()):
+        log.warning("%d images are in the validation set and in the test set", len(both))
+    elsewhere = {
+        mark: f"the {_WORDS[name]} set has it as well: {image}"
+        for name in ("test", "valid")
+        for mark, image in held.get(name, {}).items()
+    }
+    taken = {s.image: elsewhere[marks[s.image]] for s in sets["train"] if marks[s.image] in elsewhere}
+    if not taken:
+        return
+    report.leave_out_quietly("train", [Problem(image, None, reason) for image, reason in taken.items()])
+    log.warning("%d images stay out of training, the validation or test set has them as well; the first: %s: %s",
+        len(taken), *(printable(text) for text in next(iter(taken.items()))))  # fmt: skip
+    sets["train"] = [sample for sample in sets["train"] if sample.image not in taken]
+    if not sets["train"]:
+        raise DataError(
+            "nothing is left to train on: the validation or test set has all images of the training set"
+        )
+
+
+def _say_known(sets: Mapping[str, list[Sample]], marks: Mapping[str, int], trained: Collection[int]) -> None:
+    """Warn of validation and test sets of their own with images that the model has been trained on before."""
+    for name in sets.keys() - {"train"}:
+        images = {sample.image for sample in sets[name]}
+        if known := sum(marks[image] in trained for image in images):
+            log.warning(
+                "The model has been trained on %d of the %d images of the %s set before: its figures say too much",
+                known, len(images), _WORDS[name],
+            )  # fmt: skip
+
+
+def _split_off(
+    task: Task[Any],
+    sets: Mapping[str, list[Sample]],
+    folder: Path,
+    marks: Mapping[str, int],
+    trained: Collection[int],
+    report: Report,
+) -> dict[str, list[Sample]]:
+    """`sets` with the parts of the training set that the configuration asks for."""
+    dataset = task.config.dataset
+    samples = sets["train"]
+    parts = split(samples, [folder], task.groups, dataset.valid_share, dataset.test_share, marks)
+    parts, returned = return_trained(samples, parts, marks, trained)
+    if returned:
+        log.warning(
+            "The model has been trained on %d of the images that the split takes away from training: they stay in it",
+            returned,
+        )
+    report.note("returned_to_training", returned)
+    new = {"train": parts[0]}
+    for name, share, part in (
+        ("valid", dataset.valid_share, parts[1]),
+        ("test", dataset.test_share, parts[2]),
+    ):
+        if part:
+            new[name] = part
+            report.add(name, FolderReport.split_off(folder, len(part)))
+        elif share:
+            log.warning("dataset.%s_size: no image can be spared for a %s set", name, _WORDS[name])
+    new = {**sets, **new}
+    return {name: new[name] for name in _WORDS if name in new}
+
+
+def _text(marks: Collection[int]) -> str:
+    return " ".join(f"{mark:016x}" for mark in sorted(marks))
 
 
 def _read(

@@ -13,7 +13,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +139,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         devices = contexts(config.gpus)
         job = Job(task, devices, task.precision(on_gpu=bool(config.gpus)), pool, progress, status)
 
-        data = load_data(job)
+        data = load_data(job, resume.trained_images(checkpoint))
         _seed(config.train.seed)
         model = task.build(data.classes, devices, checkpoint)
         if checkpoint is None:
@@ -156,10 +156,10 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         _linger(options.linger)
 
 
-def load_data(job: Job) -> Datasets:
-    """Read the sets, and say what there is."""
+def load_data(job: Job, trained: Collection[int]) -> Datasets:
+    """Read the sets, and say what there is. trained: marks of the images that the model was trained on before."""
     report = Report(job.task.config.log_dir / DATA_REPORT)
-    data = load_datasets(job.task, job.step, job.pool, report, keep=True)
+    data = load_datasets(job.task, job.step, job.pool, report, keep=True, trained=trained)
     if data.classes:
         log.info("Classes: %s", one_line(", ".join(data.classes)))
     if data.valid is None:
@@ -231,10 +231,22 @@ def train(
                 found = estimator.predict(valid)
             return task.evaluate(*_paired(data.valid or [], found), model)
 
-        files = resume.files_of(data.train)
+        def evaluate_best() -> Evaluation:
+            """Of the best epoch's parameters; those that are being trained stay what they are."""
+            assert valid is not None
+            now = estimator.parameters()
+            checkpoint = read_checkpoint(
+                config.log_dir / resume.BEST_CHECKPOINT, task.name, resume.CHECKPOINT_KEYS
+            )
+            set_parameters(model.network, checkpoint["parameters"])
+            found = estimator.predict(valid)
+            set_parameters(model.network, now)
+            return task.evaluate(*_paired(data.valid or [], found), model)
+
+        sets = resume.state_of_sets(data.train, data.valid, data.trained)
 
         def write(path: Path, state: TrainingState) -> None:
-            resume.write_state(path, task, model, estimator, hooks, state, loaded=loaded, files=files)
+            resume.write_state(path, task, model, estimator, hooks, state, loaded=loaded, sets=sets)
 
         best = resume.Checkpoints(config.log_dir, write, task.metric, job.status, validated=valid is not None)
         hooks: list[around.Hook] = [
@@ -257,9 +269,11 @@ def train(
                 )
             hooks.append(best)
             if saved:
-                resume.take_up(saved, model, estimator, hooks, state, files)
+                changed = resume.take_up(saved, model, estimator, hooks, state, sets)
                 if best.epoch == saved["epoch"]:  # it may have been cut off between the two
                     resume.keep_as_best(config.log_dir)
+                if changed and valid is not None and best.epoch is not None:
+                    resume.measure_anew(hooks, evaluate_best())
             estimator.fit(loader, schedule, hooks, state, keys.seed)
             if state.stop_reason:
                 log.info("Stopped early after epoch %d: %s", state.epoch, state.stop_reason)

@@ -1,11 +1,10 @@
-"""What a job learns from: samples read from a folder, their split, and the report on what was left out."""
+"""What a job learns from: samples read from a folder, and the report on what was left out."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,15 +38,11 @@ __all__ = [
     "annotation_path",
     "read_folder",
     "read_rows",
-    "split",
     "write_report",
 ]
 
 # Images to their owner, though not to the contract: worth a word where they lie.
 _OTHER_IMAGES = (".jpe", ".jfif", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2")
-
-
-Group = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,37 +123,6 @@ def read_folder(
     return samples, report
 
 
-def split(
-    samples: Sequence[Sample],
-    folder: Path,
-    groups: Callable[[Sample], Iterable[int]],
-    valid_size: float,
-    test_size: float,
-) -> tuple[list[Sample], list[Sample], list[Sample]]:
-    """Training, validation and test part of `samples`, each in the order that they came in.
-
-    Whole images are assigned, so samples of one image stay together. The parts are the same wherever `folder`
-    lies and however its files are ordered: images come by the SHA-1 of their path below it. Every group that
-    a sample shows keeps an image in the training part as long as that has room, and is else divided in
-    proportion (iterative stratification: Sechidis, Tsoumakas, Vlahavas, "On the Stratification of Multi-Label
-    Data", 2011). A part of a share above 0 gets at least one image if there are enough; training always gets
-    one.
-    """
-    if valid_size < 0 or test_size < 0 or valid_size + test_size >= 1:
-        raise ValueError(f"shares of {valid_size} and {test_size} leave nothing to train on")
-    shown: dict[str, set[int]] = {}
-    for sample in samples:
-        shown.setdefault(sample.image, set()).update(groups(sample))
-    images = sorted(shown, key=lambda image: _place(image, folder))
-    valid = min(_share(len(images), valid_size), max(0, len(images) - 1))
-    test = min(_share(len(images), test_size), max(0, len(images) - 1 - valid))
-    part = _stratify(images, shown, (len(images) - valid - test, valid, test))
-    parts: tuple[list[Sample], list[Sample], list[Sample]] = ([], [], [])
-    for sample in samples:
-        parts[part[sample.image]].append(sample)
-    return parts
-
-
 def _walk(folder: str, report: FolderReport) -> Iterator[str]:
     """Paths of the images below `folder`, sorted. Every folder is visited once, whatever links lead to it."""
     visited: set[tuple[int, int]] = set()
@@ -218,51 +182,3 @@ def _read_image(annotate: Annotate, path: str) -> tuple[int, int, list[np.ndarra
         return 0, 0, [], [Problem(error.path, None, error.reason)]
     except BadSample as error:
         return 0, 0, [], list(error.problems)
-
-
-def _place(image: str, folder: Path) -> tuple[bytes, str]:
-    start = os.path.join(str(folder), "")
-    relative = image[len(start) :] if image.startswith(start) else os.path.relpath(image, folder)
-    return hashlib.sha1(os.fsencode(relative)).digest(), relative
-
-
-def _share(count: int, size: float) -> int:
-    return max(1, int(count * size + 0.5)) if size > 0 else 0
-
-
-def _stratify(images: Sequence[str], shown: Mapping[str, set[int]], room: Sequence[int]) -> dict[str, int]:
-    """The part, 0 for training, of every image; parts end up with exactly the sizes in `room`."""
-    groups_of: dict[str, list[Group]] = {
-        # Images that show nothing are a group of their own.
-        image: [(group,) for group in sorted(shown[image])] or [()]
-        for image in images
-    }
-    members: dict[Group, list[str]] = {}
-    for image in images:
-        for group in groups_of[image]:
-            members.setdefault(group, []).append(image)
-    desired = {group: [len(found) * size / len(images) for size in room] for group, found in members.items()}
-    left = list(room)
-    part_of: dict[str, int] = {}
-
-    def assign(image: str, part: int) -> None:
-        part_of[image] = part
-        left[part] -= 1
-        for group in groups_of[image]:
-            desired[group][part] -= 1
-
-    rarest_first = sorted(members, key=lambda group: (len(members[group]), group))
-    trained: set[Group] = set()
-    for group in rarest_first:
-        if group not in trained and left[0]:
-            # None of them is assigned yet: only images that train are so far.
-            image = members[group][0]
-            assign(image, 0)
-            trained.update(groups_of[image])
-    for group in rarest_first:
-        wanted = desired[group]
-        for image in members[group]:
-            if image not in part_of:
-                open_parts = [index for index in range(3) if left[index]]
-                assign(image, max(open_parts, key=lambda index: (wanted[index], left[index])))
-    return part_of

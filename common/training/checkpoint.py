@@ -247,6 +247,11 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "multipliers": (lambda value: isinstance(value, dict), "a dictionary"),
     "stop_reason": (lambda value: value is None or isinstance(value, str), "a text"),
     "files": (lambda value: isinstance(value, str), "a text"),
+    "valid_files": (lambda value: isinstance(value, str), "a text"),
+    "trained": (
+        lambda value: isinstance(value, np.ndarray) and value.dtype == np.uint64 and value.ndim == 1,
+        "an array of marks",
+    ),
 }
 
 

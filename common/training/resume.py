@@ -22,9 +22,10 @@ from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.errors import CheckpointError, ConfigurationError, DataError, TrainingError
 from common.reporting.status import Status
-from common.task import Model, Task
+from common.task import Evaluation, Model, Task
 from common.training.checkpoint import read_checkpoint, write_checkpoint
 from common.training.estimator import Estimator, Hook, TrainingState
+from common.training.hooks import EarlyStopping
 
 log = logging.getLogger("visualtl")
 
@@ -134,9 +135,9 @@ def write_state(
     state: TrainingState,
     *,
     loaded: bool,
-    files: str,
+    sets: Mapping[str, Any],
 ) -> None:
-    """Write all that the next epoch depends on."""
+    """Write all that the next epoch depends on. sets: see `state_of_sets`."""
     multipliers = {
         name: [float(parameter.lr_mult), float(parameter.wd_mult)]
         for name, parameter in model.network._collect_params_with_prefix().items()
@@ -166,7 +167,7 @@ def write_state(
             },
             "hooks": {type(hook).__name__: hook.state() for hook in hooks if hook.state()},
             "loaded": loaded,
-            "files": files,
+            **sets,
         },
     )
 
@@ -218,9 +219,12 @@ def take_up(
     estimator: Estimator,
     hooks: Sequence[Hook],
     state: TrainingState,
-    files: str,
-) -> None:
-    """Bring model, optimizer, hooks and state to where the saved training stood."""
+    sets: Mapping[str, Any],
+) -> bool:
+    """Bring model, optimizer, hooks and state to where the saved training stood.
+
+    Returns whether the validation set is another one than then, so that figures of then say nothing about now.
+    """
     if saved["classes"] != model.classes:
         raise DataError(
             f"--resume: the classes are {model.classes} and were {saved['classes']} when the job began; "
@@ -241,13 +245,47 @@ def take_up(
         raise CheckpointError(
             f"{TRAINING_STATE} does not fit this job ({reason}); leave out --resume to start afresh"
         ) from None
-    state.stop_reason = saved["stop_reason"]
+    changed = bool(saved.get("valid_files", sets["valid_files"]) != sets["valid_files"])
+    state.stop_reason = None if changed else saved["stop_reason"]
     state.epoch = saved["epoch"] if state.stop_reason else saved["epoch"] + 1
     state.skipped = saved["skipped"]
-    if saved["files"] != files:
+    if saved["files"] != sets["files"]:
         log.warning(
             "--resume: the training set is not the one that the job began with; it goes on with what is there"
         )
+    return changed
+
+
+def trained_images(checkpoint: dict[str, Any] | None) -> set[int]:
+    """Marks of the images that a checkpoint was trained on; none for one that does not say."""
+    if not checkpoint:
+        return set()
+    if "trained" not in checkpoint:
+        log.warning(
+            "The checkpoint does not say which images it was trained on; a split may validate on some of them"
+        )
+        return set()
+    return set(checkpoint["trained"].tolist())
+
+
+def state_of_sets(
+    train: Sequence[Sample], valid: Sequence[Sample] | None, trained: np.ndarray
+) -> dict[str, Any]:
+    """What a checkpoint keeps of the sets: what is the same for the same sets, and marks of all images trained on."""
+    return {"files": files_of(train), "valid_files": files_of(valid or []), "trained": trained}
+
+
+def measure_anew(hooks: Sequence[Hook], evaluation: Evaluation) -> None:
+    """Let `evaluation` of the best epoch's parameters take the place of what hooks know of it from another set."""
+    for hook in hooks:
+        if isinstance(hook, Checkpoints):
+            hook.restore({**hook.state(), "value": evaluation.value, "tie_break": evaluation.tie_break})
+        elif isinstance(hook, EarlyStopping):
+            hook.restore({**hook.state(), "best": evaluation.value})
+    log.warning(
+        "--resume: the validation set is another one now; on it the best epoch so far has %.4f",
+        evaluation.value,
+    )
 
 
 def files_of(samples: Sequence[Sample]) -> str:

@@ -17,6 +17,9 @@ from common.training.resume import TRAINING_STATE, take_up, write_state
 from tests.common.training.test_estimator import Tiny, batches
 
 
+SETS: dict[str, Any] = {"files": "", "valid_files": "", "trained": np.array([7], np.uint64)}
+
+
 class Task(SimpleNamespace):
     """As much of a task as a checkpoint holds."""
 
@@ -31,7 +34,7 @@ def estimator() -> Estimator:
 def write(path: Path, made: Estimator, epoch: int) -> None:
     state = TrainingState(epochs=3, steps=1, epoch=epoch)
     hooks = [EarlyStopping(1, 0.0, None, 1.0)]
-    write_state(path, Task(), made.model, made, hooks, state, loaded=False, files="")  # type: ignore[arg-type]
+    write_state(path, Task(), made.model, made, hooks, state, loaded=False, sets=SETS)  # type: ignore[arg-type]
 
 
 def saved(folder: Path) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def saved(folder: Path) -> dict[str, Any]:
 
 def taken_up(state: dict[str, Any]) -> tuple[Estimator, TrainingState]:
     made, training = estimator(), TrainingState(3, 1)
-    take_up(state, made.model, made, [EarlyStopping(1, 0.0, None, 1.0)], training, "")
+    take_up(state, made.model, made, [EarlyStopping(1, 0.0, None, 1.0)], training, SETS)
     return made, training
 
 
