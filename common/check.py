@@ -6,26 +6,21 @@ that is running there, stay as they are. No port is opened.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from common.config.command_line import Options
 from common.config.sections import JobConfig, with_model
 from common.data.figures import listed
-from common.data.problems import PROBLEMS_LOGGED, Problem
+from common.data.problems import Problem
 from common.data.report import Report
-from common.data.samples import Sample
 from common.datasets import Datasets, load_datasets
 from common.engine.devices import check_gpus, contexts, load_mxnet, processors, visible_gpus
 from common.errors import DataError, JobError, PretrainedError
-from common.files import read_file
-from common.images.decoding import FILE_LIMIT, ImageError, decode, printable
+from common.images.decoding import ImageError, decode
 from common.networks.pretrained import fetchable, models_folder, present, published
 from common.processes.pool import WorkerPool
 from common.reporting.endings import explain
@@ -123,96 +118,40 @@ def _quiet(step: Step) -> Iterator[Callable[[float], None]]:
 # Images
 
 
-@dataclass(frozen=True)
-class Content:
-    """What an image file holds. digest: SHA-1 of its bytes; problem: why it cannot be decoded."""
-
-    digest: str
-    problem: str | None
-
-
-def content(path: str) -> Content:
-    """Read and decode an image; carried out by workers."""
+def undecodable(path: str) -> str | None:
+    """Why an image cannot be decoded, None if it can be; carried out by workers."""
     try:
-        digest = hashlib.sha1(read_file(path, FILE_LIMIT), usedforsecurity=False).hexdigest()
         decode(path)
     except ImageError as error:
-        return Content(digest, error.reason)
-    except OSError as error:  # it is gone since it was found
-        return Content("", error.strerror or str(error))
-    return Content(digest, None)
+        return error.reason
+    return None
 
 
 def _look_at_images(task: Task[Any], data: Datasets, pool: WorkerPool) -> Datasets:
-    """Decode the images of all sets: those that cannot be are left out; identical ones are reported."""
+    """Decode the images of all sets; those that cannot be are left out."""
     report = data.report
     sets = {name: getattr(data, name) for name in _SETS if getattr(data, name) is not None}
-    contents: dict[str, Content] = {}
+    reasons: dict[str, str | None] = {}
     for name, samples in sets.items():
         paths = list(dict.fromkeys(sample.image for sample in samples))
         with bar(len(paths), f"{name} set") as advance:
-            for path, found in zip(paths, pool.map(content, paths, 8), strict=True):
-                contents[path] = found
+            for path, found in zip(paths, pool.map(undecodable, paths, 8), strict=True):
+                reasons[path] = found
                 advance(1)
         report.leave_out(
             name,
-            [Problem(path, None, str(contents[path].problem)) for path in paths if contents[path].problem],
+            [Problem(path, None, str(reasons[path])) for path in paths if reasons[path]],
         )
-        whole = [sample for sample in samples if not contents[sample.image].problem]
+        whole = [sample for sample in samples if not reasons[sample.image]]
         if not whole:
             raise DataError(
-                f"no image of the {name} set can be decoded; the first: {paths[0]}: "
-                f"{contents[paths[0]].problem}"
+                f"no image of the {name} set can be decoded; the first: {paths[0]}: {reasons[paths[0]]}"
             )
         sets[name] = whole
         summary = task.summary(whole, data.classes)
         report.summarise(name, {"samples": len(whole), **summary})
         _say(name, len(whole), summary)
-    identical = find_identical(sets, {path: found.digest for path, found in contents.items()})
-    report.note("identical_images", identical)
-    _say_identical(identical)
     return replace(data, **sets)
-
-
-def find_identical(sets: dict[str, Sequence[Sample]], digests: dict[str, str]) -> list[dict[str, Any]]:
-    """Groups of image files with the same bytes, those that lie in more than one set first.
-
-    An entry has the files by set, and whether what is annotated differs between them.
-    """
-    groups: dict[str, dict[str, dict[str, list[np.ndarray]]]] = {}
-    for name, samples in sets.items():
-        for sample in samples:
-            images = groups.setdefault(digests[sample.image], {}).setdefault(name, {})
-            images.setdefault(sample.image, []).append(sample.annotation)
-    found = []
-    for by_set in groups.values():
-        annotations = [rows for images in by_set.values() for rows in images.values()]
-        if len(annotations) > 1:
-            first = [rows.tolist() for rows in annotations[0]]
-            differ = any([rows.tolist() for rows in other] != first for other in annotations[1:])
-            files = {name: list(images) for name, images in by_set.items()}
-            found.append({"files": files, "annotated_differently": differ})
-    return sorted(found, key=lambda group: -len(group["files"]))
-
-
-def _say_identical(identical: Sequence[dict[str, Any]]) -> None:
-    between = [group for group in identical if len(group["files"]) > 1]
-    if between:
-        log.warning(
-            "%d images are in more than one set, byte for byte: figures of those sets say too much",
-            len(between),
-        )
-    if len(identical) > len(between):
-        log.warning("%d images are in a set more than once, byte for byte", len(identical) - len(between))
-    for group in identical[:PROBLEMS_LOGGED]:
-        files = [f"{printable(file)} ({name})" for name, files in group["files"].items() for file in files]
-        log.warning(
-            "Identical%s: %s",
-            ", annotated differently" if group["annotated_differently"] else "",
-            ", ".join(files),
-        )
-    if len(identical) > PROBLEMS_LOGGED:
-        log.warning("... and %d more in %s", len(identical) - PROBLEMS_LOGGED, CHECK_REPORT)
 
 
 def _say(name: str, samples: int, summary: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from common.config.sections import DatasetConfig
-from common.data.marks import copies, image_marks
+from common.data.figures import listed
+from common.data.marks import find_identical, image_marks
 from common.data.problems import FolderReport, NoSamples, Problem
 from common.data.report import Report
 from common.data.samples import Annotate, Sample, read_folder
@@ -31,6 +32,7 @@ log = logging.getLogger("visualtl")
 Steps = Callable[[Step], AbstractContextManager[Callable[[float], None]]]
 
 _MISSING = "does not exist"
+_IDENTICAL_LOGGED = 10
 _WORDS = {"train": "training", "valid": "validation", "test": "test"}
 
 
@@ -153,11 +155,9 @@ def _keep_apart(sets: dict[str, list[Sample]], marks: Mapping[str, int], report:
                 f"dataset.{second}_dir: the {_WORDS[second]} set holds the same images as the {_WORDS[first]} set "
                 f"(dataset.{first}_dir), byte for byte; give it others, or set it to null"
             )
-    for name, samples in sets.items():
-        if again := copies([sample.image for sample in samples], marks):
-            log.warning("%d images of the %s set are in it already under another name", again, _WORDS[name])
-    if {"valid", "test"} <= held.keys() and (both := held["valid"].keys() & held["test"].keys()):
-        log.warning("%d images are in the validation set and in the test set", len(both))
+    identical = find_identical(sets, marks)
+    report.note("identical_images", identical)
+    _say_identical(identical)
     elsewhere = {
         mark: f"the {_WORDS[name]} set has it as well: {image}"
         for name in ("test", "valid")
@@ -167,13 +167,26 @@ def _keep_apart(sets: dict[str, list[Sample]], marks: Mapping[str, int], report:
     if not taken:
         return
     report.leave_out_quietly("train", [Problem(image, None, reason) for image, reason in taken.items()])
-    log.warning("%d images stay out of training, the validation or test set has them as well; the first: %s: %s",
-        len(taken), *(printable(text) for text in next(iter(taken.items()))))  # fmt: skip
+    log.warning("%d images stay out of training: the validation or test set has them as well", len(taken))
     sets["train"] = [sample for sample in sets["train"] if sample.image not in taken]
     if not sets["train"]:
         raise DataError(
             "nothing is left to train on: the validation or test set has all images of the training set"
         )
+
+
+def _say_identical(identical: Sequence[dict[str, Any]]) -> None:
+    between = sum(len(group["files"]) > 1 for group in identical)
+    if between:
+        log.warning("%d images are in more than one set, byte for byte", between)
+    if len(identical) > between:
+        log.warning("%d images are in a set more than once, byte for byte", len(identical) - between)
+    for group in identical[:_IDENTICAL_LOGGED]:
+        files = [f"{printable(file)} ({name})" for name, files in group["files"].items() for file in files]
+        differently = ", annotated differently" if group["annotated_differently"] else ""
+        log.warning("Identical%s: %s", differently, listed(files))
+    if len(identical) > _IDENTICAL_LOGGED:
+        log.warning("... and %d more in the report", len(identical) - _IDENTICAL_LOGGED)
 
 
 def _say_known(sets: Mapping[str, list[Sample]], marks: Mapping[str, int], trained: Collection[int]) -> None:

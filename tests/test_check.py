@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from classification.config import ClassificationConfig
-from common.check import CHECK_REPORT, find_identical
-from common.data.samples import Sample
+from common.check import CHECK_REPORT
 from common.job import main
 from common.networks import pretrained
 from common.reporting.lock import lock
@@ -152,15 +151,6 @@ def test_the_same_image_in_two_sets_is_named(root: Path, capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert "1 images are in more than one set, byte for byte" in told
     assert "copy.jpg" in told
-
-
-def test_samples_of_one_image_are_not_identical_images() -> None:
-    rows = [np.array([0, x, 0, 9, 9], np.float32) for x in (1, 2)]
-    same = [Sample("a.jpg", 10, 10, row) for row in rows]
-    other = [Sample("b.jpg", 10, 10, row) for row in rows]
-    assert find_identical({"train": same}, {"a.jpg": "1"}) == []
-    (found,) = find_identical({"train": same, "valid": other}, {"a.jpg": "1", "b.jpg": "1"})
-    assert found["annotated_differently"] is False
 
 
 def test_missing_parameters_are_a_reason_that_names_the_file(

@@ -17,16 +17,25 @@ from tests.helpers.jobs import SCRIPTS, assert_same, finish, make_data, paramete
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same training sets twice, beside validation and test sets of other images and other annotations."""
     first = make_data(tmp_path_factory.mktemp("first"), train=8)
+    rng = np.random.default_rng(1)
+    for folder in list(first.glob("*_valid")):
+        other = folder.with_name(folder.name.replace("valid", "test"))
+        shutil.copytree(folder, other)
+        draw_anew(other, rng)
     second = tmp_path_factory.mktemp("second") / "data"
     shutil.copytree(first, second)
-    rng = np.random.default_rng(1)
-    for folder in second.glob("*_valid"):
-        for path in folder.rglob("*.png"):
-            Image.fromarray(rng.integers(0, 256, (50, 60, 3)).astype(np.uint8)).save(path)
+    for folder in (*second.glob("*_valid"), *second.glob("*_test")):
+        draw_anew(folder, rng)
         for path in folder.rglob("*.txt"):
             boxes = folder.name.startswith("boxes")
-            path.write_text("1,20,20,50,44\n" * 2 if boxes else "30,31\n1,2\n40,3\n")
+            path.write_text("1,20,20,50,44\n" if boxes else "30,31\n1,2\n40,3\n")
     return first, second
+
+
+def draw_anew(folder: Path, rng: np.random.Generator) -> None:
+    """Other images under the same names."""
+    for path in folder.rglob("*.png"):
+        Image.fromarray(rng.integers(0, 256, (50, 60, 3)).astype(np.uint8)).save(path)
 
 
 @pytest.mark.parametrize("task", SCRIPTS)
@@ -37,7 +46,7 @@ def test_other_validation_and_test_sets_change_nothing_of_what_is_learnt(
     learnt, results = [], []
     for number, data in enumerate(sets):
         log_dir = tmp_path / f"out{number}"
-        test = f"dataset.test_dir={kind}_valid"
+        test = f"dataset.test_dir={kind}_test"
         finish(start(task, log_dir, data, "--set", test, epochs=2))
         learnt.append(parameters(task, log_dir))
         results.append(json.loads((log_dir / "valid_data_result.json").read_text())["Result"])

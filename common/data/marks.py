@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+
+from common.data.samples import Sample
 from common.files import open_regular
 from common.processes.pool import WorkerPool
 
@@ -43,10 +47,27 @@ def image_marks(paths: Iterable[str], pool: WorkerPool) -> dict[str, int]:
     return marks
 
 
-def copies(paths: Sequence[str], marks: Mapping[str, int]) -> int:
-    """How many of the files `paths` are there already under another name."""
-    distinct = set(paths)
-    return len(distinct) - len({marks[path] for path in distinct})
+def find_identical(sets: Mapping[str, Sequence[Sample]], marks: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Groups of image files with the same bytes, those that lie in more than one set first.
+
+    An entry has the files by set, and whether what is annotated differs between them.
+    """
+    files = {(marks[sample.image], name, sample.image) for name, part in sets.items() for sample in part}
+    count = Counter(mark for mark, _, _ in files)
+    groups: dict[int, dict[str, dict[str, list[np.ndarray]]]] = {}
+    for name, samples in sets.items():
+        for sample in samples:
+            if count[mark := marks[sample.image]] > 1:
+                images = groups.setdefault(mark, {}).setdefault(name, {})
+                images.setdefault(sample.image, []).append(sample.annotation)
+    found = []
+    for by_set in groups.values():
+        annotations = [rows for images in by_set.values() for rows in images.values()]
+        first = [rows.tolist() for rows in annotations[0]]
+        differ = any([rows.tolist() for rows in other] != first for other in annotations[1:])
+        by_name = {name: list(images) for name, images in by_set.items()}
+        found.append({"files": by_name, "annotated_differently": differ})
+    return sorted(found, key=lambda group: -len(group["files"]))
 
 
 def _glance(path: str) -> tuple[int, bool]:

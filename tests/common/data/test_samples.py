@@ -7,13 +7,10 @@ import logging
 import os
 import pickle
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from common.data.samples import (
@@ -25,7 +22,6 @@ from common.data.samples import (
     annotation_path,
     read_folder,
     read_rows,
-    split,
     write_report,
 )
 from common.errors import DataError
@@ -86,7 +82,7 @@ def test_a_folder_is_read_in_order_with_all_its_images(tmp_path: Path) -> None:
 
 def test_workers_read_the_same_as_this_process(tmp_path: Path) -> None:
     # Only what workers can import can be read by them, and this module is not light.
-    import worker_annotations
+    from tests.helpers import worker_annotations
 
     for number in range(30):
         add(tmp_path, f"{number}.jpg", f"{number},1,2,10,12" if number % 7 else "x")
@@ -278,87 +274,6 @@ def test_errors_survive_the_way_from_a_worker() -> None:
     assert str(error) == "a.txt:3: no area"
     sample = pickle.loads(pickle.dumps(Sample("a.jpg", 3, 4, np.zeros((1, 5), np.float32))))
     assert (sample.image, sample.width, sample.height, sample.annotation.shape) == ("a.jpg", 3, 4, (1, 5))
-
-
-def made(root: str, labels: list[list[int]]) -> list[Sample]:
-    """A sample for each label of an image; none: one sample that shows nothing."""
-    return [
-        Sample(f"{root}/{number // 7}/{number:04d}.jpg", 8, 8, np.array([label], np.float32))
-        for number, shown in enumerate(labels)
-        for label in shown or [-1]
-    ]
-
-
-def shown(sample: Sample) -> list[int]:
-    return [int(label) for label in sample.annotation if label >= 0]
-
-
-def names(samples: list[Sample], root: str) -> list[str]:
-    return [os.path.relpath(sample.image, root) for sample in samples]
-
-
-def test_a_split_is_the_same_wherever_the_folder_lies_and_in_any_order() -> None:
-    labels = [[number % 3] for number in range(100)]
-    first = split(made("/data/train", labels), Path("/data/train"), shown, 0.2, 0.1)
-    moved = split(made("/other/place", labels), Path("/other/place"), shown, 0.2, 0.1)
-    again = split(made("/data/train", labels)[::-1], Path("/data/train"), shown, 0.2, 0.1)
-    for part, other, reverse in zip(first, moved, again, strict=True):
-        assert names(part, "/data/train") == names(other, "/other/place")
-        assert names(part, "/data/train") == names(reverse, "/data/train")[::-1]
-    assert [len(part) for part in first] == [70, 20, 10]
-    # Not simply the first or the last of the folder.
-    numbers = [int(Path(sample.image).stem) for sample in first[1]]
-    assert min(numbers) < 30
-    assert max(numbers) > 70
-
-
-def test_a_split_keeps_the_share_of_every_class() -> None:
-    labels = [[0]] * 200 + [[1]] * 50 + [[2]] * 10
-    parts = split(made("/d", labels), Path("/d"), shown, 0.2, 0.1)
-    counts = [Counter(label for sample in part for label in shown(sample)) for part in parts]
-    assert counts == [{0: 140, 1: 35, 2: 7}, {0: 40, 1: 10, 2: 2}, {0: 20, 1: 5, 2: 1}]
-
-
-@settings(max_examples=150, deadline=None, database=None)
-@given(
-    st.lists(st.lists(st.integers(0, 6), max_size=3, unique=True), min_size=1, max_size=60),
-    st.floats(0, 0.6),
-    st.floats(0, 0.39),
-)
-def test_every_split_has_its_sizes_whole_images_and_all_classes_to_train_on(
-    labels: list[list[int]], valid_size: float, test_size: float
-) -> None:
-    samples = made("/d", labels)
-    parts = split(samples, Path("/d"), shown, valid_size, test_size)
-    images = [{sample.image for sample in part} for part in parts]
-    count = len(labels)
-    assert sum(len(part) for part in parts) == len(samples)
-    assert sum(len(part) for part in images) == len(set.union(*images)) == count
-    assert images[0]
-    wanted = int(count * valid_size + 0.5)
-    assert len(images[1]) == min(max(wanted, 1 if valid_size else 0), count - 1)
-    if test_size and count > len(images[1]) + 1:
-        assert images[2]
-    # An image may show several classes, so that as many images as there are classes are enough for them all.
-    classes = {label for one in labels for label in one}
-    groups = len(classes) + any(not one for one in labels)
-    if len(images[0]) >= groups:
-        assert {label for sample in parts[0] for label in shown(sample)} == classes
-
-
-def test_training_has_every_class_however_small_its_share() -> None:
-    labels = [[label] for label in range(6) for _ in range(2)] + [[9]] * 88
-    parts = split(made("/d", labels), Path("/d"), shown, 0.45, 0.45)
-    assert [len(part) for part in parts] == [10, 45, 45]
-    assert {label for sample in parts[0] for label in shown(sample)} == {0, 1, 2, 3, 4, 5, 9}
-
-
-def test_small_sets_give_training_its_share_first() -> None:
-    assert [len(part) for part in split(made("/d", [[0]]), Path("/d"), shown, 0.4, 0.4)] == [1, 0, 0]
-    assert [len(part) for part in split(made("/d", [[0]] * 2), Path("/d"), shown, 0.4, 0.4)] == [1, 1, 0]
-    assert [len(part) for part in split(made("/d", [[0]] * 3), Path("/d"), shown, 0.01, 0.01)] == [1, 1, 1]
-    with pytest.raises(ValueError, match="leave nothing"):
-        split(made("/d", [[0]]), Path("/d"), shown, 0.5, 0.5)
 
 
 @pytest.mark.shared

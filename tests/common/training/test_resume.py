@@ -16,7 +16,6 @@ from common.training.hooks import EarlyStopping
 from common.training.resume import TRAINING_STATE, take_up, write_state
 from tests.common.training.test_estimator import Tiny, batches
 
-
 SETS: dict[str, Any] = {"files": "", "valid_files": "", "trained": np.array([7], np.uint64)}
 
 

@@ -1,0 +1,112 @@
+"""Sets that never lie: what is validated on is not trained on, from one job to the next."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.training.checkpoint import read_checkpoint
+from tests.helpers.jobs import SCRIPTS, fail, finish, make_data, start
+
+KINDS = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}
+NO_FOLDER = ("--set", "dataset.valid_dir=null")
+SPLIT = (*NO_FOLDER, "--set", "dataset.valid_size=0.25")
+
+
+def grow(folder: Path, added: int) -> None:
+    """Other images with the annotations of those that are there, `added` of each class."""
+    rng = np.random.default_rng(9)
+    for path in sorted(folder.rglob("*0.png")):
+        for number in range(added):
+            new = path.with_name(f"new{path.stem}{number}.png")
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)).save(new)
+            if path.with_suffix(".txt").exists():
+                shutil.copy(path.with_suffix(".txt"), new.with_suffix(".txt"))
+
+
+def validated(log_dir: Path) -> set[bytes]:
+    rows = json.loads((log_dir / "valid_data_result.json").read_text())["Result"]
+    return {Path(row["image"]).read_bytes() for row in rows}
+
+
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_a_job_on_a_grown_set_never_validates_on_what_it_was_trained_on(task: str, tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", train=8, valid=1)
+    folder = data / f"{KINDS.get(task, 'classes')}_train"
+    everything = {path.read_bytes() for path in folder.rglob("*.png")}
+    finish(start(task, tmp_path / "first", data, *SPLIT, epochs=1))
+    first = validated(tmp_path / "first")
+    trained = everything - first
+    assert len(first) == 4
+    # Under other names the new split falls otherwise, and would validate on some of what was trained on.
+    grow(folder, 4)
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_file() and not path.name.startswith("new"):
+            path.rename(path.with_name(f"old{path.name}"))
+    load = ("--load", str(tmp_path / "first" / "best_checkpoint.pkl"))
+    output = finish(start(task, tmp_path / "second", data, *SPLIT, *load, epochs=1))
+    second = validated(tmp_path / "second")
+    assert second
+    assert not second & trained
+    report = json.loads((tmp_path / "second" / "data_report.json").read_text())
+    assert report["returned_to_training"] == 6 - len(second) > 0
+    assert (
+        f"has been trained on {report['returned_to_training']} of the images that the split takes" in output
+    )
+    # The second checkpoint knows of both trainings.
+    marks = read_checkpoint(tmp_path / "second" / "best_checkpoint.pkl", task)["trained"]
+    assert len(marks) == report["trained_images"]["count"] == 24 - len(second)
+    assert [int(mark, 16) for mark in report["trained_images"]["marks"].split()] == marks.tolist()
+
+
+def test_a_validation_set_of_its_own_with_trained_images_is_said(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", train=4, valid=2)
+    finish(start("classification", tmp_path / "first", data, *NO_FOLDER, epochs=1))
+    moved = sorted((data / "classes_train").rglob("*0.png"))
+    for path in moved:
+        path.rename(data / "classes_valid" / path.parent.name / f"moved{path.name}")
+    load = ("--load", str(tmp_path / "first" / "best_checkpoint.pkl"))
+    output = finish(start("classification", tmp_path / "second", data, *load, epochs=1))
+    assert "has been trained on 2 of the 6 images of the validation set before" in output
+
+
+def test_the_same_image_in_two_sets_stays_out_of_training(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", train=4, valid=2)
+    copy = data / "classes_train" / "light" / "copy.png"
+    shutil.copy(data / "classes_valid" / "dark" / "dark0.png", copy)
+    output = finish(start("classification", tmp_path / "out", data, epochs=1))
+    assert "1 images stay out of training: the validation or test set has them as well" in output
+    report = json.loads((tmp_path / "out" / "data_report.json").read_text())
+    assert [entry["file"] for entry in report["train"]["left_out"]] == [str(copy)]
+    assert report["train"]["samples_by_class"] == {"dark": 4, "light": 4}
+    assert report["identical_images"][0]["annotated_differently"] is True
+
+
+@pytest.mark.parametrize(("key", "other"), [("valid", "train"), ("test", "valid"), ("test", "train")])
+def test_two_sets_of_the_same_images_are_an_error(tmp_path: Path, key: str, other: str) -> None:
+    data = make_data(tmp_path / "data", train=2, valid=2)
+    shutil.copytree(data / f"classes_{other}", data / "again")
+    last = fail(start("classification", tmp_path / "out", data, "--set", f"dataset.{key}_dir=again"))
+    assert f"dataset.{key}_dir: the" in last
+    assert "holds the same images as the" in last
+    assert f"dataset.{other}_dir" in last
+
+
+def test_a_resumed_job_measures_its_best_epoch_on_the_set_that_is_there_now(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", train=4, valid=4)
+    finish(start("landmark", tmp_path / "out", data, epochs=2))
+    before = json.loads((tmp_path / "out" / "status.json").read_text())["best_metric"]
+    # Keypoints that no network of this training can hit: whatever comes now is worse than what was measured then.
+    for path in (data / "points_valid").glob("*.txt"):
+        path.write_text("39,39\n39,39\n39,39\n")
+    output = finish(start("landmark", tmp_path / "out", data, "--resume", epochs=3))
+    assert "the validation set is another one now" in output
+    after = json.loads((tmp_path / "out" / "status.json").read_text())["best_metric"]
+    result = json.loads((tmp_path / "out" / "valid_data_result.json").read_text())
+    assert after["value"] < before["value"] - 5
+    assert result["RMSE"] == pytest.approx(-after["value"], abs=1e-3)
