@@ -24,7 +24,7 @@ ROOMS = (
     ("task",),
     ("networks", "training", "export"),
     ("datasets",),
-    ("check", "models"),
+    ("check", "models", "convert"),
     ("job",),
 )
 

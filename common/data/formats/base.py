@@ -244,9 +244,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 class ImageFinder:
     """Finds the images that annotations name, on whatever machine they were written.
 
-    An image is looked for as written (within the set's folder or its `images`, then within the root), then relative to
-    its annotation, then by its name where that is unique below the set's folder; of several with the name, the one whose
-    folders agree with what is written furthest. Nothing outside of the root is looked at.
+    An image is looked for as written (within the set's folder or its `images`, then within the root), then relative
+    to its annotation, then by its name where that is unique below the set's folder; of several with the name, the one
+    whose folders agree with what is written furthest. Nothing outside of the root is looked at.
     """
 
     def __init__(self, listing: Listing, root: str, *, xml: bool = False) -> None:
