@@ -11,7 +11,7 @@ import numpy as np
 from classification.metric import classification_metric
 from common.data.samples import Sample
 from common.evaluation.curves import ScoreCurve, mean_or_nan
-from common.evaluation.document import evaluation_document
+from common.evaluation.document import MOST_SUSPECTS, MOST_WORST, evaluation_document
 
 _BINS = 15
 # Of more classes than this nobody looks at a curve each.
@@ -41,7 +41,8 @@ def evaluate_classes(
         if len(classes) <= _MOST_CURVES and len(labels)
     }
     images: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for index in np.flatnonzero(predicted != labels).tolist():
+    wrong = np.flatnonzero(predicted != labels)
+    for index in wrong[np.argsort(-confidence[wrong], kind="stable")].tolist():
         images[int(labels[index]), int(predicted[index])].append(samples[index].image)
     return evaluation_document(
         "classification",
@@ -104,7 +105,7 @@ def _worst(
     sure = values[wrong, predicted[wrong]]
     return [
         _entry(samples[index], values[index], labels[index], classes)
-        for index in wrong[np.argsort(-sure, kind="stable")].tolist()[:100]
+        for index in wrong[np.argsort(-sure, kind="stable")].tolist()[:MOST_WORST]
     ]
 
 
@@ -126,7 +127,7 @@ def _suspects(
     found = np.flatnonzero(sure)
     return [
         {**_entry(samples[index], values[index], labels[index], classes), "reason": "other_class"}
-        for index in found[np.argsort(-margin[found], kind="stable")].tolist()[:100]
+        for index in found[np.argsort(-margin[found], kind="stable")].tolist()[:MOST_SUSPECTS]
     ]
 
 

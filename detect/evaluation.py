@@ -11,7 +11,7 @@ import numpy as np
 
 from common.data.samples import Sample
 from common.evaluation.curves import ScoreCurve, mean_or_nan
-from common.evaluation.document import evaluation_document
+from common.evaluation.document import MOST_WORST, evaluation_document
 from detect.coco_metric import CocoMetric
 from detect.metric import MeanAveragePrecision
 from detect.results import clip_detections
@@ -71,7 +71,7 @@ def evaluate_detections(
     best = overall.best()
     threshold = score_thresh if best is None else best
     by_class: dict[str, dict[str, Any]] = {}
-    curves: dict[str, Any] = {"all": overall.thinned()}
+    curves: dict[str, Any] = {}
     for index, name in enumerate(classes):
         part = slice(matches.ends[index], matches.ends[index + 1])
         curve = ScoreCurve.of(matches.rows[part, 0], matches.right[part], int(matches.objects[index]))
@@ -91,9 +91,11 @@ def evaluate_detections(
     verdicts = [
         _judge(sample.annotation, rows, iou_thresh) for sample, rows in zip(samples, kept, strict=True)
     ]
-    counts, images = _confusion(samples, kept, verdicts, len(classes))
-    totals = dict.fromkeys(ERRORS, 0)
     errors = [_errors(verdict) for verdict in verdicts]
+    # By falling number of errors: so are the images that a cell of the confusion matrix and the worst name.
+    ranked = np.argsort([-sum(error.values()) for error in errors], kind="stable").tolist()
+    counts, images = _confusion(samples, kept, verdicts, ranked, len(classes))
+    totals = dict.fromkeys(ERRORS, 0)
     for error in errors:
         for kind, count in error.items():
             totals[kind] += count
@@ -115,10 +117,10 @@ def evaluate_detections(
             **totals,
         },
         by_class=by_class,
-        curves={"precision_recall": curves},
+        curves={"overall": overall.thinned(), "precision_recall": curves},
         confusion=counts,
         confusion_images=images,
-        worst=_worst(samples, kept, verdicts, errors, classes),
+        worst=_worst(samples, kept, verdicts, errors, ranked, classes),
         suspects=_suspects(samples, clipped, classes, max(threshold, _SURE), iou_thresh),
         iou_thresh=iou_thresh,
         threshold=threshold,
@@ -175,13 +177,18 @@ def _errors(verdict: _Verdicts) -> dict[str, int]:
 
 
 def _confusion(
-    samples: Sequence[Sample], kept: Sequence[np.ndarray], verdicts: Sequence[_Verdicts], classes: int
+    samples: Sequence[Sample],
+    kept: Sequence[np.ndarray],
+    verdicts: Sequence[_Verdicts],
+    ranked: Sequence[int],
+    classes: int,
 ) -> tuple[np.ndarray, dict[tuple[int, int], list[str]]]:
     """Counts (classes + 1, classes + 1), the last row and column for background, and images of each cell off the
     diagonal. An object counts once: with the detection that found it, or with background."""
     counts = np.zeros((classes + 1, classes + 1), np.int64)
     images: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for sample, rows, verdict in zip(samples, kept, verdicts, strict=True):
+    for place in ranked:
+        sample, rows, verdict = samples[place], kept[place], verdicts[place]
         for row, column in _cells(sample.annotation, rows, verdict, classes):
             counts[row, column] += 1
             if row != column:
@@ -210,12 +217,14 @@ def _worst(
     kept: Sequence[np.ndarray],
     verdicts: Sequence[_Verdicts],
     errors: Sequence[dict[str, int]],
+    ranked: Sequence[int],
     classes: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Images with errors, those with the most first."""
-    totals = np.array([sum(error.values()) for error in errors], np.int64)
     entries = []
-    for index in np.argsort(-totals, kind="stable")[: (totals > 0).sum()].tolist()[:100]:
+    for index in ranked[:MOST_WORST]:
+        if not any(errors[index].values()):
+            break
         sample, rows, verdict = samples[index], kept[index], verdicts[index]
         entries.append(
             {
