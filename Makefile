@@ -80,9 +80,12 @@ docs: $(VENV)/ready-for-development
 
 # Solve the dependencies of pyproject.toml anew; needs uv.
 LOCK := uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url
+# What uv says of a package that all supported machines get, once another one differs between Python's versions.
+EVERYWHERE := python_full_version < '3.12' and platform_machine == 'x86_64' and sys_platform == 'linux'
 lock:
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --group dev pyproject.toml -o requirements-dev.lock
+	@sed -i "s/ ; $(EVERYWHERE) / /" requirements.lock requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(DEMO_OUT)
