@@ -101,36 +101,28 @@ def evaluate(network: Any, options: argparse.Namespace, names: list[str]) -> flo
     import mxnet as mx
     import numpy as np
 
-    from common.data.samples import Sample
     from common.engine.graph import MEAN, STD
+    from common.images.decoding import decode
+    from common.images.resize import Resize
     from detect.metric import MeanAveragePrecision
     from detect.results import clip_detections
-    from detect.transforms import LetterboxEvaluation
 
     network.hybridize()  # the signature differs from the training's
     metric = MeanAveragePrecision(len(names), 0.5, "voc")
     shape = (options.size, options.size)
     for path, boxes in read(options.data / "detect_valid"):
         height, width = mx.image.imread(str(path)).shape[:2]
-        sample = Sample(str(path), width, height, boxes[:, [4, 0, 1, 2, 3]])
-        out: dict[str, Any] = {
-            "image": np.empty((*shape, 3), np.uint8),
-            "matrix": np.empty((2, 3), np.float32),
-        }
-        LetterboxEvaluation()(sample, shape, np.random.default_rng(0), _no_other, out)
-        pixels = (out["image"] / 255 - np.array(MEAN)) / np.array(STD)
+        image = np.empty((*shape, 3), np.uint8)
+        matrix = Resize("letterbox").draw(decode(str(path))[0], image)
+        pixels = (image / 255 - np.array(MEAN)) / np.array(STD)
         ids, scores, corners = (
             array[0].asnumpy() for array in network(mx.nd.array(pixels.transpose(2, 0, 1)[None]))
         )
-        scale, shift = out["matrix"][[0, 1], [0, 1]], out["matrix"][:, 2]
+        scale, shift = matrix[[0, 1], [0, 1]], matrix[:, 2]
         boxes_found = corners * np.tile(scale, 2) + np.tile(shift, 2)
         rows = np.concatenate([ids.reshape(-1, 1), scores.reshape(-1, 1), boxes_found], axis=-1)
-        metric.update(sample.annotation, clip_detections(rows[rows[:, 0] >= 0], width, height))
+        metric.update(boxes[:, [4, 0, 1, 2, 3]], clip_detections(rows[rows[:, 0] >= 0], width, height))
     return float(metric.result()[1])
-
-
-def _no_other() -> Any:
-    raise AssertionError("an evaluation draws no other sample")
 
 
 def main() -> None:

@@ -29,10 +29,13 @@ import simplejpeg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import table
-from classification.transforms import EvaluationTransform
+from classification.transforms import CENTRE
 from classification.transforms import TrainingTransform as ClassificationTraining
 from common.data.samples import Sample
-from detect.transforms import CenterNetTraining, LetterboxEvaluation, StretchEvaluation, YOLOv3Training
+from common.images.resize import Resize
+from common.predictor import EvaluationTransform
+from common.predictor import whole as all_of
+from detect.transforms import CenterNetTraining, YOLOv3Training
 from landmark.transforms import TrainingTransform as LandmarkTraining
 
 BOXES = np.array(
@@ -124,11 +127,15 @@ def our_rows(path: str) -> dict[str, Callable[[], object]]:
     return {
         "YOLOv3 416 training": ours(YOLOv3Training(4), sample, (416, 416)),
         "YOLOv3 416 training, all mosaics": ours(YOLOv3Training(4, mosaic=1.0), sample, (416, 416)),
-        "YOLOv3 416 evaluation": ours(StretchEvaluation(4), sample, (416, 416)),
+        "YOLOv3 416 evaluation": ours(EvaluationTransform(Resize("stretch"), all_of), sample, (416, 416)),
         "CenterNet 512 training": ours(CenterNetTraining(4), sample, (512, 512)),
-        "CenterNet 512 evaluation": ours(LetterboxEvaluation(4), sample, (512, 512)),
+        "CenterNet 512 evaluation": ours(
+            EvaluationTransform(Resize("letterbox"), all_of), sample, (512, 512)
+        ),
         "classification 224 training": ours(ClassificationTraining(), whole, (224, 224)),
-        "classification 224 evaluation": ours(EvaluationTransform(), whole, (224, 224)),
+        "classification 224 evaluation": ours(
+            EvaluationTransform(Resize("centre_crop", CENTRE), all_of), whole, (224, 224)
+        ),
         "landmark 224 training": ours(LandmarkTraining(len(POINTS)), face, (224, 224)),
     }
 

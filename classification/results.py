@@ -1,41 +1,58 @@
-"""The result file of a classifier."""
+"""Classes of images: how they are read, what they are worth, and the result file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from classification.metric import ClassificationMetric, classification_metric, number_or_null
+from classification.metric import ClassificationMetric, classification_metric, number_or_null, softmax
+from classification.transforms import region_of
 from common.data.samples import Sample
+from common.evaluator import Evaluation, Evaluator
+from common.predictor import Decoder
+
+
+@dataclass(frozen=True)
+class ClassDecoder(Decoder):
+    """Reads logits, the output of every classifier. A prediction (C,) has the classes' probabilities.
+
+    classes: names by id.
+    """
+
+    classes: Sequence[str]
+
+    def predictions(
+        self, outputs: Sequence[np.ndarray], matrices: np.ndarray, shape: tuple[int, int]
+    ) -> list[np.ndarray]:
+        """See Decoder."""
+        return list(softmax(outputs[0]))
+
+    def row(self, sample: Sample, prediction: np.ndarray) -> dict[str, Any]:
+        """The most probable class, its probability and id; of a sample that is a box of its image the box as well
+        ("x1, y1, x2, y2" in pixels), as several may share an image."""
+        predicted = int(np.where(np.isnan(prediction), -np.inf, prediction).argmax())
+        row = {
+            "class": self.classes[predicted],
+            "score": float(np.nan_to_num(prediction[predicted])),
+            "id": predicted,
+            "image": sample.image,
+        }
+        box = region_of(sample)
+        return row if box is None else {**row, "bbox": ", ".join(f"{edge:.6f}" for edge in box)}
 
 
 def result_rows(
-    samples: Sequence[Sample], probabilities: np.ndarray, classes: Sequence[str]
+    samples: Sequence[Sample], probabilities: Sequence[np.ndarray], decoder: ClassDecoder
 ) -> list[dict[str, Any]]:
-    """One entry a sample: the most probable class, its probability and id, and the folder's class.
-
-    A sample that is a box of its image has the box too ("x1, y1, x2, y2" in pixels), as several may share an
-    image.
-    """
+    """One entry a sample: what is predicted, the folder's class, and whether they agree."""
     rows = []
-    for sample, row in zip(samples, probabilities, strict=True):
-        predicted = int(np.where(np.isnan(row), -np.inf, row).argmax())
-        truth = Path(sample.image).parent.name
-        entry = {
-            "class": classes[predicted],
-            "score": float(np.nan_to_num(row[predicted])),
-            "id": predicted,
-            "image": sample.image,
-            "groundtruth": truth,
-            "result": str(classes[predicted] == truth),
-        }
-        box = sample.annotation[1:5]
-        if not np.array_equal(box, (0, 0, sample.width, sample.height)):
-            entry["bbox"] = ", ".join(f"{float(edge):.6f}" for edge in box)
-        rows.append(entry)
+    for sample, prediction in zip(samples, probabilities, strict=True):
+        row, truth = decoder.row(sample, prediction), Path(sample.image).parent.name
+        rows.append({**row, "groundtruth": truth, "result": str(row["class"] == truth)})
     return rows
 
 
@@ -57,12 +74,39 @@ def class_report(metric: ClassificationMetric, classes: Sequence[str]) -> dict[s
 
 
 def result_document(
-    samples: Sequence[Sample], probabilities: np.ndarray, classes: Sequence[str]
-) -> dict[str, Any]:
-    """The result file's content for probabilities (N, C) of samples whose classes are all among `classes`."""
-    metric = classification_metric(probabilities, np.array([sample.annotation[0] for sample in samples]))
-    return {
+    samples: Sequence[Sample], probabilities: Sequence[np.ndarray], decoder: ClassDecoder
+) -> tuple[ClassificationMetric, dict[str, Any]]:
+    """The figures and the result file's content for probabilities (N, C) of samples whose classes are all known."""
+    labels = np.array([sample.annotation[0] for sample in samples])
+    metric = classification_metric(np.reshape(probabilities, (-1, len(decoder.classes))), labels)
+    return metric, {
         "Accuray": str(metric.accuracy),
-        **class_report(metric, classes),
-        "Result": result_rows(samples, probabilities, classes),
+        **class_report(metric, decoder.classes),
+        "Result": result_rows(samples, probabilities, decoder),
     }
+
+
+class ClassEvaluator(Evaluator):
+    """Accuracy and top-5."""
+
+    metric = "accuracy"
+
+    def __init__(self, decoder: ClassDecoder) -> None:
+        self._decoder = decoder
+
+    def evaluate(self, samples: Sequence[Sample], predictions: Sequence[np.ndarray]) -> Evaluation:
+        """See Evaluator."""
+        labels = np.array([sample.annotation[0] for sample in samples])
+        metric = classification_metric(np.reshape(predictions, (-1, len(self._decoder.classes))), labels)
+        return _evaluation(metric)
+
+    def results(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray]
+    ) -> tuple[Evaluation, dict[str, Any]]:
+        """See Evaluator."""
+        metric, document = result_document(samples, predictions, self._decoder)
+        return _evaluation(metric), document
+
+
+def _evaluation(metric: ClassificationMetric) -> Evaluation:
+    return Evaluation(metric.accuracy, {"top5": metric.top5})

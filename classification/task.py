@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mxnet import gluon
 
 from classification.annotations import ClassAnnotations, class_folders, summary
 from classification.config import ClassificationConfig
 from classification.losses import SMOOTHING, ClassificationTraining
-from classification.metric import classification_metric, softmax
 from classification.networks import build_classifier, transfer_classes
-from classification.results import result_document
+from classification.results import ClassDecoder, ClassEvaluator
 from classification.teacher import make_teacher
-from classification.transforms import EvaluationTransform, TrainingTransform
+from classification.transforms import CENTRE, TrainingTransform, region_of
 from common.config.network_sections import NetworkConfig
 from common.data.samples import Annotate, Sample
 from common.datasets import find_folders
 from common.errors import CheckpointError, DataError
 from common.images.augment import mixup_share
+from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Transform
 from common.networks.transfer import N, NetworkTask, fill, set_multipliers, variants
-from common.task import Evaluation, Inputs, Model
+from common.task import Inputs, Model
 from common.training.checkpoint import classes_of
 
 log = logging.getLogger("visualtl")
 
 
 class ClassifierModel(Model):
-    """A classifier with its training. A prediction is an array (C,): the classes' probabilities."""
+    """A classifier with its training."""
 
     kind = "classifier"
 
@@ -61,16 +60,11 @@ class ClassifierModel(Model):
         share = mixup_share(train.mixup_in(batch.epoch), train.seed, batch.epoch, batch.number)
         return Inputs(split, [share])
 
-    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
-        return list(softmax(outputs[0]))
-
     def description(self) -> dict[str, Any]:
         return self._config.model.model_dump(mode="json")
 
     def interface(self) -> dict[str, Any]:
         return {
-            "resize": "the largest centred part of the image with the input's aspect ratio, 7/8 of its "
-            "sides; a box of an image is stretched whole",
             "outputs": [
                 {
                     "name": "logits",
@@ -92,6 +86,9 @@ class FolderTask(NetworkTask[N]):
 
     def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
         return summary(samples, classes)
+
+    def region(self) -> Callable[[Sample], Region | None]:
+        return region_of
 
     def build_network(
         self, name: str, outputs: int, contexts: Sequence[Any], **options: bool
@@ -167,8 +164,9 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform()
 
-    def evaluation_transform(self) -> Transform:
-        return EvaluationTransform()
+    @property
+    def resize(self) -> Resize:
+        return Resize("centre_crop", CENTRE)
 
     def build_network(
         self, name: str, outputs: int, contexts: Sequence[Any], **options: bool
@@ -183,19 +181,8 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
         begin_training(training, network)
         return ClassifierModel(network, self.config, classes, training)
 
-    def evaluate(
-        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
-    ) -> Evaluation:
-        labels = np.array([sample.annotation[0] for sample in samples])
-        found = classification_metric(_rows(predictions, len(model.classes)), labels)
-        return Evaluation(found.accuracy, {"top5": found.top5})
+    def decoder(self, model: Model) -> ClassDecoder:
+        return ClassDecoder(model.classes)
 
-    def results(
-        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
-    ) -> tuple[Evaluation, dict[str, Any]]:
-        rows = _rows(predictions, len(model.classes))
-        return self.evaluate(samples, predictions, model), result_document(samples, rows, model.classes)
-
-
-def _rows(predictions: Sequence[np.ndarray], width: int) -> np.ndarray:
-    return np.array(predictions).reshape(-1, width)
+    def evaluator(self, model: Model) -> ClassEvaluator:
+        return ClassEvaluator(self.decoder(model))

@@ -11,8 +11,7 @@ import numpy as np
 from common.data.drawing import draw_sample
 from common.data.samples import Sample
 from common.images.augment import MEAN_COLOUR, jitter_colour, stretching
-
-Region = tuple[float, float, float, float]
+from common.images.resize import Region
 
 #: Share of the image's shorter side that evaluation looks at: the field's 224 of 256 pixels.
 CENTRE = 0.875
@@ -34,6 +33,11 @@ def is_whole(sample: Sample) -> bool:
     return box_of(sample) == (0.0, 0.0, float(sample.width), float(sample.height))
 
 
+def region_of(sample: Sample) -> Region | None:
+    """The box that the sample is, None if it is all of its image."""
+    return None if is_whole(sample) else box_of(sample)
+
+
 def random_crop(
     region: Region, aspect: float, least_area: float, distortion: float, rng: np.random.Generator
 ) -> Region:
@@ -50,15 +54,6 @@ def random_crop(
     width, height = width * fitting, height * fitting
     left, top = x1 + rng.random() * (x2 - x1 - width), y1 + rng.random() * (y2 - y1 - height)
     return left, top, left + width, top + height
-
-
-def centre_crop(region: Region, aspect: float, share: float = CENTRE) -> Region:
-    """The largest part of `region` with `aspect` (width / height) about its centre, times `share`."""
-    x1, y1, x2, y2 = region
-    width = min(x2 - x1, (y2 - y1) * aspect) * share
-    height = min(y2 - y1, (x2 - x1) / aspect) * share
-    x, y = (x1 + x2) / 2, (y1 + y2) / 2
-    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
 def jitter_box(box: Region, size: tuple[int, int], amount: float, rng: np.random.Generator) -> Region:
@@ -114,27 +109,4 @@ class TrainingTransform:
             saturation=self.saturation,
             lighting=self.lighting,
         )
-        out["label"][...] = sample.annotation[0]
-
-
-@dataclass(frozen=True)
-class EvaluationTransform:
-    """The centre of a whole image in the input's aspect, as the field evaluates; a box exactly, stretched."""
-
-    def layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
-        """See `layout`."""
-        return layout(shape)
-
-    def __call__(
-        self,
-        sample: Sample,
-        shape: tuple[int, int],
-        rng: np.random.Generator,
-        draw: Callable[[], Sample],
-        out: dict[str, np.ndarray],
-    ) -> None:
-        """Fill "image" and "label". Raises images.ImageError."""
-        box = box_of(sample)
-        region = centre_crop(box, shape[0] / shape[1]) if is_whole(sample) else box
-        draw_sample(sample, stretching(region, shape), MEAN_COLOUR, out["image"])
         out["label"][...] = sample.annotation[0]

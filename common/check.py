@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from common.config.command_line import Options
-from common.config.sections import JobConfig, with_model
+from common.config.sections import JobConfig
 from common.data.figures import listed
 from common.data.problems import Problem
 from common.data.report import Report
-from common.datasets import Datasets, load_datasets
-from common.engine.devices import check_gpus, contexts, load_mxnet, processors, visible_gpus
+from common.datasets import Datasets
+from common.engine.devices import contexts, processors
 from common.errors import DataError, JobError, PretrainedError
 from common.images.decoding import ImageError, decode
 from common.networks.pretrained import fetchable, models_folder, present, published
+from common.prepare import prepare
 from common.processes.pool import WorkerPool
 from common.reporting.endings import explain
 from common.reporting.log import bar, last_words, open_console
 from common.reporting.progress import Step
 from common.task import Task
-from common.training.checkpoint import read_checkpoint
 
 log = logging.getLogger("visualtl")
 
@@ -36,10 +36,11 @@ _SETS = ("train", "valid", "test")
 _MOST_TOLD = 50
 
 
-def check(config: JobConfig, options: Options, make_task: Callable[[JobConfig], Task[Any]]) -> int:
+def check(config: JobConfig, options: Options, task_name: str) -> int:
     """Look at everything that the job needs, say what there is, and return the exit status.
 
     It is 0 if the job could start here; otherwise the first reason why it could not is the last line of standard error.
+    task_name: "module:class".
     """
     open_console()
     report = Report(config.log_dir / CHECK_REPORT)
@@ -47,10 +48,7 @@ def check(config: JobConfig, options: Options, make_task: Callable[[JobConfig], 
     try:
         config.log_dir.mkdir(parents=True, exist_ok=True)
         report.write()  # before everything that takes long
-        with _noted(reasons):
-            check_gpus(config.gpus, visible_gpus())
-        load_mxnet()
-        _look(config, options, make_task, report, reasons)
+        _look(config, options, task_name, report, reasons)
         report.note("can_start", not reasons)
         report.note("reasons", [{"kind": reason.kind, "message": str(reason)} for reason in reasons])
         report.write()
@@ -71,34 +69,24 @@ def check(config: JobConfig, options: Options, make_task: Callable[[JobConfig], 
 
 
 def _look(
-    config: JobConfig,
-    options: Options,
-    make_task: Callable[[JobConfig], Task[Any]],
-    report: Report,
-    reasons: list[JobError],
+    config: JobConfig, options: Options, task_name: str, report: Report, reasons: list[JobError]
 ) -> None:
     """Everything behind the configuration; what a job could not start with is added to `reasons`."""
-    from common.training import resume
 
-    task, checkpoint = make_task(config), None
-    with _noted(reasons):
-        saved = resume.read_state(config, task.name) if options.resume else None
-        given = read_checkpoint(options.load, task.name, resume.CHECKPOINT_KEYS) if options.load else None
-        checkpoint = saved or given
-        if checkpoint:
-            task = make_task(with_model(config, checkpoint["model"]))
-    with _noted(reasons):
-        contexts(config.gpus)
-        task.precision(on_gpu=bool(config.gpus))
-    data = None
-    with _noted(reasons), WorkerPool(min(config.train.num_workers, processors())) as pool:
-        data = load_datasets(task, _quiet, pool, report, trained=resume.trained_images(checkpoint))
-        data = _look_at_images(task, data, pool)
-    loaded = options.load is not None or checkpoint is not None
-    missing = _look_for_parameters(config, loaded, report, reasons)
-    if data and not reasons and not missing:
-        with _noted(reasons):
-            task.build(data.classes, contexts(()), checkpoint)
+    def attempt() -> AbstractContextManager[None]:
+        return _noted(reasons)
+
+    with WorkerPool(min(config.train.num_workers, processors())) as pool:
+        prepared = prepare(
+            config, options, task_name, pool=pool, steps=_quiet, report=report, keep=False, attempt=attempt
+        )
+        if prepared.data:
+            with attempt():
+                prepared = replace(prepared, data=_look_at_images(prepared.task, prepared.data, pool))
+    missing = _look_for_parameters(config, options.load is not None or options.resume, report, reasons)
+    if not reasons and not missing:
+        with attempt():
+            prepared.build(contexts(()))
 
 
 @contextmanager

@@ -7,13 +7,11 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +19,17 @@ from typing import Any
 
 from common.config.command_line import Options, parse
 from common.config.keys import one_line
-from common.config.sections import JobConfig, read_configuration, with_model
+from common.config.sections import JobConfig, read_configuration
 from common.data.report import Report
-from common.datasets import Datasets, first_step, load_datasets
-from common.engine.devices import check_gpus, contexts, load_mxnet, processors, visible_gpus
+from common.datasets import Datasets, Steps, first_step
+from common.engine.devices import processors
 from common.errors import ConfigurationError, JobError
+from common.evaluator import Evaluation, Evaluator
+from common.export.outputs import RESULT, remove_outputs
 from common.files import write_json
 from common.loading.loader import Loader
+from common.predictor import Predictor
+from common.prepare import Prepared, prepare
 from common.processes.pool import WorkerPool
 from common.reporting.endings import ending, fail_before, watch_signals
 from common.reporting.lock import lock
@@ -35,13 +37,12 @@ from common.reporting.log import open_log
 from common.reporting.progress import Progress, Step, earlier_points
 from common.reporting.server import ProgressServer, archive_old_events
 from common.reporting.status import Status
-from common.task import Evaluation, Model, Task
+from common.task import Model, Task
 from common.training.checkpoint import read_checkpoint
 
 log = logging.getLogger("visualtl")
 
 DATA_REPORT = "data_report.json"
-RESULT = "{}_data_result.json"
 _STATES = {
     Step.TRAIN: "training",
     Step.PREDICT_VALID: "predicting",
@@ -67,7 +68,7 @@ def main(
     if options.check:
         from common.check import check
 
-        return check(config, options, functools.partial(_task, task))
+        return check(config, options, task)
     try:
         with lock(config.log_dir):
             open_log(config.log_dir)
@@ -85,33 +86,25 @@ def main(
 
 @dataclass(frozen=True)
 class Job:
-    """What a running job has at hand: what it trains, on which devices, and who is told how far it is."""
+    """What a running job has at hand: what it trains on which data, and who is told how far it is."""
 
-    task: Task[Any]
+    prepared: Prepared
+    data: Datasets
     devices: Sequence[Any]
-    precision: str
     pool: WorkerPool
     progress: Progress
     status: Status
+    steps: Steps
 
-    @contextmanager
-    def step(self, which: Step) -> Iterator[Callable[[float], None]]:
-        """A step of the job; the block gets the function that tells poller and status.json how far it is."""
-        self.status.update(state=_STATES.get(which, "loading"), step=which, progress=0.0)
-        with self.progress.step(which) as advance:
-
-            def both(fraction: float) -> None:
-                advance(fraction)
-                self.status.update(progress=fraction)
-
-            yield both
-        self.status.update(progress=1.0)
+    @property
+    def task(self) -> Task[Any]:
+        """What is trained."""
+        return self.prepared.task
 
 
 def run(config: JobConfig, options: Options, task_name: str, status: Status) -> None:
     """The job. Raises JobError where it cannot go on."""
     with ExitStack() as stack:
-        check_gpus(config.gpus, visible_gpus())
         earlier = earlier_points(config.log_dir) if options.resume else []
         if not options.resume:
             archive_old_events(config.log_dir)
@@ -124,71 +117,80 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         stack.callback(pool.close)
         log.info("Progress: http://127.0.0.1:%d/ (every address of this machine)", server.port)
 
-        load_mxnet()
-        task = _task(task_name, config)
-        from common.training import resume
-
-        saved = resume.read_state(config, task.name) if options.resume else None
-        # A training that is resumed has long begun with what --load names.
-        load = options.load if saved is None else None
-        checkpoint = read_checkpoint(load, task.name, resume.CHECKPOINT_KEYS) if load else saved
-        _remove_old_outputs(config.log_dir, keep_state=options.resume)
-        if checkpoint:
-            task = _task(task_name, with_model(config, checkpoint["model"]))
-            log.info("The model is that of the checkpoint: %s", one_line(str(checkpoint["model"])))
-        devices = contexts(config.gpus)
-        job = Job(task, devices, task.precision(on_gpu=bool(config.gpus)), pool, progress, status)
-
-        data = load_data(job, resume.trained_images(checkpoint))
-        _seed(config.train.seed)
-        model = task.build(data.classes, devices, checkpoint)
-        if checkpoint is None:
-            task.begin(model, data.train)
-        best = train(job, model, data, saved, loaded=saved["loaded"] if saved else load is not None)
-        predict_and_write(job, model, data)
-        with job.step(Step.EXPORT):
+        steps = _steps(progress, status)
+        report = Report(config.log_dir / DATA_REPORT)
+        prepared = prepare(config, options, task_name, pool=pool, steps=steps, report=report, keep=True)
+        assert prepared.data is not None
+        assert prepared.devices is not None
+        job = Job(prepared, prepared.data, prepared.devices, pool, progress, status, steps)
+        _say(job.data)
+        model = prepared.build(job.devices)
+        remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)
+        predictor = _predictor(job, model)
+        best = train(job, model, predictor)
+        predict_and_write(job, predictor, job.task.evaluator(model))
+        with steps(Step.EXPORT):
             from common.export.model_files import export_model
 
-            for path in export_model(model, config.log_dir, task.shape, best):
+            for path in export_model(model, job.task, config.log_dir, best):
                 log.info("Exported: %s", path)
         log.info("Finished: results are in %s", config.log_dir)
         status.update(state="finished")
         _linger(options.linger)
 
 
-def load_data(job: Job, trained: Collection[int]) -> Datasets:
-    """Read the sets, and say what there is. trained: marks of the images that the model was trained on before."""
-    report = Report(job.task.config.log_dir / DATA_REPORT)
-    data = load_datasets(job.task, job.step, job.pool, report, keep=True, trained=trained)
+def _steps(progress: Progress, status: Status) -> Steps:
+    """A step of the job, told to pollers and in status.json; the block gets the function that says how far it is."""
+
+    @contextmanager
+    def step(which: Step) -> Iterator[Callable[[float], None]]:
+        status.update(state=_STATES.get(which, "loading"), step=which, progress=0.0)
+        with progress.step(which) as advance:
+
+            def both(fraction: float) -> None:
+                advance(fraction)
+                status.update(progress=fraction)
+
+            yield both
+        status.update(progress=1.0)
+
+    return step
+
+
+def _say(data: Datasets) -> None:
     if data.classes:
         log.info("Classes: %s", one_line(", ".join(data.classes)))
     if data.valid is None:
         log.info(
             "There is no validation set: the latest epoch counts as the best, and early stopping has nothing to watch"
         )
-    return data
 
 
-def train(
-    job: Job, model: Model, data: Datasets, saved: dict[str, Any] | None, *, loaded: bool
-) -> dict[str, Any]:
-    """Train, and leave the best parameters in the model. Returns name, value and epoch of the best metric.
+def _predictor(job: Job, model: Model) -> Predictor:
+    """What predicts with the parameters that the model has at the time."""
+    from common.engine.inference import DeviceInference
 
-    saved: the training state to go on from. loaded: the training began with a checkpoint given with --load.
-    """
+    compute = DeviceInference(model.inference_block(), job.devices)
+    task = job.task
+    return Predictor(task.resize, task.shape, compute, task.decoder(model), task.region())
+
+
+def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
+    """Train, and leave the best parameters in the model. Returns name, value and epoch of the best metric."""
     from common.engine.parameters import set_parameters
     from common.engine.schedule import Schedule
     from common.training import hooks as around
     from common.training import resume
     from common.training.estimator import Estimator, TrainingState
 
-    task, config = job.task, job.task.config
+    task, config, data = job.task, job.task.config, job.data
+    saved, loaded = job.prepared.saved, job.prepared.loaded
     keys = config.train
     estimator = Estimator(
         model,
         job.devices,
         task.optimizer(),
-        precision=job.precision,
+        precision=job.prepared.precision,
         limit=task.limit(),
         compiled=task.compiled(),
         ema_decay=keys.ema_decay,
@@ -208,7 +210,11 @@ def train(
                 last=task.final_transform(data.train),
             )
         )
-        valid = stack.enter_context(_evaluation_loader(job, data.valid)) if data.valid else None
+        valid = (
+            stack.enter_context(predictor.loader(data.valid, job.pool, keys.batch_size))
+            if data.valid
+            else None
+        )
         first = keys.first_epoch(loaded)
         state = TrainingState(epochs=keys.epochs, steps=len(loader), start_epoch=first, epoch=first)
         schedule = Schedule(
@@ -225,11 +231,13 @@ def train(
             first_step=first * state.steps,
         )
 
+        evaluator = task.evaluator(model)
+
         def evaluate() -> Evaluation:
             assert valid is not None
             with estimator.averaged():
-                found = estimator.predict(valid)
-            return task.evaluate(*_paired(data.valid or [], found), model)
+                predictions = predictor.predict(valid)
+            return evaluator.evaluate(*_paired(valid.samples, predictions))
 
         def evaluate_best() -> Evaluation:
             """Of the best epoch's parameters; those that are being trained stay what they are."""
@@ -239,9 +247,9 @@ def train(
                 config.log_dir / resume.BEST_CHECKPOINT, task.name, resume.CHECKPOINT_KEYS
             )
             set_parameters(model.network, checkpoint["parameters"])
-            found = estimator.predict(valid)
+            predictions = predictor.predict(valid)
             set_parameters(model.network, now)
-            return task.evaluate(*_paired(data.valid or [], found), model)
+            return evaluator.evaluate(*_paired(valid.samples, predictions))
 
         sets = resume.state_of_sets(data.train, data.valid, data.trained)
 
@@ -254,7 +262,7 @@ def train(
             around.LogLines(keys.log_interval),
             around.Curves(job.progress),
         ]
-        with job.step(Step.TRAIN) as advance:
+        with job.steps(Step.TRAIN) as advance:
             hooks.append(around.Watch(advance, job.status))
             hooks.append(around.Problems({"train": loader}, data.report))
             if valid is not None:
@@ -285,24 +293,24 @@ def train(
     return {"name": task.metric, "value": None if math.isnan(best.value) else best.value, "epoch": best.epoch}
 
 
-def predict_and_write(job: Job, model: Model, data: Datasets) -> None:
+def predict_and_write(job: Job, predictor: Predictor, evaluator: Evaluator) -> None:
     """Predict validation and test set with what is going to be exported, in float32, and write the result files."""
-    from common.engine.graph import inference_graph
-    from common.training.estimator import predict
-
-    graph = inference_graph(model.inference_block())
+    config, report = job.task.config, job.data.report
     for name, samples, which in (
-        ("valid", data.valid, Step.PREDICT_VALID),
-        ("test", data.test, Step.PREDICT_TEST),
+        ("valid", job.data.valid, Step.PREDICT_VALID),
+        ("test", job.data.test, Step.PREDICT_TEST),
     ):
         if samples is None:
             continue
-        with job.step(which) as advance, _evaluation_loader(job, samples) as loader:
-            found = predict(model, graph, job.devices, loader, advance)
-            data.report.leave_out(name, loader.problems)
-            evaluation, document = job.task.results(*_paired(samples, found), model)
-            write_json(job.task.config.log_dir / RESULT.format(name), document)
-            figures = {job.task.metric: evaluation.value, **evaluation.curves}
+        with (
+            job.steps(which) as advance,
+            predictor.loader(samples, job.pool, config.train.batch_size) as loader,
+        ):
+            predictions = predictor.predict(loader, advance)
+            report.leave_out(name, loader.problems)
+            evaluation, document = evaluator.results(*_paired(samples, predictions))
+            write_json(config.log_dir / RESULT.format(name), document)
+            figures = {evaluator.metric: evaluation.value, **evaluation.curves}
             log.info(
                 "%s set: %s",
                 {"valid": "Validation", "test": "Test"}[name],
@@ -310,53 +318,10 @@ def predict_and_write(job: Job, model: Model, data: Datasets) -> None:
             )
 
 
-def _evaluation_loader(job: Job, samples: Sequence[Any]) -> Loader:
-    return Loader(
-        samples,
-        job.task.evaluation_transform(),
-        job.pool,
-        batch_size=job.task.config.train.batch_size,
-        shapes=lambda epoch, batch: job.task.shape,
-        training=False,
-    )
-
-
-def _paired(samples: Sequence[Any], found: dict[int, Any]) -> tuple[list[Any], list[Any]]:
+def _paired(samples: Sequence[Any], predictions: dict[int, Any]) -> tuple[list[Any], list[Any]]:
     """Samples that were predicted, and their predictions."""
-    indices = sorted(found)
-    return [samples[index] for index in indices], [found[index] for index in indices]
-
-
-def _task(name: str, config: JobConfig) -> Task[Any]:
-    module, _, attribute = name.partition(":")
-    task: Task[Any] = getattr(importlib.import_module(module), attribute)(config)
-    return task
-
-
-def _seed(seed: int) -> None:
-    """Parameters begin the same in every run; everything else that is random has its own generator."""
-    import mxnet as mx
-    import numpy as np
-
-    mx.random.seed(seed)
-    np.random.seed(seed)  # MXNet's initialisers draw from it
-
-
-def _remove_old_outputs(log_dir: Path, keep_state: bool) -> None:
-    """Results of an earlier run in the same folder must not pass for this run's. Its checkpoint stays: --load may name
-    it, and the first validation of this run replaces it."""
-    for name in ("valid", "test"):
-        (log_dir / RESULT.format(name)).unlink(missing_ok=True)
-    names = {path.name.removesuffix("-symbol.json") for path in log_dir.glob("*-symbol.json")}
-    names |= {path.name.removesuffix("-0000.params") for path in log_dir.glob("*-0000.params")}
-    for path in log_dir.iterdir():
-        if path.suffix in (".json", ".params") and path.name.rpartition("-")[0] in names:
-            path.unlink()
-    (log_dir / "model.json").unlink(missing_ok=True)
-    for path in log_dir.glob(".*.part"):  # of a job that was killed while it wrote
-        path.unlink()
-    if not keep_state:
-        (log_dir / "training_state.pkl").unlink(missing_ok=True)
+    indices = sorted(predictions)
+    return [samples[index] for index in indices], [predictions[index] for index in indices]
 
 
 def _linger(seconds: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -12,22 +12,12 @@ import numpy as np
 
 from common.config.sections import JobConfig
 from common.data.samples import Annotate, Sample
+from common.evaluator import Evaluator
+from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Transform
+from common.predictor import Decoder, whole
 
 C = TypeVar("C", bound=JobConfig)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How good predictions are. value: what the best checkpoint and early stopping watch, larger is better, nan where
-    the set allows no statement. curves: further figures for the progress page and the log, by name. tie_break: decides
-    which of two equal values is the better one, larger is better. unsettled: the model can become better even where
-    the value cannot, so that early stopping must not take the largest value for the end."""
-
-    value: float
-    curves: dict[str, float] = field(default_factory=dict)
-    tie_break: float = 0.0
-    unsettled: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,16 +63,12 @@ class Model(ABC):
         return Inference(self.network)
 
     @abstractmethod
-    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
-        """Outputs of the inference block for a batch to one prediction for each of its rows, in original pixels."""
-
-    @abstractmethod
     def description(self) -> dict[str, Any]:
         """The model section of the configuration that makes this network again (kept in the checkpoint)."""
 
     @abstractmethod
     def interface(self) -> dict[str, Any]:
-        """What the exported model expects and gives, for `model.json`."""
+        """What the exported model gives, for `model.json`: "outputs", and what else is to be known of it."""
 
 
 class Task(ABC, Generic[C]):
@@ -130,9 +116,26 @@ class Task(ABC, Generic[C]):
         """An epoch from which on another transform is used, and that one; None: the same to the end."""
         return None
 
+    @property
     @abstractmethod
-    def evaluation_transform(self) -> Transform:
-        """How a sample becomes arrays when it is predicted."""
+    def resize(self) -> Resize:
+        """How an image becomes the network's input when it is predicted."""
+
+    def region(self) -> Callable[[Sample], Region | None]:
+        """The part of its image that a sample is (see `common.predictor.EvaluationTransform`); picklable."""
+        return whole
+
+    @abstractmethod
+    def decoder(self, model: Model) -> Decoder:
+        """How the model's outputs are read."""
+
+    def card(self) -> dict[str, Any]:
+        """What `model.json` says besides, so that decoder and evaluator can be made from it."""
+        return {}
+
+    @abstractmethod
+    def evaluator(self, model: Model) -> Evaluator:
+        """How predictions of the model are held against annotations."""
 
     @property
     @abstractmethod
@@ -185,15 +188,3 @@ class Task(ABC, Generic[C]):
         """Called before a training that does not continue an earlier one: lets the model begin at what the training
         set shows."""
         return
-
-    @abstractmethod
-    def evaluate(
-        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
-    ) -> Evaluation:
-        """Hold predictions against annotations."""
-
-    @abstractmethod
-    def results(
-        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
-    ) -> tuple[Evaluation, dict[str, Any]]:
-        """The evaluation, and the result file's content."""

@@ -81,16 +81,3 @@ def choose_crop(
         return canvas
     index = int(fit.argmax())
     return float(x1[index]), float(y1[index]), float(x2[index]), float(y2[index])
-
-
-def letterbox(width: int, height: int, shape: tuple[int, int]) -> np.ndarray:
-    """The map of an image to the middle of an input of `shape` (width, height), its aspect kept.
-
-    For square inputs that is GluonCV's (a scale of input size / longer side); for others GluonCV takes the
-    scale from the input's width alone and may cut the image off at the top and bottom, which is not done
-    here.
-    """
-    scale = min(shape[0] / width, shape[1] / height)
-    return np.array(
-        [[scale, 0.0, (shape[0] - scale * width) / 2], [0.0, scale, (shape[1] - scale * height) / 2]]
-    )

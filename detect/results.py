@@ -1,13 +1,17 @@
-"""The result file of a detection set, with the text values that platforms read."""
+"""Detections: how they are read, what they are worth, and the result file with the text values that platforms read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from common.data.samples import Sample
+from common.evaluator import Evaluation, Evaluator
+from common.predictor import Decoder
+from detect.metric import MeanAveragePrecision
 
 
 def clip_detections(detections: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -23,48 +27,76 @@ def clip_detections(detections: np.ndarray, width: int, height: int) -> np.ndarr
     return rows[(rows[:, 4:] > rows[:, 2:4]).all(axis=1)]
 
 
-def result_document(
-    samples: Iterable[Sample],
-    detections: Iterable[np.ndarray],
-    names: Sequence[str],
-    average_precision: np.ndarray,
-    mean: float,
-    score_thresh: float,
-) -> dict[str, Any]:
-    """The content of valid_data_result.json and test_data_result.json.
-
-    `detections`: for each sample (m, 6) rows of class id, score, x1, y1, x2, y2 in pixels of the original
-    image; `names`: the classes in the order of their ids; `average_precision` (classes,) and `mean` as the
-    metric gives them. Objects are sorted by falling score; those below `score_thresh` are left out.
-    """
-    scores = [{name: number_text(value)} for name, value in zip(names, average_precision, strict=True)]
-    return {
-        "AP": [*scores, {"mAP": number_text(mean)}],
-        "Result": [
-            {"image": sample.image, "objects": _objects(sample, found, names, score_thresh)}
-            for sample, found in zip(samples, detections, strict=True)
-        ],
-    }
-
-
 def number_text(value: float) -> str:
     """The shortest text that reads back as `value`; "nan" for none."""
     return repr(float(value))
 
 
-def _objects(
-    sample: Sample, detections: np.ndarray, names: Sequence[str], score_thresh: float
-) -> list[dict[str, str]]:
-    rows = clip_detections(detections, sample.width, sample.height)
-    # Scores are float32 where they come from: 0.3 there is a little more than 0.3 here, 0.01 a little less.
-    scores = rows[:, 1].astype(np.float32)
-    order = np.argsort(-scores, kind="stable")
-    return [
-        {
-            "predict_class": names[int(rows[index, 0])],
-            "id": str(int(rows[index, 0])),
-            "score": np.format_float_positional(scores[index], unique=True, trim="0"),
-            "bbox": ", ".join(f"{value:.6f}" for value in rows[index, 2:].tolist()),
+@dataclass(frozen=True)
+class DetectionDecoder(Decoder):
+    """Reads (ids, scores, boxes in pixels of the input), the outputs of every detector.
+
+    A prediction (m, 6) has class id, score, x1, y1, x2, y2 in original pixels. Rows list the objects of a score of
+    score_thresh or more, by falling score. classes: names by id.
+    """
+
+    classes: Sequence[str]
+    score_thresh: float
+
+    def predictions(
+        self, outputs: Sequence[np.ndarray], matrices: np.ndarray, shape: tuple[int, int]
+    ) -> list[np.ndarray]:
+        """See Decoder. An input is a part of its image scaled and moved, so that corners stay corners."""
+        ids, scores, boxes = outputs
+        scale, shift = matrices[:, [0, 1], [0, 1]], matrices[:, :, 2]
+        original = boxes * np.tile(scale, (1, 2))[:, None] + np.tile(shift, (1, 2))[:, None]
+        rows = np.concatenate([ids, scores, original], axis=-1)
+        return [row[row[:, 0] >= 0] for row in rows]
+
+    def row(self, sample: Sample, prediction: np.ndarray) -> dict[str, Any]:
+        """See Decoder."""
+        rows = clip_detections(prediction, sample.width, sample.height)
+        # Scores are float32 where they come from: 0.3 there is a little more than 0.3 here, 0.01 a little less.
+        scores = rows[:, 1].astype(np.float32)
+        order = np.argsort(-scores, kind="stable")
+        return {
+            "image": sample.image,
+            "objects": [
+                {
+                    "predict_class": self.classes[int(rows[index, 0])],
+                    "id": str(int(rows[index, 0])),
+                    "score": np.format_float_positional(scores[index], unique=True, trim="0"),
+                    "bbox": ", ".join(f"{value:.6f}" for value in rows[index, 2:].tolist()),
+                }
+                for index in order[scores[order] >= np.float32(self.score_thresh)].tolist()
+            ],
         }
-        for index in order[scores[order] >= np.float32(score_thresh)].tolist()
-    ]
+
+
+class DetectionEvaluator(Evaluator):
+    """Average precision by class and its mean; see `detect.metric` for iou_thresh and method."""
+
+    metric = "mAP"
+
+    def __init__(self, decoder: DetectionDecoder, iou_thresh: float, method: str) -> None:
+        self._decoder = decoder
+        self._iou_thresh = iou_thresh
+        self._method = method
+
+    def evaluate(self, samples: Sequence[Sample], predictions: Sequence[np.ndarray]) -> Evaluation:
+        """See Evaluator. Detections of any score count."""
+        metric = MeanAveragePrecision(len(self._decoder.classes), self._iou_thresh, self._method)
+        for sample, prediction in zip(samples, predictions, strict=True):
+            metric.update(sample.annotation, clip_detections(prediction, sample.width, sample.height))
+        by_class, mean = metric.result()
+        names = self._decoder.classes
+        return Evaluation(mean, {f"AP/{name}": float(ap) for name, ap in zip(names, by_class, strict=True)})
+
+    def results(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray]
+    ) -> tuple[Evaluation, dict[str, Any]]:
+        """See Evaluator."""
+        evaluation = self.evaluate(samples, predictions)
+        by_class = [{name: number_text(evaluation.curves[f"AP/{name}"])} for name in self._decoder.classes]
+        rows = [self._decoder.row(*pair) for pair in zip(samples, predictions, strict=True)]
+        return evaluation, {"AP": [*by_class, {"mAP": number_text(evaluation.value)}], "Result": rows}

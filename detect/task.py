@@ -18,12 +18,11 @@ from common.engine.parameter_file import check_parameter_file
 from common.engine.parameters import set_parameters
 from common.errors import CheckpointError, DataError, DeviceError, PretrainedError
 from common.networks.pretrained import find_parameters
-from common.task import Evaluation, Model, Task
+from common.task import Model, Task
 from common.training.checkpoint import classes_of
 from detect.annotations import DetectionAnnotations, summary
 from detect.config import DetectConfig
-from detect.metric import MeanAveragePrecision
-from detect.results import clip_detections, result_document
+from detect.results import DetectionDecoder, DetectionEvaluator
 
 log = logging.getLogger("visualtl")
 
@@ -31,7 +30,7 @@ D = TypeVar("D", bound=DetectConfig)
 
 
 class DetectionTask(Task[D]):
-    """Boxes with a class. A prediction (m, 6) has class id, score, x1, y1, x2, y2 in original pixels."""
+    """Boxes with a class."""
 
     metric = "mAP"
 
@@ -130,28 +129,20 @@ class DetectionTask(Task[D]):
     def slow_down(self, network: Any) -> None:
         """Set the learning rate multipliers of a detector that is trained by transfer."""
 
-    def evaluate(
-        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
-    ) -> Evaluation:
-        metric = MeanAveragePrecision(
-            len(model.classes), self.config.valid.iou_thresh, self.config.valid.metric
-        )
-        for sample, prediction in zip(samples, predictions, strict=True):
-            metric.update(sample.annotation, clip_detections(prediction, sample.width, sample.height))
-        by_class, mean = metric.result()
-        return Evaluation(
-            mean, {f"AP/{name}": float(ap) for name, ap in zip(model.classes, by_class, strict=True)}
-        )
+    def decoder(self, model: Model) -> DetectionDecoder:
+        return DetectionDecoder(model.classes, self.config.valid.score_thresh)
 
-    def results(
-        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
-    ) -> tuple[Evaluation, dict[str, Any]]:
-        evaluation = self.evaluate(samples, predictions, model)
-        precisions = np.array([evaluation.curves[f"AP/{name}"] for name in model.classes])
-        document = result_document(
-            samples, predictions, model.classes, precisions, evaluation.value, self.config.valid.score_thresh
-        )
-        return evaluation, document
+    def card(self) -> dict[str, Any]:
+        valid = self.config.valid
+        return {
+            "score_thresh": valid.score_thresh,
+            "iou_thresh": valid.iou_thresh,
+            "average_precision": valid.metric,
+        }
+
+    def evaluator(self, model: Model) -> DetectionEvaluator:
+        valid = self.config.valid
+        return DetectionEvaluator(self.decoder(model), valid.iou_thresh, valid.metric)
 
 
 def most_objects(samples: Sequence[Sample]) -> int:

@@ -1,4 +1,4 @@
-"""How a sample of a detection set becomes arrays: training and evaluation of YOLOv3 and CenterNet.
+"""How a training sample of a detection set becomes arrays, for YOLOv3 and CenterNet.
 
 Each transform first plans its geometry as one matrix from the original image to the input, then decodes the
 image in no more pixels than that needs, and draws it once. Boxes are continuous coordinates, in input pixels.
@@ -15,7 +15,7 @@ import numpy as np
 from common.data.drawing import draw_sample
 from common.data.samples import Sample
 from common.images import augment
-from detect.geometry import choose_crop, letterbox, store_objects, visible_objects
+from detect.geometry import choose_crop, store_objects, visible_objects
 
 Arrays = dict[str, np.ndarray]
 Layout = dict[str, tuple[tuple[int, ...], str]]
@@ -170,36 +170,6 @@ class YOLOv3Training:
 
 
 @dataclass(frozen=True)
-class StretchEvaluation:
-    """The whole image stretched to the input, as YOLOv3 is evaluated.
-
-    max_objects: most objects of any image; 0 for arrays without boxes. Arrays: image (H, W, 3); boxes
-    (max_objects, 5) as in training; size (2,): width and height of the original.
-    """
-
-    max_objects: int = 0
-
-    def layout(self, shape: tuple[int, int]) -> Layout:
-        """Arrays of one sample for an input of `shape` (width, height)."""
-        return _evaluation_layout(shape, self.max_objects, "size", (2,))
-
-    def __call__(
-        self,
-        sample: Sample,
-        shape: tuple[int, int],
-        rng: np.random.Generator,
-        draw: Callable[[], Sample],
-        out: Arrays,
-    ) -> None:
-        """Fill `out`. Raises images.ImageError if the image cannot be decoded."""
-        matrix = augment.stretching((0.0, 0.0, float(sample.width), float(sample.height)), shape)
-        draw_sample(sample, matrix, BLACK, out["image"])
-        out["size"][:] = sample.width, sample.height
-        if self.max_objects:
-            store_objects(visible_objects(sample.annotation, matrix, shape, 0.0), out["boxes"])
-
-
-@dataclass(frozen=True)
 class CenterNetTraining:
     """A random scale and centre, mirroring and colour ("Objects as Points", Zhou et al. 2019).
 
@@ -269,40 +239,3 @@ def _border(border: int, length: int) -> int:
     while length <= 2 * border:
         border //= 2
     return border
-
-
-@dataclass(frozen=True)
-class LetterboxEvaluation:
-    """The whole image in the middle of the input, its aspect kept, black beside it: CenterNet's evaluation.
-
-    max_objects: most objects of any image; 0 for arrays without boxes. Arrays: image (H, W, 3); boxes
-    (max_objects, 5) as in training; matrix (2, 3): the map from input pixels back to pixels of the original.
-    """
-
-    max_objects: int = 0
-
-    def layout(self, shape: tuple[int, int]) -> Layout:
-        """Arrays of one sample for an input of `shape` (width, height)."""
-        return _evaluation_layout(shape, self.max_objects, "matrix", (2, 3))
-
-    def __call__(
-        self,
-        sample: Sample,
-        shape: tuple[int, int],
-        rng: np.random.Generator,
-        draw: Callable[[], Sample],
-        out: Arrays,
-    ) -> None:
-        """Fill `out`. Raises images.ImageError if the image cannot be decoded."""
-        matrix = letterbox(sample.width, sample.height, shape)
-        draw_sample(sample, matrix, BLACK, out["image"])
-        out["matrix"][:] = augment.invert(matrix)
-        if self.max_objects:
-            store_objects(visible_objects(sample.annotation, matrix, shape, 0.0), out["boxes"])
-
-
-def _evaluation_layout(shape: tuple[int, int], max_objects: int, name: str, extra: tuple[int, ...]) -> Layout:
-    layout: Layout = {"image": ((shape[1], shape[0], 3), "uint8"), name: (extra, "float32")}
-    if max_objects:
-        layout["boxes"] = ((max_objects, 5), "float32")
-    return layout

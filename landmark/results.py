@@ -1,13 +1,16 @@
-"""The result file of a landmark network."""
+"""Keypoints: how they are read, what they are worth, and the result file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from common.data.samples import Sample
+from common.evaluator import Evaluation, Evaluator
+from common.predictor import Decoder
 from landmark.metric import landmark_metric
 
 
@@ -16,19 +19,47 @@ def keypoints(points: np.ndarray) -> list[dict[str, float]]:
     return [{"x": x, "y": y} for x, y in np.nan_to_num(points, nan=-1, posinf=-1, neginf=-1).tolist()]
 
 
-def result_document(samples: Sequence[Sample], predicted: np.ndarray) -> dict[str, Any]:
-    """The result file's content for keypoints (N, k, 2) in pixels of the original images."""
-    annotated = np.stack([sample.annotation for sample in samples]).astype(np.float64)
-    metric = landmark_metric(np.nan_to_num(predicted, nan=-1, posinf=-1, neginf=-1), annotated)
-    return {
-        "RMSE": metric.rmse,
-        "NME": None if np.isnan(metric.nme) else metric.nme,
-        "Result": [
-            {
-                "keypoints": keypoints(found),
-                "image": sample.image,
-                "groundtruth": keypoints(sample.annotation),
-            }
-            for sample, found in zip(samples, predicted, strict=True)
-        ],
-    }
+@dataclass(frozen=True)
+class LandmarkDecoder(Decoder):
+    """Reads points as shares of the input's width and height. A prediction (k, 2) has x, y in original pixels."""
+
+    def predictions(
+        self, outputs: Sequence[np.ndarray], matrices: np.ndarray, shape: tuple[int, int]
+    ) -> list[np.ndarray]:
+        """See Decoder."""
+        pixels = np.asarray(outputs[0], np.float64) * shape
+        return list(np.einsum("bkj,bij->bki", pixels, matrices[:, :, :2]) + matrices[:, None, :, 2])
+
+    def row(self, sample: Sample, prediction: np.ndarray) -> dict[str, Any]:
+        """See Decoder."""
+        return {"keypoints": keypoints(prediction), "image": sample.image}
+
+
+class LandmarkEvaluator(Evaluator):
+    """Errors of keypoints; see `landmark.metric`."""
+
+    metric = "-RMSE"
+
+    def __init__(self, decoder: LandmarkDecoder) -> None:
+        self._decoder = decoder
+
+    def evaluate(self, samples: Sequence[Sample], predictions: Sequence[np.ndarray]) -> Evaluation:
+        """See Evaluator."""
+        metric = landmark_metric(np.array(predictions), np.array([sample.annotation for sample in samples]))
+        return Evaluation(-metric.rmse, {"NME": metric.nme})
+
+    def results(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray]
+    ) -> tuple[Evaluation, dict[str, Any]]:
+        """See Evaluator. In the file a point that is no number stands, and counts, as -1, -1."""
+        finite = [np.nan_to_num(points, nan=-1, posinf=-1, neginf=-1) for points in predictions]
+        written = self.evaluate(samples, finite)
+        nme = written.curves["NME"]
+        return self.evaluate(samples, predictions), {
+            "RMSE": -written.value,
+            "NME": None if np.isnan(nme) else nme,
+            "Result": [
+                {**self._decoder.row(sample, points), "groundtruth": keypoints(sample.annotation)}
+                for sample, points in zip(samples, predictions, strict=True)
+            ],
+        }

@@ -14,19 +14,19 @@ from common.config.sections import with_model
 from common.data.samples import Annotate, Sample
 from common.errors import CheckpointError
 from common.images.augment import mixup_share
+from common.images.resize import Resize
 from common.loading.loader import Batch, Transform
 from common.networks.base_networks import freeze
 from common.networks.transfer import NetworkTask, fill, restore, set_multipliers, variants
-from common.task import Evaluation, Inputs, Model
+from common.task import Inputs, Model
 from common.training.checkpoint import read_checkpoint
 from landmark.annotations import LandmarkAnnotations, mean_shape, summary
 from landmark.config import LandmarkConfig
 from landmark.losses import LOSSES, LandmarkTraining
-from landmark.metric import landmark_metric
 from landmark.mirroring import mirror_table
 from landmark.network import LandmarkNetwork, build_landmark, set_mean_shape
-from landmark.results import result_document
-from landmark.transforms import EvaluationTransform, TrainingTransform, to_original
+from landmark.results import LandmarkDecoder, LandmarkEvaluator
+from landmark.transforms import TrainingTransform
 
 log = logging.getLogger("visualtl")
 
@@ -63,15 +63,11 @@ class LandmarkModel(Model):
         split = [batch.arrays["image"], batch.arrays["points"]]
         return Inputs(split, [self._mixup(batch)] if self._mixup else [])
 
-    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
-        return list(to_original(outputs[0], batch.arrays["matrix"], batch.shape))
-
     def description(self) -> dict[str, Any]:
         return {**self._keys.model_dump(mode="json"), "num_joints": self.network.num_joints}
 
     def interface(self) -> dict[str, Any]:
         return {
-            "resize": "stretched to width x height, whatever the aspect ratio",
             "outputs": [
                 {
                     "name": "points",
@@ -83,7 +79,7 @@ class LandmarkModel(Model):
 
 
 class LandmarkTask(NetworkTask[LandmarkConfig]):
-    """Keypoints by configuration. A prediction is an array (num_joints, 2): x, y in original pixels."""
+    """Keypoints by configuration."""
 
     name = "landmark"
     metric = "-RMSE"
@@ -106,24 +102,20 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
             dataset.num_joints, mirror_table(dataset.num_joints, dataset.mirrored_joints)
         )
 
-    def evaluation_transform(self) -> Transform:
-        return EvaluationTransform(self.config.dataset.num_joints)
+    @property
+    def resize(self) -> Resize:
+        return Resize("stretch")
 
     @property
     def early_stop_baseline(self) -> float | None:
         """-RMSE is never above 0: a baseline of 0 is none."""
         return self.config.train.early_stop_baseline or None
 
-    def evaluate(
-        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
-    ) -> Evaluation:
-        found = landmark_metric(np.array(predictions), np.array([sample.annotation for sample in samples]))
-        return Evaluation(-found.rmse, {"NME": found.nme})
+    def decoder(self, model: Model) -> LandmarkDecoder:
+        return LandmarkDecoder()
 
-    def results(
-        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
-    ) -> tuple[Evaluation, dict[str, Any]]:
-        return self.evaluate(samples, predictions, model), result_document(samples, np.array(predictions))
+    def evaluator(self, model: Model) -> LandmarkEvaluator:
+        return LandmarkEvaluator(self.decoder(model))
 
     def build(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None

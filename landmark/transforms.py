@@ -36,12 +36,6 @@ def layout(shape: tuple[int, int], num_joints: int) -> dict[str, tuple[tuple[int
     }
 
 
-def to_original(points: np.ndarray, matrices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Normalised points (B, k, 2) of inputs of `shape` to original pixels by "matrix" (B, 2, 3)."""
-    pixels = np.asarray(points, np.float64) * shape
-    return np.einsum("bkj,bij->bki", pixels, matrices[:, :, :2]) + matrices[:, None, :, 2]
-
-
 def _fill(sample: Sample, matrix: np.ndarray, shape: tuple[int, int], out: dict[str, np.ndarray]) -> None:
     draw_sample(sample, matrix, MEAN_COLOUR, out["image"])
     out["points"][...] = transform_points(sample.annotation.astype(np.float64), matrix) / shape
@@ -101,25 +95,3 @@ class TrainingTransform:
         if mirrors:
             steps.append(mirroring(sample.width))
         return compose(*steps, stretching((0, 0, sample.width, sample.height), shape))
-
-
-@dataclass(frozen=True)
-class EvaluationTransform:
-    """The whole image, stretched to the input."""
-
-    num_joints: int
-
-    def layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
-        """See `layout`."""
-        return layout(shape, self.num_joints)
-
-    def __call__(
-        self,
-        sample: Sample,
-        shape: tuple[int, int],
-        rng: np.random.Generator,
-        draw: Callable[[], Sample],
-        out: dict[str, np.ndarray],
-    ) -> None:
-        """Fill the arrays of `layout`. Raises images.ImageError."""
-        _fill(sample, stretching((0, 0, sample.width, sample.height), shape), shape, out)

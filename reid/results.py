@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from classification.metric import number_or_null
-from classification.results import result_document
+from classification.metric import classification_metric, number_or_null, softmax
+from classification.results import ClassDecoder, result_document
 from common.data.samples import Sample
+from common.evaluator import Evaluation, Evaluator
+from common.predictor import Decoder
 from reid.metric import RetrievalMetric, leave_one_out, nearest_others, query_gallery_split, retrieval
 
 #: The largest set of which every image is a query: time grows with the square of the number of images.
@@ -37,29 +40,109 @@ def queries_of(identities: np.ndarray) -> np.ndarray:
     return query_gallery_split(identities)
 
 
-def reid_document(
-    samples: Sequence[Sample], probabilities: np.ndarray, embeddings: np.ndarray, classes: Sequence[str]
-) -> dict[str, Any]:
-    """The result file's content for probabilities (N, C) and embeddings (N, D).
+@dataclass(frozen=True)
+class ReIDDecoder(Decoder):
+    """Reads an embedding of length 1 and, where the network gives them, logits of training's identities.
 
-    Where all identities are among `classes`, it is a classifier's with the retrieval metrics beside it. Of new
-    identities a classifier knows nothing: then a row says which image of the set is the nearest, the class is that
-    image's, and accuracy is the share of rows where it is the right one (rank-1, if no identity has one image alone).
+    A prediction (C + D,) has their probabilities, then the embedding; without them (D,) the embedding alone. classes:
+    names of training's identities by id. dimension: D.
     """
-    identities = np.array([sample.annotation[0] for sample in samples])
-    found = retrieval_of(embeddings, identities)
-    metrics = {
-        "Rank1": number_or_null(found.rank1),
-        "Rank5": number_or_null(found.rank5),
-        "mAP": number_or_null(found.mean_average_precision),
-        "Queries": found.queries,
-    }
-    if len(identities) and identities.max() < len(classes):
-        document = result_document(samples, probabilities, classes)
-        return {"Accuray": document.pop("Accuray"), **metrics, **document}
-    rows = nearest_rows(samples, embeddings, identities)
-    right = np.mean([row["result"] == "True" for row in rows]) if rows else math.nan
-    return {"Accuray": str(float(right)), **metrics, "Result": rows}
+
+    classes: Sequence[str]
+    dimension: int
+
+    def predictions(
+        self, outputs: Sequence[np.ndarray], matrices: np.ndarray, shape: tuple[int, int]
+    ) -> list[np.ndarray]:
+        """See Decoder."""
+        embedding, *logits = outputs
+        return list(np.concatenate([*map(softmax, logits), embedding], axis=1))
+
+    def parts(self, predictions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (N, C), or (N, 0) where there are none, and embeddings (N, D)."""
+        rows = np.array(predictions)
+        if not len(rows):
+            return np.empty((0, len(self.classes))), np.empty((0, self.dimension))
+        return rows[:, : -self.dimension], rows[:, -self.dimension :]
+
+    def row(self, sample: Sample, prediction: np.ndarray) -> dict[str, Any]:
+        """As a classifier's where there are probabilities, else the image and, where the sample is one, its box."""
+        probabilities = prediction[: -self.dimension]
+        row = ClassDecoder(self.classes).row(sample, probabilities if len(probabilities) else np.zeros(1))
+        return row if len(probabilities) else {key: row[key] for key in ("image", "bbox") if key in row}
+
+
+class ReIDEvaluator(Evaluator):
+    """Retrieval, and accuracy where training knows all identities of the set.
+
+    metric: "accuracy", or "rank1" (of equals, by mAP) where the validation set shows identities that are new.
+    """
+
+    def __init__(self, decoder: ReIDDecoder, metric: str) -> None:
+        self._decoder = decoder
+        self.metric = metric
+
+    def evaluate(self, samples: Sequence[Sample], predictions: Sequence[np.ndarray]) -> Evaluation:
+        """See Evaluator."""
+        probabilities, embeddings = self._decoder.parts(predictions)
+        return self._figures(samples, probabilities, embeddings)[1]
+
+    def results(
+        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray]
+    ) -> tuple[Evaluation, dict[str, Any]]:
+        """See Evaluator.
+
+        Where all identities are training's the file is a classifier's with the retrieval metrics beside it. Of new
+        identities a classifier knows nothing: then a row says which image of the set is the nearest, the class is that
+        image's, and accuracy is the share of rows where it is the right one (rank-1, if no identity has one image
+        alone).
+        """
+        probabilities, embeddings = self._decoder.parts(predictions)
+        retrieved, evaluation = self._figures(samples, probabilities, embeddings)
+        figures = {
+            "Rank1": number_or_null(retrieved.rank1),
+            "Rank5": number_or_null(retrieved.rank5),
+            "mAP": number_or_null(retrieved.mean_average_precision),
+            "Queries": retrieved.queries,
+        }
+        identities = _identities(samples)
+        if self._known(identities):
+            decoder = ClassDecoder(self._decoder.classes)
+            _, document = result_document(samples, list(probabilities), decoder)
+            return evaluation, {"Accuray": document.pop("Accuray"), **figures, **document}
+        rows = nearest_rows(samples, embeddings, identities)
+        right = np.mean([row["result"] == "True" for row in rows]) if rows else math.nan
+        return evaluation, {"Accuray": str(float(right)), **figures, "Result": rows}
+
+    def _known(self, identities: np.ndarray) -> bool:
+        """Whether all of them are training's."""
+        return bool(len(identities)) and bool(identities.max() < len(self._decoder.classes))
+
+    def _figures(
+        self, samples: Sequence[Sample], probabilities: np.ndarray, embeddings: np.ndarray
+    ) -> tuple[RetrievalMetric, Evaluation]:
+        identities = _identities(samples)
+        retrieved = retrieval_of(embeddings, identities)
+        figures = {
+            "accuracy": math.nan,
+            "rank1": retrieved.rank1,
+            "rank5": retrieved.rank5,
+            "mAP": retrieved.mean_average_precision,
+        }
+        if self._known(identities):
+            figures["accuracy"] = classification_metric(probabilities, identities).accuracy
+        value = figures.pop(self.metric)
+        # Rank-1 of a small set is soon as good as it can be, and the embedding is not.
+        return retrieved, Evaluation(
+            value,
+            {name: figure for name, figure in figures.items() if figure == figure},
+            tie_break=retrieved.mean_average_precision,
+            unsettled=self.metric == "rank1" and retrieved.mean_average_precision < 1.0,
+        )
+
+
+def _identities(samples: Sequence[Sample]) -> np.ndarray:
+    return np.array([sample.annotation[0] for sample in samples])
 
 
 def nearest_rows(

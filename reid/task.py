@@ -12,17 +12,17 @@ import numpy as np
 from mxnet import gluon
 
 from classification.annotations import ClassAnnotations, class_folders, counted
-from classification.metric import classification_metric, softmax
 from classification.task import ClassifierModel, FolderTask, begin_training
 from common.data.samples import Annotate, Sample
 from common.datasets import find_folders
-from common.loading.loader import Batch, Transform
-from common.task import Evaluation, Model
+from common.images.resize import Resize
+from common.loading.loader import Transform
+from common.task import Model
 from reid.config import ReIDConfig
 from reid.network import EmbeddingInference, ReidTraining, build_embedding
-from reid.results import reid_document, retrieval_of
+from reid.results import ReIDDecoder, ReIDEvaluator
 from reid.sampler import identity_batches
-from reid.transforms import EvaluationTransform, TrainingTransform
+from reid.transforms import TrainingTransform
 
 # Weight of the triplet loss beside cross entropy, and images of one identity in a batch, which it compares.
 _TRIPLET_WEIGHT = 1.0
@@ -30,23 +30,15 @@ _IMAGES_PER_IDENTITY = 4
 
 
 class ReIDModel(ClassifierModel):
-    """An embedding with its training.
-
-    A prediction is an array (C + D,): probabilities of training's identities, then the embedding.
-    """
+    """An embedding with its training."""
 
     kind = "reid"
 
     def inference_block(self) -> Any:
         return EmbeddingInference(self.network)
 
-    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
-        embedding, logits = outputs
-        return list(np.concatenate([softmax(logits), embedding], axis=1))
-
     def interface(self) -> dict[str, Any]:
         return {
-            "resize": "stretched to width x height, whatever the aspect ratio; so is a box of an image",
             "outputs": [
                 {
                     "name": "embedding",
@@ -86,8 +78,9 @@ class ReIDTask(FolderTask[ReIDConfig]):
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform()
 
-    def evaluation_transform(self) -> Transform:
-        return EvaluationTransform()
+    @property
+    def resize(self) -> Resize:
+        return Resize("stretch")
 
     def training_order(
         self, samples: Sequence[Sample]
@@ -119,40 +112,8 @@ class ReIDTask(FolderTask[ReIDConfig]):
         begin_training(training, network)
         return ReIDModel(network, self.config, classes, training)
 
-    def evaluate(
-        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
-    ) -> Evaluation:
-        probabilities, embeddings = _parts(predictions, model)
-        identities = np.array([sample.annotation[0] for sample in samples])
-        found = retrieval_of(embeddings, identities)
-        figures = {
-            "accuracy": float("nan"),
-            "rank1": found.rank1,
-            "rank5": found.rank5,
-            "mAP": found.mean_average_precision,
-        }
-        if len(identities) and identities.max() < len(model.classes):
-            figures["accuracy"] = classification_metric(probabilities, identities).accuracy
-        value = figures.pop(self.metric)
-        # Rank-1 of a small set is soon as good as it can be, and the embedding is not.
-        return Evaluation(
-            value,
-            {name: figure for name, figure in figures.items() if figure == figure},
-            tie_break=found.mean_average_precision,
-            unsettled=self.metric == "rank1" and found.mean_average_precision < 1.0,
-        )
+    def decoder(self, model: Model) -> ReIDDecoder:
+        return ReIDDecoder(model.classes, int(model.network.output.weight.shape[1]))
 
-    def results(
-        self, samples: Sequence[Sample], predictions: Sequence[np.ndarray], model: Model
-    ) -> tuple[Evaluation, dict[str, Any]]:
-        probabilities, embeddings = _parts(predictions, model)
-        document = reid_document(samples, probabilities, embeddings, model.classes)
-        return self.evaluate(samples, predictions, model), document
-
-
-def _parts(predictions: Sequence[np.ndarray], model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (N, C) and embeddings (N, D)."""
-    count = len(model.classes)
-    width = count + int(model.network.output.weight.shape[1])
-    rows = np.array(predictions).reshape(-1, width)
-    return rows[:, :count], rows[:, count:]
+    def evaluator(self, model: Model) -> ReIDEvaluator:
+        return ReIDEvaluator(self.decoder(model), self.metric)

@@ -51,25 +51,3 @@ class TrainingTransform:
         )
         erase(out["image"], rng, probability=self.erasing)
         out["label"][...] = sample.annotation[0]
-
-
-@dataclass(frozen=True)
-class EvaluationTransform:
-    """The box, or the image, stretched to the input."""
-
-    def layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
-        """See `classification.transforms.layout`."""
-        return layout(shape)
-
-    def __call__(
-        self,
-        sample: Sample,
-        shape: tuple[int, int],
-        rng: np.random.Generator,
-        draw: Callable[[], Sample],
-        out: dict[str, np.ndarray],
-    ) -> None:
-        """Fill "image" and "label". Raises images.ImageError."""
-        matrix = stretching(box_of(sample), shape)
-        draw_sample(sample, matrix, MEAN_COLOUR, out["image"])
-        out["label"][...] = sample.annotation[0]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from classification.config import ClassificationConfig
-from classification.results import result_document as classification_document
+from classification.results import ClassDecoder, ClassEvaluator
 from common.config.command_line import parse, parser
 from common.config.network_names import BASE_NETWORKS, EMBEDDING_DIMENSIONS
 from common.config.sections import JobConfig, configuration
@@ -31,9 +31,9 @@ from common.reporting.progress import Step
 from common.reporting.server import ProgressServer
 from common.reporting.status import __version__
 from detect.config import CenterNetConfig, YOLOv3Config
-from detect.results import result_document as detection_document
+from detect.results import DetectionDecoder, DetectionEvaluator
 from landmark.config import LandmarkConfig
-from landmark.results import result_document as landmark_document
+from landmark.results import LandmarkDecoder, LandmarkEvaluator
 from reid.config import ReIDConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -250,13 +250,14 @@ def test_the_formats_of_the_results_are_those_that_are_written() -> None:
     )
     boxes = Sample("/data/26.jpg", 640, 480, np.array([[0, 1, 1, 9, 9]], np.float32))
     found = np.array([[0, 0.9, 10, 20, 30, 40]])
-    written = detection_document([boxes], [found], ["cat"], np.array([0.4]), 0.4, 0.3)
+    evaluator = DetectionEvaluator(DetectionDecoder(["cat"], 0.3), 0.5, "voc")
+    written = evaluator.results([boxes], [found])[1]
     assert shape(written) == shape(detection)
     image = Sample("/data/brick/1.jpg", 9, 9, np.array([0, 0, 0, 9, 9], np.float32))
-    whole = classification_document([image], np.array([[0.9, 0.1]]), ["brick", "wood"])
+    whole = ClassEvaluator(ClassDecoder(["brick", "wood"])).results([image], [np.array([0.9, 0.1])])[1]
     assert shape({key: whole[key] for key in classification}) == shape(classification)
     face = Sample("/data/1.jpg", 300, 300, np.array([[13.5, 15]], np.float32))
-    points = landmark_document([face], np.array([[[223.7, 0.0]]]))
+    points = LandmarkEvaluator(LandmarkDecoder()).results([face], [np.array([[223.7, 0.0]])])[1]
     assert shape({key: points[key] for key in landmarks}) == shape(landmarks)
 
 

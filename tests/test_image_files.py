@@ -19,12 +19,12 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from compose_spec import PyCompose
 
+from common import __version__
 from common.config.command_line import parse
 from common.config.sections import configuration
 from common.errors import ConfigurationError
 from common.reporting import endings
 from common.reporting.server import ProgressServer
-from common.reporting.status import __version__
 from detect.config import YOLOv3Config
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common import __version__
 from common.engine.graph import MEAN, STD, export_symbol
 from common.engine.parameter_file import write_parameter_file
+from common.export.outputs import MODEL_CARD, graph_file, params_file, symbol_file
 from common.files import replacing, write_json
-from common.task import Model
+from common.task import Model, Task
 
 
-def export_model(model: Model, folder: Path, shape: Sequence[int], metric: dict[str, Any]) -> list[Path]:
+def export_model(model: Model, task: Task[Any], folder: Path, metric: dict[str, Any]) -> list[Path]:
     """Write NAME-symbol.json, NAME-0000.params and model.json to `folder`, each whole or not at all.
 
-    shape: width and height of the input. The graph computes in float32 and needs nothing of this project. Each of the
-    model's further exports is another graph for the same parameters: NAME-EXPORT.json.
+    The graph computes in float32 and needs nothing of this project. Each of the model's further exports is another
+    graph for the same parameters: NAME-EXPORT.json. metric: name, value and epoch of the best.
     """
     symbol = export_symbol(model.network)
     values = model.network.collect_params()
@@ -25,10 +26,10 @@ def export_model(model: Model, folder: Path, shape: Sequence[int], metric: dict[
     arrays.update(
         {f"aux:{name}": values[name]._reduce().asnumpy() for name in symbol.list_auxiliary_states()}
     )
-    symbol_path = folder / f"{model.name}-symbol.json"
-    params_path = folder / f"{model.name}-0000.params"
+    symbol_path = folder / symbol_file(model.name)
+    params_path = folder / params_file(model.name)
     # The parameters first: a reader that sees the graph finds its parameters beside it.
-    graphs = {folder / f"{model.name}-{name}.json": block for name, block in model.further_exports().items()}
+    graphs = {folder / graph_file(model.name, name): block for name, block in model.further_exports().items()}
     write_parameter_file(params_path, arrays)
     for path, graph in (
         *((path, export_symbol(block)) for path, block in graphs.items()),
@@ -36,25 +37,31 @@ def export_model(model: Model, folder: Path, shape: Sequence[int], metric: dict[
     ):
         with replacing(path, "w") as file:
             file.write(graph.tojson())
-    card = folder / "model.json"
+    width, height = task.shape
+    card = folder / MODEL_CARD
     write_json(
         card,
         {
+            "task": task.name,
+            "version": __version__,
             "symbol": symbol_path.name,
             "params": params_path.name,
+            "files": [path.name for path in (params_path, *graphs, symbol_path)],
             "input": {
                 "name": "data",
                 "layout": "NCHW",
                 "type": "float32",
-                "width": shape[0],
-                "height": shape[1],
+                "width": width,
+                "height": height,
                 "colour": "RGB",
                 "range": "0 to 1, then (value - mean) / std by channel",
                 "mean": MEAN,
                 "std": STD,
             },
+            "resize": task.resize.as_json(),
             "classes": model.classes,
             "metric": metric,
+            **task.card(),
             **model.interface(),
         },
     )

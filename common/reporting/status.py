@@ -28,9 +28,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from common import __version__
 from common.files import write_json
-
-__version__ = "1.2.0"
 
 FILE = "status.json"
 

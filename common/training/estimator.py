@@ -17,14 +17,14 @@ from mxnet import gluon
 from common.engine.arrays import on_device, plain
 from common.engine.average import MovingAverage
 from common.engine.batch_statistics import BatchStatistics
-from common.engine.graph import inference_graph
 from common.engine.limits import StepLimit, norms
 from common.engine.loss_scale import LossScale
 from common.engine.parameters import parameters
 from common.engine.training_graph import RecordedStep, TrainingGraph, TrainingStep
 from common.errors import TrainingError
+from common.evaluator import Evaluation
 from common.loading.loader import Batch, Loader
-from common.task import Evaluation, Model
+from common.task import Model
 
 log = logging.getLogger("visualtl")
 
@@ -116,7 +116,6 @@ class Estimator:
             TrainingGraph(block, names, context, precision) if compiled else RecordedStep(block, context)
             for context in self.contexts
         ]
-        self._infer = inference_graph(model.inference_block())
         self._parameters = [p for p in block.collect_params().values() if p.grad_req != "null"]
         # Gluon's own names count the layers that were made, those that others have replaced since included.
         by_name = block._collect_params_with_prefix()
@@ -276,12 +275,6 @@ class Estimator:
         pieces = [np.array_split(array, len(self.contexts)) for array in inputs.split]
         return [[*(piece[i] for piece in pieces), *inputs.shared] for i in range(len(self.contexts))]
 
-    def predict(
-        self, loader: Loader, advance: Callable[[float], None] | None = None
-    ) -> dict[int, np.ndarray]:
-        """Predictions by index of the sample, in float32 as the exported model's; failed samples are missing."""
-        return predict(self.model, self._infer, self.contexts, loader, advance)
-
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within the block the parameters have their averages as values, if there are any, and BatchNorm the running
@@ -344,42 +337,3 @@ class Estimator:
                 updater.states_synced[index[name]] = True
         self._scale.restore(state["loss_scale"])
         self._skipped_in_a_row = state["skipped_in_a_row"]
-
-
-def _listed(outputs: Any) -> Sequence[Any]:
-    """A graph gives a list of its outputs, and a single output as it is."""
-    return outputs if isinstance(outputs, (list, tuple)) else [outputs]
-
-
-def predict(
-    model: Model,
-    graph: Any,
-    contexts: Sequence[Any],
-    loader: Loader,
-    advance: Callable[[float], None] | None = None,
-) -> dict[int, np.ndarray]:
-    """Run `graph` over a set. Returns the predictions by index of the sample; samples that failed are missing.
-
-    advance: told the share of the set that is done.
-    """
-    found: dict[int, np.ndarray] = {}
-    for number, (batch, outputs) in enumerate(_outputs(graph, contexts, loader), start=1):
-        rows = model.predictions(outputs, batch)
-        found.update({int(index): row for index, row in zip(batch.indices, rows, strict=True) if index >= 0})
-        if advance:
-            advance(number / len(loader))
-    return found
-
-
-def _outputs(graph: Any, contexts: Sequence[Any], loader: Loader) -> Iterator[tuple[Batch, list[np.ndarray]]]:
-    for batch in loader.epoch(0):
-        parts = []
-        for piece, context in zip(
-            np.array_split(batch.arrays["image"], len(contexts)), contexts, strict=True
-        ):
-            if len(piece):
-                parts.append(_listed(graph(on_device(piece, context))))
-        yield (
-            batch,
-            [np.concatenate([array.asnumpy() for array in arrays]) for arrays in zip(*parts, strict=True)],
-        )

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from typing import Any
 
 from common.data.report import Report
+from common.evaluator import Evaluation
 from common.loading.loader import Loader
 from common.reporting.log import bar
 from common.reporting.progress import Progress
 from common.reporting.status import Status
-from common.task import Evaluation
 from common.training.estimator import Hook, TrainingState
 
 log = logging.getLogger("visualtl")

@@ -21,8 +21,9 @@ import numpy as np
 from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.errors import CheckpointError, ConfigurationError, DataError, TrainingError
+from common.evaluator import Evaluation
 from common.reporting.status import Status
-from common.task import Evaluation, Model, Task
+from common.task import Model, Task
 from common.training.checkpoint import read_checkpoint, write_checkpoint
 from common.training.estimator import Estimator, Hook, TrainingState
 from common.training.hooks import EarlyStopping

@@ -11,6 +11,7 @@ import numpy as np
 from common.data.samples import Sample
 from common.engine.graph import Inference
 from common.engine.limits import GradientLimit, StepLimit
+from common.images.resize import Resize
 from common.loading.loader import Batch, Transform
 from common.task import Inputs, Model
 from detect.center_net.loss import CenterNetTraining
@@ -26,10 +27,8 @@ from detect.center_net.network import (
 )
 from detect.center_net.targets import fill_targets, target_layout
 from detect.config import CenterNetConfig, CenterNetModelConfig
-from detect.geometry import letterbox
 from detect.task import DetectionTask, most_objects
 from detect.transforms import CenterNetTraining as TrainingTransform
-from detect.transforms import LetterboxEvaluation
 
 log = logging.getLogger("visualtl")
 
@@ -101,15 +100,6 @@ class CenterNetModel(Model):
     def further_exports(self) -> dict[str, Any]:
         return {_FLIP_EXPORT: WithMirror(self.network, normalised=True)} if self.flip_test else {}
 
-    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
-        ids, scores, boxes = outputs
-        # Letterboxing only scales and moves, so that corners stay corners.
-        back = batch.arrays["matrix"]
-        scale, shift = back[:, [0, 1], [0, 1]], back[:, :, 2]
-        original = boxes * np.tile(scale, (1, 2))[:, None] + np.tile(shift, (1, 2))[:, None]
-        rows = np.concatenate([ids, scores, original], axis=-1)
-        return [row[row[:, 0] >= 0] for row in rows]
-
     def description(self) -> dict[str, Any]:
         return self.section.model_dump(mode="json", include=_DESCRIPTION)
 
@@ -125,7 +115,6 @@ class CenterNetModel(Model):
             flip = {"symbol": None, "meaning": "the result files were made without it (valid.flip_test)"}
         rows = ["batch", self.network.rows]
         return {
-            "resize": "scaled by min(width / image's, height / image's), in the middle, black beside it",
             "outputs": [
                 {"name": "ids", "shape": [*rows, 1], "meaning": "class id; -1: no detection in this row"},
                 {"name": "scores", "shape": [*rows, 1], "meaning": "0 to 1, falling"},
@@ -147,8 +136,9 @@ class CenterNetTask(DetectionTask[CenterNetConfig]):
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform(most_objects(samples))
 
-    def evaluation_transform(self) -> Transform:
-        return LetterboxEvaluation()
+    @property
+    def resize(self) -> Resize:
+        return Resize("letterbox")
 
     def build(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
@@ -210,7 +200,7 @@ def mean_size(samples: Sequence[Sample], shape: tuple[int, int]) -> tuple[float,
     """Mean width and height of the objects in pixels of an input of `shape` (width, height); None if none."""
     sizes = [
         (sample.annotation[:, 3:5] - sample.annotation[:, 1:3])
-        * letterbox(sample.width, sample.height, shape)[0, 0]
+        * Resize("letterbox").scale((sample.width, sample.height), shape)
         for sample in samples
         if len(sample.annotation)
     ]

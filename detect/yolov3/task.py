@@ -12,11 +12,11 @@ import numpy as np
 from common.data.samples import Sample
 from common.engine.graph import settle
 from common.engine.limits import GradientLimit, StepLimit
+from common.images.resize import Resize
 from common.loading.loader import Batch, Transform
 from common.task import Inputs, Model
 from detect.config import YOLOv3Config, YOLOv3ModelConfig
 from detect.task import DetectionTask, most_objects
-from detect.transforms import StretchEvaluation
 from detect.transforms import YOLOv3Training as TrainingTransform
 from detect.yolov3.loss import YOLOv3Training
 from detect.yolov3.network import (
@@ -91,18 +91,11 @@ class YOLOv3Model(Model):
         self._rows = max(self._rows, -(-used // 16) * 16)
         return boxes[:, : self._rows]
 
-    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
-        ids, scores, boxes = outputs
-        scale = np.tile(batch.arrays["size"] / np.asarray(batch.shape, np.float32), (1, 2))
-        rows = np.concatenate([ids, scores, boxes * scale[:, None]], axis=-1)
-        return [row[row[:, 0] >= 0] for row in rows]
-
     def description(self) -> dict[str, Any]:
         return self.section.model_dump(mode="json", include={"base_network", "data_shape", "syncbn"})
 
     def interface(self) -> dict[str, Any]:
         return {
-            "resize": "stretched to width x height, whatever the aspect ratio",
             "outputs": [
                 {
                     "name": "ids",
@@ -138,8 +131,9 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
         epochs = self.config.train.epochs
         return epochs - math.ceil(epochs / _EPOCHS_A_PLAIN_ONE), TrainingTransform(most_objects(samples))
 
-    def evaluation_transform(self) -> Transform:
-        return StretchEvaluation()
+    @property
+    def resize(self) -> Resize:
+        return Resize("stretch")
 
     def training_shapes(self) -> Callable[[int, int], tuple[int, int]]:
         if self.config.train.no_random_shape:

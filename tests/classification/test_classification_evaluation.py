@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from classification.evaluation import calibration, evaluate_classes
-from classification.results import result_document
+from classification.results import ClassDecoder, ClassEvaluator
 from common.data.samples import Sample
 
 CLASSES = ["cat", "dog", "owl"]
@@ -41,7 +41,8 @@ PROBABILITIES = [
 
 def test_figures_are_those_of_the_result_file_to_the_last_digit() -> None:
     document = evaluated(LABELS, PROBABILITIES)
-    result = result_document(*set_of(LABELS, PROBABILITIES), CLASSES)
+    samples, probabilities = set_of(LABELS, PROBABILITIES)
+    result = ClassEvaluator(ClassDecoder(CLASSES)).results(samples, list(probabilities))[1]
     assert str(document["figures"]["accuracy"]) == result["Accuray"]
     assert document["figures"]["top5"] == result["Top5Accuracy"]
     assert document["confusion"] == result["ConfusionMatrix"]["counts"] == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from classification.results import result_document
+from classification.results import ClassDecoder, ClassEvaluator
 from common.data.samples import Sample
 
 CLASSES = ["brick", "hair", "木头"]
@@ -17,10 +18,14 @@ def sample_of(name: str, label: int, box: tuple[float, ...] = (0, 0, 64, 48)) ->
     return Sample(f"/data/{CLASSES[label]}/{name}", 64, 48, np.array([label, *box], np.float32))
 
 
+def written(samples: list[Sample], probabilities: np.ndarray) -> dict[str, Any]:
+    return ClassEvaluator(ClassDecoder(CLASSES)).results(samples, list(probabilities))[1]
+
+
 def test_rows_and_accuracy_are_spelled_as_platforms_expect() -> None:
     samples = [sample_of("1.jpg", 0), sample_of("2.jpg", 0), sample_of("3.jpg", 2)]
     probabilities = np.array([[0.75, 0.25, 0.0], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]], np.float32)
-    document = json.loads(json.dumps(result_document(samples, probabilities, CLASSES), allow_nan=False))
+    document = json.loads(json.dumps(written(samples, probabilities), allow_nan=False))
     assert document["Accuray"] == "0.6666666666666666"
     assert document["Result"] == [
         {
@@ -59,7 +64,7 @@ def test_rows_and_accuracy_are_spelled_as_platforms_expect() -> None:
 
 def test_boxes_of_one_image_are_told_apart() -> None:
     samples = [sample_of("1.jpg", 0, (0, 0, 10, 20)), sample_of("1.jpg", 0, (30, 1.5, 64, 48))]
-    rows = result_document(samples, np.eye(3)[[0, 0]], CLASSES)["Result"]
+    rows = written(samples, np.eye(3)[[0, 0]])["Result"]
     assert [row["bbox"] for row in rows] == [
         "0.000000, 0.000000, 10.000000, 20.000000",
         "30.000000, 1.500000, 64.000000, 48.000000",
@@ -67,7 +72,7 @@ def test_boxes_of_one_image_are_told_apart() -> None:
 
 
 def test_a_network_gone_astray_still_gives_a_file_of_numbers(tmp_path: Path) -> None:
-    document = result_document([sample_of("1.jpg", 1)], np.full((1, 3), np.nan), CLASSES)
+    document = written([sample_of("1.jpg", 1)], np.full((1, 3), np.nan))
     json.dumps(document, allow_nan=False)
     assert document["Accuray"] == "0.0"
     assert document["Result"][0]["result"] == "False"

@@ -12,15 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classification.transforms import (
-    EvaluationTransform,
     TrainingTransform,
-    centre_crop,
-    is_whole,
     jitter_box,
     random_crop,
 )
 from common.data.samples import Sample
-from common.images.decoding import ImageError
 
 Shape = tuple[int, int]
 
@@ -35,9 +31,7 @@ def never() -> Sample:
     raise AssertionError("no other sample is needed")
 
 
-def apply(
-    transform: TrainingTransform | EvaluationTransform, sample: Sample, shape: Shape, seed: int = 0
-) -> np.ndarray:
+def apply(transform: TrainingTransform, sample: Sample, shape: Shape, seed: int = 0) -> np.ndarray:
     """The image; checks the label, and that everything is filled."""
     arrays = {name: np.full((1, *size), 77, kind) for name, (size, kind) in transform.layout(shape).items()}
     transform(
@@ -85,22 +79,6 @@ def test_random_crops_are_of_all_sizes_and_places() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(regions, st.floats(0.2, 5))
-def test_the_centre_crop_is_the_largest_of_its_aspect(
-    region: tuple[float, float, float, float], aspect: float
-) -> None:
-    x1, y1, x2, y2 = centre_crop(region, aspect, share=1.0)
-    assert (x2 - x1) / (y2 - y1) == pytest.approx(aspect)
-    assert (x1 + x2, y1 + y2) == pytest.approx((region[0] + region[2], region[1] + region[3]))
-    filled = (x2 - x1) / (region[2] - region[0]), (y2 - y1) / (region[3] - region[1])
-    assert max(filled) == pytest.approx(1)
-
-
-def test_the_centre_crop_at_224_is_that_of_resizing_to_256() -> None:
-    assert centre_crop((0, 0, 512, 256), 1.0) == (144, 16, 368, 240)
-
-
-@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 1000))
 def test_a_jittered_box_keeps_most_of_itself_and_stays_inside(seed: int) -> None:
     x1, y1, x2, y2 = jitter_box((0, 10, 50, 100), (60, 100), 0.1, np.random.default_rng(seed))
@@ -108,26 +86,6 @@ def test_a_jittered_box_keeps_most_of_itself_and_stays_inside(seed: int) -> None
     assert 1 <= y1 <= 19
     assert 45 <= x2 <= 55
     assert 91 <= y2 <= 100
-
-
-def test_evaluation_shows_the_centre_of_a_whole_image(ramp: Path) -> None:
-    image = apply(EvaluationTransform(), sample_of(ramp, 400, 200), (100, 100))
-    # The crop is x 112.5 ... 287.5, y 12.5 ... 187.5, so a pixel of the input is 1.75 of the image.
-    for x, y in ((0, 0), (99, 0), (40, 70), (99, 99)):
-        place = 112.5 + (x + 0.5) * 1.75 - 0.5, 12.5 + (y + 0.5) * 1.75 - 0.5
-        np.testing.assert_allclose(image[y, x, :2], (place[0] / 2, place[1]), atol=2)
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (40, 90)])
-def test_evaluation_shows_exactly_the_box(ramp: Path, shape: Shape) -> None:
-    box = (100.0, 20.0, 300.0, 60.0)
-    sample = sample_of(ramp, 400, 200, box)
-    assert not is_whole(sample)
-    image = apply(EvaluationTransform(), sample, shape)
-    steps = 200 / shape[0], 40 / shape[1]
-    for x, y in ((0, 0), (shape[0] - 1, shape[1] - 1), (7, 30)):
-        place = 100 + (x + 0.5) * steps[0] - 0.5, 20 + (y + 0.5) * steps[1] - 0.5
-        np.testing.assert_allclose(image[y, x, :2], (place[0] / 2, place[1]), atol=3)
 
 
 def test_training_shows_parts_of_the_image_and_their_mirror_images(ramp: Path) -> None:
@@ -166,21 +124,3 @@ def test_the_same_randomness_gives_the_same_picture_also_from_a_pickled_transfor
     again = apply(pickle.loads(pickle.dumps(transform)), sample, (32, 48), 5)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, apply(transform, sample, (32, 48), 6))
-
-
-def test_a_large_jpeg_is_drawn_where_it_belongs(tmp_path: Path) -> None:
-    """It is decoded at a fraction of its size, which must not move anything."""
-    y, x = np.mgrid[0:1000, 0:2000]
-    path = tmp_path / "large.jpg"
-    cv2.imwrite(str(path), np.stack([np.full_like(x, 60), y / 5, x / 10], axis=2).astype(np.uint8))
-    image = apply(EvaluationTransform(), sample_of(path, 2000, 1000, (200, 100, 1800, 900)), (80, 80))
-    np.testing.assert_allclose(image[40, 0, 0], (200 + 10) / 10, atol=4)
-    np.testing.assert_allclose(image[79, 40, 1], (900 - 5) / 5, atol=4)
-
-
-def test_an_image_that_is_another_by_now_is_refused(ramp: Path) -> None:
-    with pytest.raises(ImageError, match="400x200"):
-        apply(EvaluationTransform(), sample_of(ramp, 300, 200), (32, 32))
-    ramp.write_bytes(b"")
-    with pytest.raises(ImageError):
-        apply(EvaluationTransform(), sample_of(ramp, 400, 200), (32, 32))

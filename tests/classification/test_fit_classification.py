@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mxnet as mx
 import numpy as np
 import pytest
 
-from classification.transforms import EvaluationTransform
-from common.data.samples import Sample
-from common.engine.graph import MEAN, STD
 from common.training.checkpoint import read_checkpoint
 from tests.helpers.classification_jobs import HEIGHT, WIDTH, Ended, draw, fit, keys
+from tests.helpers.strangers import outputs, prepared
 
 SCRIPT = "classification/fit_classification.py"
 NAMES = ["blue", "green", "red"]
@@ -79,16 +76,9 @@ def test_the_exported_model_gives_the_scores_of_the_result_file(job: Ended) -> N
     card = job.json("model.json")
     assert (card["input"]["width"], card["input"]["height"]) == (WIDTH, HEIGHT)
     assert card["classes"] == NAMES
-    network = mx.gluon.SymbolBlock.imports(
-        str(job.log_dir / card["symbol"]), ["data"], str(job.log_dir / card["params"])
-    )
     for row in job.json("valid_data_result.json")["Result"]:
-        height, width = cv2.imread(row["image"]).shape[:2]
-        sample = Sample(row["image"], width, height, np.array([0, 0, 0, width, height], np.float32))
-        out = {"image": np.empty((HEIGHT, WIDTH, 3), np.uint8), "label": np.empty((), np.float32)}
-        EvaluationTransform()(sample, (WIDTH, HEIGHT), np.random.default_rng(0), lambda s=sample: s, out)
-        pixels = ((out["image"] / 255 - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)[None]
-        scores = mx.nd.softmax(network(mx.nd.array(pixels, dtype="float32")))[0].asnumpy()
+        (logits,) = outputs(job.log_dir, card, prepared(card, row["image"])[0])
+        scores = np.exp(logits[0]) / np.exp(logits[0]).sum()
         assert scores.argmax() == row["id"]
         assert scores.max() == pytest.approx(row["score"], rel=1e-3)
 

@@ -13,7 +13,6 @@ from common.engine.limits import GradientLimit
 from common.export.model_files import export_model
 from common.training.estimator import Estimator
 from detect.center_net.network import BASE_NETWORKS, expect_size
-from detect.geometry import letterbox
 from tests.helpers.centernet_models import CPU, batch, build, losses, outputs, sample, settled, task
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -81,8 +80,7 @@ def test_loss_weights_weigh_their_part() -> None:
 def test_data_shape_is_width_and_height() -> None:
     wide = task({"data_shape": [96, 64]})
     assert wide.shape == (96, 64)
-    for transform in (wide.training_transform([sample([])]), wide.evaluation_transform()):
-        assert transform.layout(wide.shape)["image"] == ((64, 96, 3), "uint8")
+    assert wide.training_transform([sample([])]).layout(wide.shape)["image"] == ((64, 96, 3), "uint8")
     found = outputs(
         settled({"data_shape": [96, 64]}).inference_block(), batch(shape=(96, 64)).arrays["image"]
     )
@@ -154,28 +152,14 @@ def test_metric_iou_thresh_and_score_thresh_judge_and_write_detections() -> None
         np.array([[0, 0.9, 10, 10, 30, 30], [0, 0.6, 80, 0, 90, 9], [0, 0.2, 54, 10, 74, 30]], np.float32)
     ]
     made = build()
-    of = {metric: task(metric=metric).evaluate(samples, found, made) for metric in ("voc", "voc07")}
+    of = {metric: task(metric=metric).evaluator(made).evaluate(samples, found) for metric in ("voc", "voc07")}
     assert of["voc"].curves["AP/a"] == pytest.approx(0.5 + 0.5 * 2 / 3)
     assert of["voc07"].curves["AP/a"] == pytest.approx((6 + 5 * 2 / 3) / 11)
-    assert task(iou_thresh=0.7).evaluate(samples, found, made).curves["AP/a"] == pytest.approx(0.5)
+    assert task(iou_thresh=0.7).evaluator(made).evaluate(samples, found).curves["AP/a"] == pytest.approx(0.5)
     for thresh, count in ((0.1, 3), (0.3, 2), (0.7, 1)):
-        evaluation, document = task(score_thresh=thresh).results(samples, found, made)
+        evaluation, document = task(score_thresh=thresh).evaluator(made).results(samples, found)
         assert len(document["Result"][0]["objects"]) == count
         assert evaluation.curves["AP/a"] == of["voc"].curves["AP/a"]
-
-
-def test_predictions_come_back_in_pixels_of_the_original() -> None:
-    made = build()
-    content = batch(shape=(64, 32))
-    content.arrays["matrix"][:] = [[2, 0, 0], [0, 2, -7]]
-    wide = letterbox(100, 50, (64, 32))
-    ids = np.array([[[1], [-1]], [[0], [0]]], np.float32)
-    scores = np.array([[[0.9], [-1]], [[0.8], [0.7]]], np.float32)
-    boxes = np.tile(np.array([[[1, 2, 3, 4]]], np.float32), (2, 2, 1))
-    content.arrays["matrix"][1] = [[1 / wide[0, 0], 0, -wide[0, 2] / wide[0, 0]], [0, 1 / wide[1, 1], 0]]
-    first, second = made.predictions([ids, scores, boxes], content)
-    np.testing.assert_allclose(first, [[1, 0.9, 2, -3, 6, 1]], rtol=1e-6)
-    np.testing.assert_allclose(second[1], [0, 0.7, 1.5625, 3.125, 4.6875, 6.25], rtol=1e-6)
 
 
 @pytest.mark.slow

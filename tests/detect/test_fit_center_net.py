@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.samples import Sample
 from common.engine.devices import bfloat16_supported
-from common.engine.graph import MEAN, STD
 from common.training.checkpoint import read_checkpoint
-from detect.transforms import LetterboxEvaluation
 from tests.helpers.detection_jobs import NAMES, Ended, free_port, subset
 from tests.helpers.detection_jobs import fit as run
+from tests.helpers.strangers import outputs, prepared
 
 WIDTH, HEIGHT = 96, 64
 
@@ -63,21 +60,8 @@ def job(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
 def exported(job: Ended, graph: str, image: str) -> list[np.ndarray]:
     """Ids, scores and boxes (in input pixels) of an exported graph for an image, and the map to its pixels."""
     card = job.json("model.json")
-    network = mx.gluon.SymbolBlock.imports(
-        str(job.log_dir / graph), ["data"], str(job.log_dir / card["params"])
-    )
-    shape = (card["input"]["width"], card["input"]["height"])
-    with Image.open(image) as opened:
-        width, height = opened.size
-    sample = Sample(image, width, height, np.empty((0, 5), np.float32))
-    out: dict[str, np.ndarray] = {
-        "image": np.empty((shape[1], shape[0], 3), np.uint8),
-        "matrix": np.empty((2, 3), np.float32),
-    }
-    LetterboxEvaluation()(sample, shape, np.random.default_rng(0), lambda: sample, out)
-    pixels = (out["image"] / 255 - np.array(MEAN)) / np.array(STD)
-    ids, scores, boxes = network(mx.nd.array(pixels.transpose(2, 0, 1)[None].astype(np.float32)))
-    return [ids[0].asnumpy(), scores[0].asnumpy(), boxes[0].asnumpy(), out["matrix"]]
+    pixels, back = prepared(card, image)
+    return [*(output[0] for output in outputs(job.log_dir, card, pixels, graph)), back]
 
 
 def differences(job: Ended, graph: str) -> list[float]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from common.data.samples import Sample
-from detect.results import clip_detections, result_document
+from detect.results import DetectionDecoder, DetectionEvaluator, clip_detections
 
 NAMES = ["dog", "cat"]
 
@@ -20,11 +21,13 @@ def sample(width: int = 640, height: int = 480) -> Sample:
 
 def objects(rows: list, score_thresh: float = 0.3, **size: int) -> list[dict[str, str]]:
     detections = np.array(rows, np.float32).reshape(-1, 6)
-    result = result_document(
-        [sample(**size)], [detections], NAMES, np.array([0.5, 0.25]), 0.375, score_thresh
-    )
-    assert result["Result"][0]["image"] == "/data/21.jpg"
-    return result["Result"][0]["objects"]
+    row = DetectionDecoder(NAMES, score_thresh).row(sample(**size), detections)
+    assert row["image"] == "/data/21.jpg"
+    return row["objects"]
+
+
+def written(samples: list[Sample], detections: list[np.ndarray]) -> dict[str, Any]:
+    return DetectionEvaluator(DetectionDecoder(NAMES, 0.3), 0.5, "voc").results(samples, detections)[1]
 
 
 def test_a_result_has_the_text_values_of_the_contract() -> None:
@@ -40,12 +43,11 @@ def test_a_result_has_the_text_values_of_the_contract() -> None:
 
 
 def test_average_precision_is_text_and_the_mean_comes_last() -> None:
-    values = np.array([0.4797081864339048, math.nan])
-    result = result_document([], [], NAMES, values, 0.4797081864339048, 0.3)
-    assert result == {
-        "AP": [{"dog": "0.4797081864339048"}, {"cat": "nan"}, {"mAP": "0.4797081864339048"}],
-        "Result": [],
-    }
+    found = np.array([[0, 0.9, 0, 0, 10, 10], [0, 0.8, 90, 90, 99, 99], [0, 0.7, 50, 50, 60, 60]])
+    annotated = np.array([[0, 0, 0, 10, 10], [0, 50, 50, 60, 60]], np.float32)
+    result = written([Sample("/data/21.jpg", 100, 100, annotated)], [found])
+    value = str(0.5 + 0.5 * 2 / 3)
+    assert result["AP"] == [{"dog": value}, {"cat": "nan"}, {"mAP": value}]
     assert json.loads(json.dumps(result)) == result
 
 
@@ -109,6 +111,14 @@ def test_clipping_leaves_the_given_array_alone() -> None:
 
 def test_samples_and_detections_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        result_document([sample()], [], NAMES, np.array([0.5, 0.25]), 0.375, 0.3)
-    with pytest.raises(ValueError, match="zip"):
-        result_document([], [], NAMES, np.array([0.5]), 0.375, 0.3)
+        written([sample()], [])
+
+
+def test_outputs_become_detections_in_pixels_of_the_original() -> None:
+    ids = np.array([[[1], [-1]], [[0], [0]]], np.float32)
+    scores = np.array([[[0.9], [-1]], [[0.8], [0.7]]], np.float32)
+    boxes = np.tile(np.array([[[1, 2, 3, 4]]], np.float32), (2, 2, 1))
+    matrices = np.array([[[2, 0, 0], [0, 2, -7]], [[10, 0, 5], [0, 1, 0]]], np.float64)
+    first, second = DetectionDecoder(NAMES, 0.3).predictions([ids, scores, boxes], matrices, (64, 32))
+    np.testing.assert_allclose(first, [[1, 0.9, 2, -3, 6, 1]], rtol=1e-6)
+    np.testing.assert_allclose(second[1], [0, 0.7, 15, 2, 35, 4], rtol=1e-6)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from common.data.samples import Sample
 from common.images import augment
 from common.images.decoding import ImageError
-from detect.geometry import choose_crop, letterbox, visible_objects
-from detect.transforms import CenterNetTraining, LetterboxEvaluation, StretchEvaluation, YOLOv3Training
+from detect.geometry import choose_crop, visible_objects
+from detect.transforms import CenterNetTraining, YOLOv3Training
 
 COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)], np.uint8)
 BACKGROUNDS = np.array([(75, 75, 75), (124, 116, 104), (0, 0, 0)], np.uint8)
@@ -89,7 +89,6 @@ TRAINING = {
     "YOLOv3 mosaic": YOLOv3Training(4, **PLAIN, hue=0.0, mosaic=1.0),
     "CenterNet": CenterNetTraining(4, **PLAIN, lighting=0.0, min_visible=0.1),
 }
-EVALUATION = {"stretch": StretchEvaluation(4), "letterbox": LetterboxEvaluation(4)}
 
 
 @pytest.mark.parametrize("name", ["YOLOv3", "CenterNet"])
@@ -108,49 +107,7 @@ def test_every_object_lands_where_its_box_says(tmp_path: Path, name: str, shape:
     assert mirrored == {True, False}
 
 
-@pytest.mark.parametrize("name", EVALUATION)
-@pytest.mark.parametrize("shape", [(128, 128), (160, 96), (96, 160), (416, 352)])
-def test_evaluation_shows_all_of_the_image(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
-    sample = drawn(tmp_path / "1.jpg", 320, 240, FOUR)
-    out = run(EVALUATION[name], sample, shape)
-    assert len(objects(out)) == 4
-    assert_boxes_fit(out)
-
-
-def test_stretching_gives_the_original_size(tmp_path: Path) -> None:
-    out = run(StretchEvaluation(4), drawn(tmp_path / "1.jpg", 320, 240, FOUR), (160, 60))
-    assert out["size"].tolist() == [320, 240]
-    np.testing.assert_allclose(objects(out)[0], [10, 7.5, 60, 22.5, 0])
-
-
-@pytest.mark.parametrize("shape", [(128, 128), (160, 96), (96, 160)])
-@pytest.mark.parametrize("size", [(320, 240), (240, 320), (64, 64)])
-def test_the_letterbox_matrix_leads_back_to_original_pixels(
-    tmp_path: Path, size: tuple[int, int], shape: tuple[int, int]
-) -> None:
-    box = [0.0, 10, 20, 50, 60]
-    out = run(LetterboxEvaluation(1), drawn(tmp_path / "1.jpg", *size, [box]), shape)
-    assert out["matrix"].dtype == np.float32
-    x1, y1, x2, y2, _ = objects(out)[0]
-    back = np.array([[x1, y1], [x2, y2]]) @ out["matrix"][:, :2].T + out["matrix"][:, 2]
-    np.testing.assert_allclose(back.reshape(-1), box[1:], atol=1e-3)
-
-
-def test_the_letterbox_of_a_square_input_is_that_of_gluoncv() -> None:
-    theirs = pytest.importorskip("gluoncv.data.transforms.bbox")
-    for width, height, side in ((640, 480, 512), (300, 500, 256), (512, 512, 512)):
-        centre = np.array([width / 2, height / 2], np.float32)
-        expected = theirs.get_affine_transform(centre, max(width, height) * 1.0, 0, [side, side])
-        np.testing.assert_allclose(letterbox(width, height, (side, side)), expected, atol=1e-3)
-
-
-def test_arrays_without_boxes_can_be_asked_for(tmp_path: Path) -> None:
-    sample = drawn(tmp_path / "1.jpg", 32, 24, [[0, 1, 1, 9, 9]])
-    for transform in (StretchEvaluation(), LetterboxEvaluation()):
-        assert "boxes" not in run(transform, sample, (64, 64))
-
-
-@pytest.mark.parametrize("transform", [*TRAINING.values(), *EVALUATION.values()])
+@pytest.mark.parametrize("transform", TRAINING.values())
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3000, 1), (1, 3000), (7, 5), (129, 1025)])
 def test_odd_images_work_and_keep_boxes_inside(tmp_path: Path, transform: Any, size: tuple[int, int]) -> None:
     sample = drawn(tmp_path / "1.jpg", *size, [[0, 0, 0, *size]])
@@ -162,14 +119,14 @@ def test_odd_images_work_and_keep_boxes_inside(tmp_path: Path, transform: Any, s
         assert (found[:, 2:4] > found[:, :2]).all()
 
 
-@pytest.mark.parametrize("transform", [*TRAINING.values(), *EVALUATION.values()])
+@pytest.mark.parametrize("transform", TRAINING.values())
 def test_an_image_without_objects_has_no_boxes(tmp_path: Path, transform: Any) -> None:
     sample = drawn(tmp_path / "1.jpg", 64, 48, [])
     for seed in range(6):
         assert len(objects(run(transform, sample, (64, 64), seed, lambda: sample))) == 0
 
 
-@pytest.mark.parametrize("kind", [YOLOv3Training, CenterNetTraining, StretchEvaluation, LetterboxEvaluation])
+@pytest.mark.parametrize("kind", [YOLOv3Training, CenterNetTraining])
 def test_500_objects_and_objects_of_one_pixel_work(tmp_path: Path, kind: Any) -> None:
     rng = np.random.default_rng(0)
     low = rng.integers(0, 200, (500, 2))
@@ -182,14 +139,12 @@ def test_500_objects_and_objects_of_one_pixel_work(tmp_path: Path, kind: Any) ->
     found = objects(out)
     assert len(found) > 20
     assert (found[:, 2:4] > found[:, :2]).all()
-    if kind in (StretchEvaluation, LetterboxEvaluation):
-        assert len(found) == 500
 
 
 def test_more_objects_than_rows_are_an_error_and_not_a_loss(tmp_path: Path) -> None:
     sample = drawn(tmp_path / "1.jpg", 320, 240, FOUR)
     with pytest.raises(ValueError, match="4 objects do not fit into 3 rows"):
-        run(StretchEvaluation(3), sample, (64, 64))
+        run(YOLOv3Training(3, crop=0.0), sample, (64, 64))
 
 
 def test_an_object_is_kept_from_the_visible_share_on() -> None:
@@ -341,7 +296,7 @@ def test_colours_are_jittered(tmp_path: Path, transform: Any) -> None:
     assert len(colours) > 15
 
 
-@pytest.mark.parametrize("transform", [*TRAINING.values(), *EVALUATION.values()])
+@pytest.mark.parametrize("transform", TRAINING.values())
 def test_an_image_that_changed_or_vanished_is_an_error_that_names_it(tmp_path: Path, transform: Any) -> None:
     sample = drawn(tmp_path / "1.jpg", 32, 24, [])
     drawn(tmp_path / "1.jpg", 40, 24, [])
@@ -366,7 +321,7 @@ def test_any_box_of_any_image_lands_where_it_belongs(
     x1, x2 = sorted(int(value * (width - 1)) for value in place[:2])
     y1, y2 = sorted(int(value * (height - 1)) for value in place[2:])
     sample = drawn(tmp_path / "1.jpg", width, height, [[0, x1, y1, x2 + 1, y2 + 1]])
-    for transform in (TRAINING["YOLOv3"], TRAINING["CenterNet"], *EVALUATION.values()):
+    for transform in (TRAINING["YOLOv3"], TRAINING["CenterNet"]):
         out = run(transform, sample, shape, seed)
         for box in objects(out):
             # Less than two pixels of the input are blurred away by its neighbours.

@@ -309,18 +309,6 @@ def test_a_job_from_scratch_stays_finite_and_learns_to_fit_a_few_images() -> Non
     assert losses[-1][0] < 0.6 * losses[0][0]  # type: ignore[index]
 
 
-def test_predictions_come_back_in_pixels_of_the_original() -> None:
-    made = task().build(["a", "b"], CPU, None)
-    ids = np.array([[[1], [-1]], [[0], [0]]], np.float32)
-    scores = np.array([[[0.9], [-1]], [[0.8], [0.7]]], np.float32)
-    boxes = np.tile(np.array([[[1, 2, 3, 4]]], np.float32), (2, 2, 1))
-    content = batch()
-    content.arrays["size"][1] = [640, 64]
-    first, second = made.predictions([ids, scores, boxes], content)
-    np.testing.assert_allclose(first, [[1, 0.9, 2, 4, 6, 8]])
-    np.testing.assert_allclose(second[1], [0, 0.7, 10, 2, 30, 4])
-
-
 def test_an_image_without_objects_trains_and_pulls_every_objectness_down() -> None:
     made = task().build(["a", "b"], CPU, None)
     content = batch()

@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mxnet as mx
 import numpy as np
 import pytest
 
 from common.data.samples import Sample
-from common.engine.graph import MEAN, STD
 from common.training.checkpoint import read_checkpoint
-from landmark.transforms import EvaluationTransform
 from tests.helpers.landmark_jobs import (
     HEIGHT,
     JOINTS,
@@ -23,6 +20,7 @@ from tests.helpers.landmark_jobs import (
     fit,
     keys,
 )
+from tests.helpers.strangers import outputs, prepared
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +78,13 @@ def test_the_result_file_holds_keypoints_in_pixels_of_the_original_images(job: E
 
 def test_the_exported_model_gives_the_keypoints_of_the_result_file(job: Ended) -> None:
     card = job.json("model.json")
-    network = mx.gluon.SymbolBlock.imports(
-        str(job.log_dir / card["symbol"]), ["data"], str(job.log_dir / card["params"])
-    )
     shape = card["input"]["width"], card["input"]["height"]
     assert shape == (WIDTH, HEIGHT)
     result = job.json("valid_data_result.json")
     for row, expected in zip(result["Result"], rows_of(result, "keypoints"), strict=True):
         height, width = cv2.imread(row["image"]).shape[:2]
-        transform = EvaluationTransform(JOINTS)
-        out = {name: np.empty(size, kind) for name, (size, kind) in transform.layout(shape).items()}
-        sample = Sample(row["image"], width, height, np.zeros((JOINTS, 2), np.float32))
-        transform(sample, shape, np.random.default_rng(0), _no_other, out)
-        pixels = ((out["image"] / 255 - MEAN) / STD).transpose(2, 0, 1)[None]
-        points = network(mx.nd.array(pixels)).asnumpy()[0] * (width, height)
+        pixels, _ = prepared(card, row["image"])
+        points = outputs(job.log_dir, card, pixels)[0][0] * (width, height)
         np.testing.assert_allclose(points, expected, atol=0.01)
 
 

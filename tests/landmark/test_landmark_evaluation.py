@@ -10,7 +10,7 @@ import pytest
 
 from common.data.samples import Sample
 from landmark.evaluation import LIMIT, evaluate_keypoints
-from landmark.results import result_document
+from landmark.results import LandmarkDecoder, LandmarkEvaluator
 
 SQUARE = np.array([[0, 0], [100, 0], [100, 100], [0, 100]], np.float32)
 
@@ -28,7 +28,7 @@ def test_figures_are_those_of_the_result_file_to_the_last_digit() -> None:
     rng = np.random.default_rng(0)
     samples = [Sample(f"{n}.jpg", 9, 9, rng.random((5, 2)).astype(np.float32) * 99) for n in range(20)]
     predicted = np.stack([sample.annotation for sample in samples]) + rng.normal(size=(20, 5, 2))
-    result = result_document(samples, predicted)
+    result = LandmarkEvaluator(LandmarkDecoder()).results(samples, list(predicted))[1]
     figures = evaluate_keypoints(samples, predicted, which="valid")["figures"]
     assert (figures["RMSE"], figures["NME"]) == (result["RMSE"], result["NME"])
 

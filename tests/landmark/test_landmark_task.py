@@ -66,10 +66,10 @@ def test_a_baseline_of_0_is_none(baseline: Any, expected: float | None) -> None:
 def test_evaluation_falls_with_the_error_and_is_in_pixels() -> None:
     sample = Sample("a.jpg", 100, 50, np.array([[0, 0], [40, 0], [0, 10]], np.float32))
     model = build()
-    found = task().evaluate([sample], [sample.annotation + np.array([3.0, 0.0])], model)
+    found = task().evaluator(model).evaluate([sample], [sample.annotation + np.array([3.0, 0.0])])
     assert found.value == pytest.approx(-np.sqrt(9 / 2))
     assert found.curves == {"NME": pytest.approx(3 / 20)}
-    lost = task().evaluate([sample], [np.full((3, 2), np.nan)], model)
+    lost = task().evaluator(model).evaluate([sample], [np.full((3, 2), np.nan)])
     assert np.isnan(lost.value)
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from common.data.samples import Sample
 from landmark.mirroring import MIRRORED_68, mirror_table
-from landmark.transforms import EvaluationTransform, TrainingTransform, to_original
+from landmark.results import LandmarkDecoder
+from landmark.transforms import TrainingTransform
 
 POINTS = np.array([[60.5, 50.5], [150.5, 40.5], [100.5, 110.5], [70.5, 80.5]], np.float32)
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
@@ -32,7 +33,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 def apply(
-    transform: TrainingTransform | EvaluationTransform, sample: Sample, shape: tuple[int, int], seed: int = 0
+    transform: TrainingTransform, sample: Sample, shape: tuple[int, int], seed: int = 0
 ) -> dict[str, np.ndarray]:
     arrays = {name: np.full((1, *size), 9, kind) for name, (size, kind) in transform.layout(shape).items()}
     out = {name: a[0, ...] for name, a in arrays.items()}
@@ -56,7 +57,7 @@ def test_a_dot_lands_where_its_point_says(sample: Sample, seed: int, width: int,
     pixels = out["points"] * (width, height)
     inside = ((pixels > 14) & (pixels < (width - 14, height - 14))).all(axis=1)
     np.testing.assert_allclose(dots(out["image"])[inside], pixels[inside], atol=1.0)
-    back = to_original(out["points"][None], out["matrix"][None], (width, height))[0]
+    (back,) = LandmarkDecoder().predictions([out["points"][None]], out["matrix"][None], (width, height))
     np.testing.assert_allclose(back, POINTS, atol=1e-3)
 
 
@@ -88,12 +89,6 @@ def test_images_turn_grow_and_move_within_their_limits(sample: Sample) -> None:
     assert 15 < max(angles) < 20.01
     assert 1 / 1.201 < min(sizes) < 0.87
     assert 1.15 < max(sizes) < 1.201
-
-
-def test_evaluation_stretches_the_whole_image(sample: Sample) -> None:
-    out = apply(EvaluationTransform(4), sample, (100, 150))
-    np.testing.assert_allclose(out["points"], POINTS / (200, 150), rtol=1e-6)
-    np.testing.assert_allclose(out["matrix"], [[2, 0, 0], [0, 1, 0]], atol=1e-12)
 
 
 def test_the_same_randomness_gives_the_same_sample_also_from_a_pickled_transform(sample: Sample) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import mxnet as mx
 import numpy as np
 import pytest
@@ -13,17 +12,16 @@ import pytest
 from common.config.network_names import embedding_dimension
 from common.config.sections import configuration
 from common.data.samples import Sample
-from common.engine.graph import MEAN, STD
 from common.engine.parameters import parameters
+from common.evaluator import Evaluation
 from common.networks.base_networks import base_network, initialize
-from common.task import Evaluation
 from common.training.checkpoint import read_checkpoint, write_checkpoint
 from common.training.estimator import Estimator
 from reid.config import ReIDConfig
 from reid.metric import leave_one_out
 from reid.task import ReIDModel, ReIDTask
-from reid.transforms import EvaluationTransform
-from tests.helpers.classification_jobs import HEIGHT, WIDTH, Ended, batch, draw, fit, keys
+from tests.helpers.classification_jobs import Ended, batch, draw, fit, keys
+from tests.helpers.strangers import outputs, prepared
 
 SCRIPT = "reid/fit_reid.py"
 NAME = "mobilenet0.25"
@@ -104,19 +102,10 @@ def test_new_identities_have_retrieval_alone(job: Ended) -> None:
 
 def test_the_exported_model_gives_the_embeddings_behind_the_figures(job: Ended) -> None:
     card = job.json("model.json")
-    network = mx.gluon.SymbolBlock.imports(
-        str(job.log_dir / card["symbol"]), ["data"], str(job.log_dir / card["params"])
-    )
     assert card["outputs"][0]["shape"][1] == embedding_dimension(NAME)
     result = job.json("test_data_result.json")
-    images = []
-    for row in result["Result"]:
-        height, width = cv2.imread(row["image"]).shape[:2]
-        sample = Sample(row["image"], width, height, np.array([0, 0, 0, width, height], np.float32))
-        out = {"image": np.empty((HEIGHT, WIDTH, 3), np.uint8), "label": np.empty((), np.float32)}
-        EvaluationTransform()(sample, (WIDTH, HEIGHT), np.random.default_rng(0), lambda s=sample: s, out)
-        images.append(((out["image"] / 255 - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1))
-    embeddings = network(mx.nd.array(np.array(images), dtype="float32")).asnumpy()
+    images = [prepared(card, row["image"])[0] for row in result["Result"]]
+    (embeddings,) = outputs(job.log_dir, card, np.concatenate(images))
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-4)
     found = leave_one_out(embeddings, np.array([row["groundtruth"] for row in result["Result"]]))
     assert found.rank1 == pytest.approx(result["Rank1"])
@@ -155,7 +144,7 @@ def test_of_equal_rank_1_the_better_map_is_better(data: Path) -> None:
     def found(angles: list[float]) -> Evaluation:
         rows = np.zeros((6, len(NAMES) + width), np.float32)
         rows[:, len(NAMES)], rows[:, len(NAMES) + 1] = np.cos(angles), np.sin(angles)
-        return made.evaluate(samples, list(rows), model)
+        return made.evaluator(model).evaluate(samples, list(rows))
 
     apart, astray, mixed = (
         found([0, 0.1, 0.2, 1, 1.1, 1.2]),

@@ -12,7 +12,7 @@ import pytest
 from common.data.samples import Sample
 from reid.evaluation import evaluate_embeddings
 from reid.metric import DISTRACTOR, JUNK, Cameras, retrieval
-from reid.results import reid_document
+from reid.results import ReIDDecoder, ReIDEvaluator
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -87,7 +87,8 @@ def test_figures_are_those_of_the_result_file_to_the_last_digit() -> None:
         for sample, identity in zip(samples_of(names), ids, strict=True)
     ]
     figures = evaluated(names, embeddings)["figures"]
-    result = reid_document(samples, np.zeros((40, 1)), embeddings, ["p0"])
+    rows = list(np.concatenate([np.zeros((40, 1)), embeddings], axis=1))
+    result = ReIDEvaluator(ReIDDecoder(["p0"], 8), "rank1").results(samples, rows)[1]
     assert [figures[name] for name in ("rank1", "rank5", "mAP", "queries")] == [
         result[name] for name in ("Rank1", "Rank5", "mAP", "Queries")
     ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from common.data.samples import Sample
 from reid import results
 from reid.metric import leave_one_out, nearest_others
-from reid.results import reid_document, retrieval_of
+from reid.results import ReIDDecoder, ReIDEvaluator, retrieval_of
 
 
 def samples(identities: list[int], names: str = "abcdef") -> list[Sample]:
@@ -16,6 +18,13 @@ def samples(identities: list[int], names: str = "abcdef") -> list[Sample]:
         Sample(f"set/{names[i]}/{n}.jpg", 8, 8, np.array([i, 0, 0, 8, 8], np.float32))
         for n, i in enumerate(identities)
     ]
+
+
+def reid_document(
+    shown: list[Sample], probabilities: np.ndarray, vectors: np.ndarray, names: list[str]
+) -> dict[str, Any]:
+    evaluator = ReIDEvaluator(ReIDDecoder(names, vectors.shape[1]), "accuracy")
+    return evaluator.results(shown, list(np.concatenate([probabilities, vectors], axis=1)))[1]
 
 
 def embeddings(count: int, seed: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 
 from common.data.samples import Sample
 from common.images.augment import MEAN_COLOUR
-from reid.transforms import EvaluationTransform, TrainingTransform
+from reid.transforms import TrainingTransform
 
 SHAPE = (64, 128)
 
@@ -24,7 +24,7 @@ def sample(tmp_path: Path) -> Sample:
     return Sample(str(path), 100, 200, np.array([5, 0, 0, 100, 200], np.float32))
 
 
-def apply(transform: TrainingTransform | EvaluationTransform, sample: Sample, seed: int = 0) -> np.ndarray:
+def apply(transform: TrainingTransform, sample: Sample, seed: int = 0) -> np.ndarray:
     arrays = {name: np.full((1, *size), 9, kind) for name, (size, kind) in transform.layout(SHAPE).items()}
     transform(
         sample,
@@ -35,19 +35,6 @@ def apply(transform: TrainingTransform | EvaluationTransform, sample: Sample, se
     )
     assert arrays["label"][0] == 5
     return arrays["image"][0].astype(int)
-
-
-def test_evaluation_shows_all_of_it(sample: Sample) -> None:
-    image = apply(EvaluationTransform(), sample)
-    np.testing.assert_allclose(image[0, 0, :2], (0, 0), atol=3)
-    np.testing.assert_allclose(image[-1, -1, :2], (198, 199), atol=3)
-
-
-def test_evaluation_shows_exactly_the_box(sample: Sample) -> None:
-    boxed = Sample(sample.image, 100, 200, np.array([5, 20, 50, 60, 150], np.float32))
-    image = apply(EvaluationTransform(), boxed)
-    np.testing.assert_allclose(image[0, 0, :2], (40, 50), atol=3)
-    np.testing.assert_allclose(image[-1, -1, :2], (118, 149), atol=3)
 
 
 def test_training_shifts_by_no_more_than_the_padding_and_shows_plain_colour_beside(sample: Sample) -> None:

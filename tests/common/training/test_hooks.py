@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from common.evaluator import Evaluation
 from common.files import replacing
 from common.reporting.status import Status
-from common.task import Evaluation
 from common.training.estimator import TrainingState
 from common.training.hooks import EarlyStopping, LogLines, Validation
 from common.training.resume import BEST_CHECKPOINT, TRAINING_STATE, Checkpoints

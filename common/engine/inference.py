@@ -1,0 +1,30 @@
+"""A network's arithmetic on the devices of a job, from images to outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from common.engine.arrays import on_device
+from common.engine.graph import inference_graph
+
+
+class DeviceInference:
+    """Computes a block from uint8 images (B, H, W, 3) to its outputs, in float32, a part of the batch on each device.
+
+    The block's parameters are looked up at every call: it goes with a training.
+    """
+
+    def __init__(self, block: Any, contexts: Sequence[Any]) -> None:
+        self._graph = inference_graph(block)
+        self._contexts = list(contexts)
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        parts = []
+        for piece, context in zip(np.array_split(images, len(self._contexts)), self._contexts, strict=True):
+            if len(piece):
+                outputs = self._graph(on_device(piece, context))
+                parts.append(outputs if isinstance(outputs, (list, tuple)) else [outputs])
+        return [np.concatenate([array.asnumpy() for array in arrays]) for arrays in zip(*parts, strict=True)]

@@ -1,0 +1,111 @@
+"""Everything between a configuration and a network with parameters and data, decided once.
+
+A job and `--check` begin with it. It destroys nothing: what an earlier job left stays until the new one can begin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from common.config.command_line import Options
+from common.config.keys import one_line
+from common.config.sections import JobConfig, with_model
+from common.data.report import Report
+from common.datasets import Datasets, Steps, load_datasets
+from common.engine.devices import check_gpus, contexts, load_mxnet, visible_gpus
+from common.processes.pool import WorkerPool
+from common.task import Model, Task
+from common.training.checkpoint import read_checkpoint
+
+log = logging.getLogger("visualtl")
+
+Attempt = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a job begins with.
+
+    task: by a configuration whose model section is that of the checkpoint, where there is one. devices: the framework's
+    contexts, None where they cannot be had; precision: of the training on them. checkpoint: what parameters come from,
+    if any; saved: the state of the training that is resumed, if one is. loaded: the training began with a checkpoint
+    given with --load. data: None where it cannot be read.
+    """
+
+    task: Task[Any]
+    devices: Sequence[Any] | None
+    precision: str
+    checkpoint: dict[str, Any] | None
+    saved: dict[str, Any] | None
+    loaded: bool
+    data: Datasets | None
+
+    def build(self, devices: Sequence[Any]) -> Model:
+        """The model on `devices`, with the parameters that training begins with. Raises JobError."""
+        assert self.data is not None
+        _seed(self.task.config.train.seed)
+        model = self.task.build(self.data.classes, devices, self.checkpoint)
+        if self.checkpoint is None:
+            self.task.begin(model, self.data.train)
+        return model
+
+
+def prepare(
+    config: JobConfig,
+    options: Options,
+    task_name: str,
+    *,
+    pool: WorkerPool,
+    steps: Steps,
+    report: Report,
+    keep: bool,
+    attempt: Attempt = nullcontext,
+) -> Prepared:
+    """Devices, checkpoint, network and precision, and the sets.
+
+    task_name: "module:class". steps, report, keep: see `load_datasets`. attempt: a context for each part, which may
+    take an error of it for later; what that part decides is then missing. Raises JobError else.
+    """
+    with attempt():
+        check_gpus(config.gpus, visible_gpus())
+    load_mxnet()
+    from common.training import resume
+
+    task = _task(task_name, config)
+    saved = checkpoint = devices = data = None
+    precision = "float32"
+    with attempt():
+        saved = resume.read_state(config, task.name) if options.resume else None
+        # A training that is resumed has long begun with what --load names.
+        load = options.load if saved is None else None
+        checkpoint = read_checkpoint(load, task.name, resume.CHECKPOINT_KEYS) if load else saved
+        if checkpoint:
+            task = _task(task_name, with_model(config, checkpoint["model"]))
+            log.info("The model is that of the checkpoint: %s", one_line(str(checkpoint["model"])))
+    with attempt():
+        devices = contexts(config.gpus)
+        precision = task.precision(on_gpu=bool(config.gpus))
+    with attempt():
+        data = load_datasets(task, steps, pool, report, keep=keep, trained=resume.trained_images(checkpoint))
+    loaded = saved["loaded"] if saved else options.load is not None
+    return Prepared(task, devices, precision, checkpoint, saved, loaded, data)
+
+
+def _task(name: str, config: JobConfig) -> Task[Any]:
+    module, _, attribute = name.partition(":")
+    task: Task[Any] = getattr(importlib.import_module(module), attribute)(config)
+    return task
+
+
+def _seed(seed: int) -> None:
+    """Parameters begin the same in every run; everything else that is random has its own generator."""
+    import mxnet as mx
+    import numpy as np
+
+    mx.random.seed(seed)
+    np.random.seed(seed)  # MXNet's initialisers draw from it

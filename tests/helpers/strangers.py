@@ -1,0 +1,58 @@
+"""A model used by somebody who has its files and `model.json` alone: plain MXNet, OpenCV and NumPy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mxnet as mx
+import numpy as np
+
+
+def shrunk(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """As "interpolation" says in words."""
+    height, width = image.shape[:2]
+    halves = size[0] <= width / 2, size[1] <= height / 2
+    between = size[0] if halves[0] else width, size[1] if halves[1] else height
+    image = cv2.resize(image, between, interpolation=cv2.INTER_AREA) if any(halves) else image
+    return image if between == size else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+
+
+def prepared(
+    card: dict[str, Any], path: str, box: list[float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The input (1, 3, H, W) that model.json describes, and the map (2, 3) back to pixels of the image."""
+    size, resize = (card["input"]["width"], card["input"]["height"]), card["resize"]
+    image = cv2.imread(path)[:, :, ::-1]
+    height, width = image.shape[:2]
+    x, y, left, top, drawn = 0, 0, 0, 0, size
+    if box is not None:
+        x, y, right, bottom = int(box[0]), int(box[1]), int(np.ceil(box[2])), int(np.ceil(box[3]))
+        image = image[y:bottom, x:right]
+    elif resize["mode"] == "letterbox":
+        scale = min(size[0] / width, size[1] / height)
+        drawn = round(scale * width), round(scale * height)
+        left, top = (size[0] - drawn[0]) // 2, (size[1] - drawn[1]) // 2
+    elif resize["mode"] == "centre_crop":
+        wide = round(min(width, height * size[0] / size[1]) * resize["share"])
+        high = round(min(height, width * size[1] / size[0]) * resize["share"])
+        x, y = (width - wide) // 2, (height - high) // 2
+        image = image[y : y + high, x : x + wide]
+    canvas = np.full((size[1], size[0], 3), resize["fill"], np.uint8)
+    canvas[top : top + drawn[1], left : left + drawn[0]] = shrunk(np.ascontiguousarray(image), drawn)
+    scales = image.shape[1] / drawn[0], image.shape[0] / drawn[1]
+    back = np.array([[scales[0], 0, x - scales[0] * left], [0, scales[1], y - scales[1] * top]])
+    pixels = (canvas / 255 - np.array(card["input"]["mean"])) / np.array(card["input"]["std"])
+    return pixels.transpose(2, 0, 1)[None].astype(np.float32), back
+
+
+def outputs(
+    log_dir: Path, card: dict[str, Any], pixels: np.ndarray, graph: str | None = None
+) -> list[np.ndarray]:
+    """What the exported model (or another graph of its parameters) gives."""
+    network = mx.gluon.SymbolBlock.imports(
+        str(log_dir / (graph or card["symbol"])), ["data"], str(log_dir / card["params"])
+    )
+    found = network(mx.nd.array(pixels))
+    return [array.asnumpy() for array in (found if isinstance(found, (list, tuple)) else [found])]
