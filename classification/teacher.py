@@ -59,7 +59,9 @@ def _trained(
     config: NetworkConfig, task: str, path: Path, contexts: Sequence[Any], build: Build
 ) -> tuple[gluon.HybridBlock, str, list[str]]:
     try:
-        checkpoint = read_checkpoint(path, task, ("classes", "model", "parameters"))
+        checkpoint = read_checkpoint(
+            path, task, ("classes", "model", "parameters"), arrays_of=("parameters",)
+        )
         model = with_model(config, checkpoint["model"]).model
         known = classes_of(checkpoint)
         network = build(model.base_network, len(known), contexts, **variants(model))

@@ -38,7 +38,6 @@ from common.reporting.progress import Progress, Step, earlier_points
 from common.reporting.server import ProgressServer, archive_old_events
 from common.reporting.status import Status
 from common.task import Model, Task
-from common.training.checkpoint import read_checkpoint
 
 log = logging.getLogger("visualtl")
 
@@ -243,9 +242,7 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
             """Of the best epoch's parameters; those that are being trained stay what they are."""
             assert valid is not None
             now = estimator.parameters()
-            checkpoint = read_checkpoint(
-                config.log_dir / resume.BEST_CHECKPOINT, task.name, resume.CHECKPOINT_KEYS
-            )
+            checkpoint = resume.read_given(config.log_dir / resume.BEST_CHECKPOINT, task.name)
             set_parameters(model.network, checkpoint["parameters"])
             predictions = predictor.predict(valid)
             set_parameters(model.network, now)
@@ -286,9 +283,7 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
             if state.stop_reason:
                 log.info("Stopped early after epoch %d: %s", state.epoch, state.stop_reason)
     if best.epoch is not None:
-        checkpoint = read_checkpoint(
-            config.log_dir / resume.BEST_CHECKPOINT, task.name, resume.CHECKPOINT_KEYS
-        )
+        checkpoint = resume.read_given(config.log_dir / resume.BEST_CHECKPOINT, task.name)
         set_parameters(model.network, checkpoint["parameters"])
     return {"name": task.metric, "value": None if math.isnan(best.value) else best.value, "epoch": best.epoch}
 

@@ -20,7 +20,6 @@ from common.datasets import Datasets, Steps, load_datasets
 from common.engine.devices import check_gpus, contexts, load_mxnet, visible_gpus
 from common.processes.pool import WorkerPool
 from common.task import Model, Task
-from common.training.checkpoint import read_checkpoint
 
 log = logging.getLogger("visualtl")
 
@@ -83,7 +82,7 @@ def prepare(
         saved = resume.read_state(config, task.name) if options.resume else None
         # A training that is resumed has long begun with what --load names.
         load = options.load if saved is None else None
-        checkpoint = read_checkpoint(load, task.name, resume.CHECKPOINT_KEYS) if load else saved
+        checkpoint = resume.read_given(load, task.name) if load else saved
         if checkpoint:
             task = _task(task_name, with_model(config, checkpoint["model"]))
             log.info("The model is that of the checkpoint: %s", one_line(str(checkpoint["model"])))

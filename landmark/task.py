@@ -149,7 +149,9 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
     def _teacher(self, path: str, contexts: Sequence[Any]) -> LandmarkNetwork:
         """The network of the checkpoint at `path`, as a constant. Raises CheckpointError."""
         try:
-            checkpoint = read_checkpoint(Path(path), self.name, ("model", "parameters"))
+            checkpoint = read_checkpoint(
+                Path(path), self.name, ("model", "parameters"), arrays_of=("parameters",)
+            )
             keys = with_model(self.config, checkpoint["model"]).model
             network = self._network(keys, contexts, checkpoint)
             restore(network, checkpoint["parameters"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from classification.config import ClassificationConfig
 from classification.task import ClassificationTask
 from common.config.keys import leaves, one_line
 from common.config.sections import JobConfig, configuration, read_configuration, with_model
+from common.container import write_container
 from common.data.problems import BadSample, NoSamples, Problem
 from common.data.samples import Annotate, read_folder
 from common.engine.parameters import parameters
@@ -297,7 +297,7 @@ TASKS: dict[str, tuple[Callable[[Any], Any], type[JobConfig]]] = {
 }
 _plain = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=5)
-    | st.sampled_from([np.zeros(3, "f4"), np.ones((2, 2)), np.array([np.nan]), np.zeros((0, 4)), np.array(["a"])]),
+    | st.sampled_from([np.zeros(3, "f4"), np.ones((2, 2)), np.array([np.nan]), np.zeros((0, 4))]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=4,
 )  # fmt: skip
@@ -351,7 +351,7 @@ def test_any_change_of_a_checkpoint_is_refused_in_one_line_or_builds_a_network(
     @cases(25)
     @given(data=st.data())
     def holds(data: st.DataObject) -> None:
-        path.write_bytes(pickle.dumps(damaged(whole, data), 4))
+        write_container(path, damaged(whole, data))
         try:
             built(task, tmp_path, read_checkpoint(path, task, CHECKPOINT_KEYS))
         except CheckpointError as error:

@@ -18,6 +18,7 @@ TOP = ("common", "detect", "classification", "reid", "landmark")
 # The rooms of common/ and the modules beside them: each imports those of the lines above its own alone.
 ROOMS = (
     ("errors", "files"),
+    ("container",),
     ("config", "reporting", "images", "processes"),
     ("engine", "data"),
     ("loading", "evaluation"),

@@ -23,7 +23,7 @@ class Report:
 
     def cache_file(self, name: str) -> Path:
         """Where beside the report the set `name` is kept for the next start."""
-        return self._path.with_name(f"scan_cache_{name}.npz")
+        return self._path.with_name(f"scan_cache_{name}.safetensors")
 
     def add(self, name: str, folder: FolderReport) -> None:
         """The report on the folder of a set."""

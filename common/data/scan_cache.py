@@ -2,8 +2,8 @@
 
 An image counts as unchanged while size, time of modification and time of change (which no program can set) of both its
 files are what they were before they were read, and while the code and the options that read them are the same. Only
-images with nothing to report are kept; the others are read again, and reported again. The file is plain arrays, and one
-that is damaged is ignored.
+images with nothing to report are kept; the others are read again, and reported again. The file is a
+`common.container`, and one that is damaged, or larger than such a set needs, is ignored.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import logging
 import os
 import sys
 import time
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.container import ContainerError, read_container, write_container
 from common.data.rows import annotation_path
-from common.files import replacing
+from common.images.header import PIXEL_LIMIT
 
 log = logging.getLogger("visualtl")
 
@@ -33,6 +33,9 @@ LEAST_IMAGES = 1000
 _SETTLED_NS = 2_000_000_000
 
 _READERS = ("data/boxes", "images/header", "images/decoding", "data/rows", "data/scan_cache")
+
+# Most bytes of a file, and of those for each image of the set: room for 1,800 boxes.
+_LARGEST, _LARGEST_PART = 1 << 20, 1 << 16
 _ABSENT = (-1, -1, -1)
 _CHANGED = (-2, -2, -2)
 
@@ -68,32 +71,24 @@ class ScanCache:
             states.extend(_state(annotation_path(path)))
         self._states = np.frombuffer(states, np.int64).reshape(-1, 6)
         try:
-            with np.load(self._file, allow_pickle=False) as stored:
-                return self._known({name: stored[name] for name in stored.files}, paths)
+            return self._known(read_container(self._file, _LARGEST + _LARGEST_PART * len(paths)), paths)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+        except (OSError, ContainerError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             log.warning("%s: not usable, everything is read again: %s", self._file, reason)
             return {}
 
-    def _known(self, arrays: dict[str, np.ndarray], paths: Sequence[str]) -> dict[str, Known]:
-        """arrays: key and names as bytes (names parted by 0); images (n, 9): six numbers of state, width, height, and
-        how many annotations; rows (m, 2): numbers of each annotation and its columns, -1 where it has one dimension."""
-        if bytes(arrays["key"]).decode() != self._key:
+    def _known(self, stored: dict[str, Any], paths: Sequence[str]) -> dict[str, Known]:
+        """stored: the key; names as bytes, parted by 0; images (n, 9): six numbers of state, width, height, and how
+        many annotations; rows (m, 2): numbers of each annotation and its columns, -1 where it has one dimension."""
+        if not isinstance(stored.get("key"), str) or stored["key"] != self._key:
             return {}
-        images, rows, numbers = arrays["images"], arrays["rows"], arrays["numbers"]
-        names = bytes(arrays["names"]).split(b"\0")
-        if (
-            images.dtype != np.int64
-            or rows.dtype != np.int64
-            or numbers.dtype != np.float32
-            or images.shape != (len(names), 9)
-            or rows.shape != (images[:, 8].sum(), 2)
-            or numbers.shape != (rows[:, 0].sum(),)
-            or min(images[:, 8].min(initial=0), rows[:, 0].min(initial=0)) < 0
-        ):
-            raise ValueError("its arrays do not fit each other")
+        arrays: list[Any] = [stored.get(name) for name in ("names", "images", "rows", "numbers")]
+        if not _fit(*arrays):
+            raise ContainerError("its arrays do not fit each other")
+        encoded, images, rows, numbers = arrays
+        names = bytes(encoded).split(b"\0")
         place = {name: index for index, name in enumerate(names)}
         found = [place.get(os.fsencode(path[self._start :]), -1) for path in paths]
         same = ((images[found, :6] == self._states).all(axis=1) & (np.array(found) >= 0)).tolist()
@@ -123,17 +118,42 @@ class ScanCache:
         rows = [(found.size, found.shape[1] if found.ndim == 2 else -1) for found in annotations]
         names = b"\0".join(os.fsencode(paths[i][self._start :]) for i in kept)
         try:
-            with replacing(self._file) as file:
-                np.savez(
-                    file,
-                    key=np.frombuffer(self._key.encode(), np.uint8),
-                    names=np.frombuffer(names, np.uint8),
-                    images=np.concatenate([self._states[kept], sizes], axis=1).astype(np.int64),
-                    rows=np.array(rows, np.int64).reshape(-1, 2),
-                    numbers=np.concatenate(annotations, axis=None, dtype=np.float32),
-                )
+            write_container(
+                self._file,
+                {
+                    "key": self._key,
+                    "names": np.frombuffer(names, np.uint8),
+                    "images": np.concatenate([self._states[kept], sizes], axis=1).astype(np.int64),
+                    "rows": np.array(rows, np.int64).reshape(-1, 2),
+                    "numbers": np.concatenate(
+                        annotations or [np.empty(0)], axis=None, dtype=np.float32, casting="same_kind"
+                    ),
+                },
+            )
         except OSError as error:
             log.warning("%s cannot be written, the next start reads everything again: %s", self._file, error)
+
+
+def _fit(names: Any, images: Any, rows: Any, numbers: Any) -> bool:
+    """Whether these are the arrays of a cache, and every number of them is one that can be."""
+    kinds = ((names, np.uint8, 1), (images, np.int64, 2), (rows, np.int64, 2), (numbers, np.float32, 1))
+    if not all(isinstance(a, np.ndarray) and (a.dtype, a.ndim) == (np.dtype(k), n) for a, k, n in kinds):
+        return False
+    if images.shape != (bytes(names).count(0) + 1, 9) or rows.shape[1] != 2:
+        return False
+    (_, _, counts), (sizes, columns) = images[:, 6:].T, rows.T
+    within = [
+        (counts, 0, len(rows)),
+        (sizes, 0, len(numbers)),
+        (columns, -1, 1 << 20),
+        (images[:, 6:8], 1, PIXEL_LIMIT),
+    ]
+    return (
+        all(low <= array.min(initial=low) and array.max(initial=low) <= high for array, low, high in within)
+        and counts.sum() == len(rows)
+        and sizes.sum() == len(numbers)
+        and bool((columns != 0).all() and (sizes % columns == 0).all() and np.isfinite(numbers).all())
+    )
 
 
 def _state(path: str) -> tuple[int, int, int]:

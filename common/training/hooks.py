@@ -185,4 +185,5 @@ class EarlyStopping(Hook):
         return {"best": self._best, "best_epoch": self._best_epoch}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._best, self._best_epoch = state["best"], state["best_epoch"]
+        self._best = float(state["best"])
+        self._best_epoch = None if state["best_epoch"] is None else int(state["best_epoch"])

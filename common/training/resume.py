@@ -24,7 +24,7 @@ from common.errors import CheckpointError, ConfigurationError, DataError, Traini
 from common.evaluator import Evaluation
 from common.reporting.status import Status
 from common.task import Model, Task
-from common.training.checkpoint import read_checkpoint, write_checkpoint
+from common.training.checkpoint import is_finite, read_checkpoint, write_checkpoint
 from common.training.estimator import Estimator, Hook, TrainingState
 from common.training.hooks import EarlyStopping
 
@@ -111,7 +111,8 @@ class Checkpoints(Hook):
         return {"value": self.value, "tie_break": self._tie_break, "epoch": self.epoch}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.value, self._tie_break, self.epoch = state["value"], state["tie_break"], state["epoch"]
+        self.value, self._tie_break = float(state["value"]), float(state["tie_break"])
+        self.epoch = None if state["epoch"] is None else int(state["epoch"])
 
 
 def keep_as_best(log_dir: Path) -> None:
@@ -176,11 +177,19 @@ def write_state(
 def _require_finite(values: Mapping[str, np.ndarray], epoch: int) -> None:
     """Raise TrainingError rather than let parameters that are lost take the place of good ones."""
     for name, value in values.items():
-        if not np.isfinite(value).all():
+        if not is_finite(value):
             raise TrainingError(
                 f"{name} is not finite after epoch {epoch}; the checkpoints of the epochs before are kept, and a "
                 "smaller train.lr usually helps"
             )
+
+
+def read_given(path: Path, task: str) -> dict[str, Any]:
+    """A checkpoint of the task `task` whose network is to be gone on from: the optimizer's part of it stays on disk.
+
+    Raises CheckpointError for a file that cannot be used.
+    """
+    return read_checkpoint(path, task, CHECKPOINT_KEYS, arrays_of=("parameters", "trained"))
 
 
 def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:

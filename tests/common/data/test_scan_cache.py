@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from common.container import read_container, write_container
 from common.data import samples as samples_module
 from common.data import scan_cache
 from common.data.samples import Sample, read_folder
@@ -70,7 +72,7 @@ def read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
                 annotate or DetectionAnnotations(None),
                 pool,
                 lambda share: None,
-                tmp_path / "cache.npz",
+                tmp_path / "cache",
             )
         return found, opened
 
@@ -140,10 +142,10 @@ def test_files_that_changed_a_moment_ago_are_not_trusted(read: Read) -> None:
 
 
 @pytest.mark.usefixtures("settled")
-@pytest.mark.parametrize("damage", ["empty", "half", "text", "other arrays", "pickle", "folder"])
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "archive", "folder", "pipe", "large"])
 def test_a_damaged_cache_is_ignored_and_replaced(read: Read, tmp_path: Path, damage: str) -> None:
     first, _ = read()
-    file = tmp_path / "cache.npz"
+    file = tmp_path / "cache"
     data = file.read_bytes()
     if damage == "empty":
         file.write_bytes(b"")
@@ -151,24 +153,83 @@ def test_a_damaged_cache_is_ignored_and_replaced(read: Read, tmp_path: Path, dam
         file.write_bytes(data[: len(data) // 2])
     elif damage == "text":
         file.write_text("not a cache")
-    elif damage == "pickle":
-        file.unlink()
+    elif damage == "archive":  # what unfolds to a thousand times its size
         with file.open("wb") as target:
-            np.savez(target, key=np.array([{"a": 1}], dtype=object))
+            np.savez_compressed(target, key=np.zeros(1 << 22, np.uint8))
     elif damage == "folder":
         file.unlink()
         file.mkdir()
+    elif damage == "pipe":
+        file.unlink()
+        os.mkfifo(file)
     else:
-        with np.load(file) as stored:
-            arrays = dict(stored)
-        arrays["images"] = arrays["images"][:-1]
-        with file.open("wb") as target:
-            np.savez(target, **arrays)
+        os.truncate(file, 1 << 40)
     again, opened = read()
     assert len(opened) == COUNT
     assert same(first, again)
     if damage != "folder":
         assert len(read()[1]) == 1
+
+
+def changed(name: str, change: Callable[[Any], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda stored: {**stored, name: change(stored[name])}
+
+
+def with_number(row: int, column: int, number: int) -> Callable[[np.ndarray], np.ndarray]:
+    def change(array: np.ndarray) -> np.ndarray:
+        array = array.copy()
+        array[row, column] = number
+        return array
+
+    return change
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed("images", lambda array: array[:-1]),
+        changed("images", lambda array: array.astype(np.int32)),
+        changed("images", lambda array: array.reshape(-1)),
+        changed("images", lambda array: None),
+        changed("images", with_number(0, 8, -1)),
+        changed("images", with_number(0, 8, 1 << 62)),
+        changed("images", with_number(0, 6, 0)),
+        changed("images", with_number(0, 7, 1 << 40)),
+        changed("rows", lambda array: array[1:]),
+        changed("rows", lambda array: array[:, :1]),
+        changed("rows", with_number(0, 0, -5)),
+        changed("rows", with_number(0, 0, 1 << 62)),
+        changed("rows", with_number(0, 1, 0)),
+        changed("rows", with_number(0, 1, 3)),
+        changed("rows", with_number(0, 1, -7)),
+        changed("numbers", lambda array: array[:-1]),
+        changed("numbers", lambda array: array * np.float32(np.nan)),
+        changed("numbers", lambda array: array.astype(np.float64)),
+        changed("names", lambda array: array[array > 0]),
+        changed("names", lambda array: "text"),
+        changed("key", lambda key: 3),
+        lambda stored: {"key": stored["key"]},
+    ],
+)
+def test_a_cache_of_other_content_is_ignored(
+    read: Read, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    first, _ = read()
+    write_container(tmp_path / "cache", change(read_container(tmp_path / "cache")))
+    again, opened = read()
+    assert same(first, again)
+    assert len(opened) == COUNT
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_set_of_images_without_objects_is_kept(read: Read, folder: Path) -> None:
+    for text in folder.rglob("*.txt"):
+        text.write_text("-1,-1,-1,-1,-1")
+    first, _ = read()
+    again, opened = read()
+    assert same(first, again)
+    assert opened == []
 
 
 @pytest.mark.usefixtures("settled")
@@ -184,4 +245,4 @@ def test_the_code_that_reads_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch,
 def test_small_sets_leave_no_cache(read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples_module, "LEAST_IMAGES", COUNT + 1)
     read()
-    assert not (tmp_path / "cache.npz").exists()
+    assert not (tmp_path / "cache").exists()

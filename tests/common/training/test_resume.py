@@ -109,3 +109,21 @@ def test_a_state_that_does_not_fit_is_one_line(tmp_path: Path, key: str, value: 
 def test_other_classes_are_told_first(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--resume: the classes are \['only'\] and were \['cat'\]"):
         taken_up({**saved(tmp_path), "classes": ["cat"], "optimizer": {}})
+
+
+def test_a_training_of_1_2_0_goes_on(tmp_path: Path) -> None:
+    from common.training.checkpoint import read_checkpoint
+
+    made = Estimator(Tiny([mx.cpu()]), [mx.cpu()], mx.optimizer.Adam(learning_rate=0.01), ema_decay=0.9)
+    state = read_checkpoint(
+        Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "1.2.0.pkl", "tiny"
+    )
+    training, stopping = TrainingState(3, 3), EarlyStopping(1, 0.0, None, 1.0)
+    take_up(state, made.model, made, [stopping], training, SETS)
+    assert training.epoch == 1
+    assert made.optimizer_state()["num_update"] == 3
+    assert stopping.state() == {"best": 0.5, "best_epoch": 0}
+    mean, variance = made.optimizer_state()["states"]["network.1.bias"]
+    np.testing.assert_array_equal(mean, state["optimizer"]["states"]["network.1.bias"][0])
+    assert variance.min() > 0
+    made.step(batches(1)[0], 0.01)
