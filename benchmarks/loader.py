@@ -121,7 +121,7 @@ def ours(options: argparse.Namespace) -> list[float]:
     samples = []
     for path in map(str, sorted(options.folder.glob("*/*.jpg"))):
         width, height = probe(path)
-        samples.append(Sample(path, width, height, np.array([0, 0, 0, width, height], np.float32)))
+        samples.append(Sample(path, width, height, np.array([0], np.float32)))
     shape = options.size, options.size
 
     def shapes(epoch: int, batch: int) -> Shape:

@@ -83,13 +83,16 @@ def ours(options: argparse.Namespace) -> Iterator[None]:
     load_mxnet()
     import mxnet as mx
 
+    from common.data.listing import Listing
     from common.data.samples import read_folder
     from common.loading.loader import Loader
     from common.training.estimator import Estimator
 
     task, folder = make_task(options)
-    samples, _ = read_folder(folder, task.annotations(folder), pool, lambda share: None)
-    model = task.build(task.classes(folder, [samples]), [mx.cpu()], None)
+    listings = {"train": Listing(str(folder))}
+    annotate = task.annotations(listings, task.names(listings))
+    samples, _ = read_folder(folder, annotate, pool, lambda share: None)
+    model = task.build(task.classes(listings, [samples]), [mx.cpu()], None)
     estimator = Estimator(
         model,
         [mx.cpu()],

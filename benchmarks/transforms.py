@@ -122,7 +122,7 @@ def our_rows(path: str) -> dict[str, Callable[[], object]]:
     height, width = cv2.imread(path).shape[:2]
     scale = np.array([width / 640, height / 480], np.float32)
     sample = Sample(path, width, height, BOXES * np.array([1, *scale, *scale], np.float32))
-    whole = Sample(path, width, height, np.array([0, 0, 0, width, height], np.float32))
+    whole = Sample(path, width, height, np.array([0], np.float32))
     face = Sample(path, width, height, POINTS * scale)
     return {
         "YOLOv3 416 training": ours(YOLOv3Training(4), sample, (416, 416)),

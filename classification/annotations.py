@@ -6,61 +6,88 @@ the image, in pixels as a person sees it. The id says nothing here, as the folde
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from classification.transforms import box_of
 from common.data.boxes import clip_box
-from common.data.figures import spread, unevenness
+from common.data.figures import listed, spread, unevenness
+from common.data.listing import Listing, class_of
 from common.data.problems import BadSample, Problem
 from common.data.rows import annotation_path, read_rows
 from common.data.samples import Sample
 from common.errors import DataError
 from common.images.decoding import printable
 
+log = logging.getLogger("visualtl")
+
 # How the text beside an image says that there is no box.
 _NONE = [-1.0] * 5
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders of a set, sorted, without hidden ones. Raises DataError if there is none."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
+def class_folders(listing: Listing) -> list[str]:
+    """Names of the class folders of a set, sorted. Raises DataError if there is none."""
+    if not listing.class_folders:
+        folder = listing.folder
         raise DataError(
-            f"{printable(str(folder))}: no class folders; images belong into {folder.name}/CLASS/, one for each class"
+            f"{printable(folder)}: no class folders; images belong into {printable(os.path.basename(folder))}/CLASS/, "
+            "one for each class"
         )
-    return names
+    return listing.class_folders
+
+
+def unknown_folders(listing: Listing, classes: Collection[str]) -> list[str]:
+    """Names of class folders of another set that are none of `classes` and hold images, sorted.
+
+    Those without images are said in the log. Images that lie deeper than the class folders, too.
+    """
+    unknown = [name for name in listing.class_folders if name not in classes]
+    used = {class_of(image, listing.folder) for image in listing.images} if unknown else set()
+    if empty := [name for name in unknown if name not in used]:
+        log.warning("%s: folders of no class, without images: %s", printable(listing.folder), listed(empty))
+    return [name for name in unknown if name in used]
+
+
+def tell_deeper(listing: Listing) -> None:
+    """Say which images lie deeper than directly in their class folder: that folder is their class all the same."""
+    start = len(os.path.join(listing.folder, ""))
+    deeper = Counter(inner for image in listing.images if os.sep in (inner := os.path.dirname(image[start:])))
+    if deeper:
+        log.warning(
+            "%s: %d images lie deeper than in the folder directly below the set, which is their class all the same: %s",
+            printable(listing.folder),
+            deeper.total(),
+            listed([f"{printable(folder)} ({count})" for folder, count in deeper.items()]),
+        )
 
 
 @dataclass(frozen=True)
 class ClassAnnotations:
-    """Reads the class and the boxes of an image: (5,) float32 arrays of class id, x1, y1, x2, y2.
+    """Reads the class and the boxes of an image: float32 arrays (5,) of class id, x1, y1, x2, y2 for a box, and (1,) of
+    the class id alone for all of an image.
 
     classes: names by id. others: folders that may be there without being classes (identities that a ReID
-    training does not know); their ids go on after those of the classes.
+    training does not know); their ids go on after those of the classes. folders: of the sets; the class of an image is
+    the folder directly below its set's, however deep it lies in there.
 
     An image without a txt, or with an empty one or `-1,-1,-1,-1,-1`, is one sample, its whole. A box that
     sticks out is clipped and one without area inside of the image is left out; both are reported.
     """
 
     classes: tuple[str, ...]
+    folders: tuple[str, ...] = field(repr=False)
     others: tuple[str, ...] = ()
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         new = [name for name in self.others if name not in set(self.classes)]
         object.__setattr__(self, "_ids", {name: index for index, name in enumerate([*self.classes, *new])})
-
-    @property
-    def names(self) -> list[str]:
-        """Names by id: of the classes, then of the others."""
-        return list(self._ids)
 
     def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
         """The samples of `image`, and what was clipped or left out.
@@ -69,7 +96,7 @@ class ClassAnnotations:
         DataError for a folder that is no class.
         """
         class_id = self._class_id(image)
-        whole = np.array([class_id, 0, 0, width, height], np.float32)
+        whole = np.array([class_id], np.float32)
         if not os.path.lexists(annotation_path(image)):
             return [whole], []
         path, rows = read_rows(image, 5)
@@ -92,22 +119,16 @@ class ClassAnnotations:
         return [whole], []
 
     def _class_id(self, image: str) -> int:
-        folder = Path(image).parent
-        found = self._ids.get(folder.name)
-        if found is not None:
-            return found
-        if folder.parent.name in self._ids:
-            raise BadSample(
-                Problem(
-                    image, None, f"lies in a folder within the class folder {folder.parent.name!r}, not in it"
-                )
-            )
-        if any((folder / name).is_dir() for name in self._ids):
+        folder = max((one for one in self.folders if image.startswith(os.path.join(one, ""))), key=len)
+        name = class_of(image, folder)
+        if name is None:
             raise BadSample(Problem(image, None, "lies beside the class folders, not in one"))
-        raise DataError(
-            f"{printable(str(folder))}: the class folder {folder.name!r} is not in the training set, "
-            f"which has {_some(self.classes)}"
-        )
+        if name not in self._ids:
+            raise DataError(
+                f"{printable(os.path.join(folder, name))}: the class folder {name!r} is not in the training set, "
+                f"which has {_some(self.classes)}"
+            )
+        return self._ids[name]
 
 
 def summary(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
@@ -118,7 +139,7 @@ def summary(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]
 
 def counted(counts: dict[str, int], samples: Sequence[Sample]) -> dict[str, Any]:
     """What a set with `counts` samples of its classes looks like; sizes are those of images or boxes, in pixels."""
-    boxes = np.array([sample.annotation[1:] for sample in samples]).reshape(-1, 4)
+    boxes = np.array([box_of(sample) for sample in samples]).reshape(-1, 4)
     return {
         "samples_by_class": counts,
         "width": spread(boxes[:, 2] - boxes[:, 0], 1),

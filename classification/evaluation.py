@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from classification.metric import classification_metric
+from classification.transforms import box_of, is_whole
 from common.data.samples import Sample
 from common.evaluation.curves import ScoreCurve, mean_or_nan
 from common.evaluation.document import MOST_SUSPECTS, MOST_WORST, evaluation_document
@@ -143,7 +144,6 @@ def _entry(sample: Sample, values: np.ndarray, label: int, classes: Sequence[str
         "score_of_groundtruth": float(values[label]),
         "best": [{"class": classes[int(index)], "score": float(values[index])} for index in best],
     }
-    box = sample.annotation[1:5].astype(np.float64)
-    if len(box) == 4 and not np.array_equal(box, (0, 0, sample.width, sample.height)):
-        entry["bbox"] = box.round(2)
+    if not is_whole(sample):
+        entry["bbox"] = np.round(box_of(sample), 2)
     return entry

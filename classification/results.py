@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ def result_rows(
     """One entry a sample: what is predicted, the folder's class, and whether they agree."""
     rows = []
     for sample, prediction in zip(samples, probabilities, strict=True):
-        row, truth = decoder.row(sample, prediction), Path(sample.image).parent.name
+        row, truth = decoder.row(sample, prediction), decoder.classes[int(sample.annotation[0])]
         rows.append({**row, "groundtruth": truth, "result": str(row["class"] == truth)})
     return rows
 

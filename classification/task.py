@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mxnet import gluon
 
-from classification.annotations import ClassAnnotations, class_folders, summary
+from classification.annotations import (
+    ClassAnnotations,
+    class_folders,
+    summary,
+    tell_deeper,
+    unknown_folders,
+)
 from classification.config import ClassificationConfig
 from classification.losses import SMOOTHING, ClassificationTraining
 from classification.networks import build_classifier, transfer_classes
@@ -17,10 +23,12 @@ from classification.results import ClassDecoder, ClassEvaluator
 from classification.teacher import make_teacher
 from classification.transforms import CENTRE, TrainingTransform, region_of
 from common.config.network_sections import NetworkConfig
+from common.data.figures import listed
+from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
-from common.datasets import find_folders
 from common.errors import CheckpointError, DataError
 from common.images.augment import mixup_share
+from common.images.decoding import printable
 from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Transform
 from common.networks.transfer import N, NetworkTask, fill, set_multipliers, variants
@@ -78,8 +86,13 @@ class ClassifierModel(Model):
 class FolderTask(NetworkTask[N]):
     """What classification and ReID share: folders as classes, a base network that tells them apart."""
 
-    def classes(self, train_folder: Path, sets: Sequence[Sequence[Sample]]) -> list[str]:
-        return class_folders(train_folder)
+    def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
+        count = len(class_folders(listings["train"]))
+        folders = tuple(listing.folder for listing in listings.values())
+        return ClassAnnotations(tuple(names[:count]), folders, tuple(names[count:]))
+
+    def classes(self, listings: Mapping[str, Listing], sets: Sequence[Sequence[Sample]]) -> list[str]:
+        return class_folders(listings["train"])
 
     def groups(self, sample: Sample) -> Iterable[int]:
         return (int(sample.annotation[0]),)
@@ -148,18 +161,17 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
     name = "classification"
     metric = "accuracy"
 
-    def annotations(self, train_folder: Path) -> Annotate:
-        known = class_folders(train_folder)
-        folders = find_folders(self.config.dataset)
-        for folder in (folders.valid, folders.test):
-            unknown = [name for name in class_folders(folder) if name not in known] if folder else []
-            if folder and unknown:
+    def names(self, listings: Mapping[str, Listing]) -> list[str]:
+        classes = class_folders(listings["train"])
+        for listing in listings.values():
+            tell_deeper(listing)
+            if unknown := unknown_folders(listing, classes):
                 raise DataError(
-                    f"{folder / unknown[0]}: the class folder {unknown[0]!r} is not in the training set "
-                    f"{train_folder}"
-                    + (f"; nor are {', '.join(map(repr, unknown[1:11]))}" if unknown[1:] else "")
+                    f"{printable(os.path.join(listing.folder, unknown[0]))}: the class folder {unknown[0]!r} is not in "
+                    f"the training set {printable(listings['train'].folder)}"
+                    + (f"; nor are {listed([repr(name) for name in unknown[1:]])}" if unknown[1:] else "")
                 )
-        return ClassAnnotations(tuple(known))
+        return classes
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform()

@@ -24,13 +24,15 @@ def layout(shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def box_of(sample: Sample) -> Region:
     """The sample's part of its image: x1, y1, x2, y2 in pixels."""
+    if is_whole(sample):
+        return 0.0, 0.0, float(sample.width), float(sample.height)
     x1, y1, x2, y2 = (float(edge) for edge in sample.annotation[1:5])
     return x1, y1, x2, y2
 
 
 def is_whole(sample: Sample) -> bool:
-    """Whether the sample is all of its image."""
-    return box_of(sample) == (0.0, 0.0, float(sample.width), float(sample.height))
+    """Whether the sample is its image, and no box in it, which may be as large."""
+    return len(sample.annotation) == 1
 
 
 def region_of(sample: Sample) -> Region | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from common.config.sections import DatasetConfig
 from common.data.figures import listed
+from common.data.listing import Listing
 from common.data.marks import find_identical, image_marks
 from common.data.problems import FolderReport, NoSamples, Problem
 from common.data.report import Report
@@ -108,25 +109,23 @@ def load_datasets(
     that no job can use.
     """
     dataset = task.config.dataset
-    folders = find_folders(dataset)
-    annotate = task.annotations(folders.train)
+    listings = list_folders(find_folders(dataset))
+    names = task.names(listings)
+    annotate = task.annotations(listings, names)
+    sets: dict[str, list[Sample]] = {}
+    which = {"train": first_step(dataset), "valid": Step.LOAD_VALID_DATA, "test": Step.LOAD_TEST_DATA}
     try:
-        with steps(first_step(dataset)) as advance:
-            sets = {"train": _read("train", folders.train, annotate, pool, advance, report, keep)}
-        for name, folder, step in (
-            ("valid", folders.valid, Step.LOAD_VALID_DATA),
-            ("test", folders.test, Step.LOAD_TEST_DATA),
-        ):
-            if folder is not None:
-                with steps(step) as advance:
-                    sets[name] = _read(name, folder, annotate, pool, advance, report, keep)
+        for name, listing in listings.items():
+            with steps(which[name]) as advance:
+                cache = report.cache_file(name) if keep else None
+                sets[name] = _read(name, listing, annotate, names, pool, advance, report, cache)
         marks = image_marks((sample.image for samples in sets.values() for sample in samples), pool)
         _keep_apart(sets, marks, report)
         trained = set(trained)
         _say_known(sets, marks, trained)
         if dataset.valid_share or dataset.test_share:
-            sets = _split_off(task, sets, folders.train, marks, trained, report)
-        classes = task.classes(folders.train, [sets.get(name, []) for name in _WORDS])
+            sets = _split_off(task, sets, listings["train"].folder, marks, trained, report)
+        classes = task.classes(listings, [sets.get(name, []) for name in _WORDS])
         for name, samples in sets.items():
             report.summarise(name, task.summary(samples, classes))
         trained |= {marks[sample.image] for sample in sets["train"]}
@@ -203,7 +202,7 @@ def _say_known(sets: Mapping[str, list[Sample]], marks: Mapping[str, int], train
 def _split_off(
     task: Task[Any],
     sets: Mapping[str, list[Sample]],
-    folder: Path,
+    folder: str,
     marks: Mapping[str, int],
     trained: Collection[int],
     report: Report,
@@ -211,7 +210,7 @@ def _split_off(
     """`sets` with the parts of the training set that the configuration asks for."""
     dataset = task.config.dataset
     samples = sets["train"]
-    parts = split(samples, [folder], task.groups, dataset.valid_share, dataset.test_share, marks)
+    parts = split(samples, [Path(folder)], task.groups, dataset.valid_share, dataset.test_share, marks)
     parts, returned = return_trained(samples, parts, marks, trained)
     if returned:
         log.warning(
@@ -237,19 +236,26 @@ def _text(marks: Collection[int]) -> str:
     return " ".join(f"{mark:016x}" for mark in sorted(marks))
 
 
+def list_folders(folders: Folders) -> dict[str, Listing]:
+    """What lies in the folders of the sets, by name; one within another belongs to that other set no more."""
+    paths = {name: str(getattr(folders, name)) for name in _WORDS if getattr(folders, name) is not None}
+    return {name: Listing(path, list(paths.values())) for name, path in paths.items()}
+
+
 def _read(
     name: str,
-    folder: Path,
+    listing: Listing,
     annotate: Annotate,
+    names: Sequence[str],
     pool: WorkerPool,
     advance: Callable[[float], None],
     report: Report,
-    keep: bool,
+    cache_file: Path | None,
 ) -> list[Sample]:
     """The samples of the set `name`; the report has its folder also where nothing is left of it."""
     try:
         samples, found = read_folder(
-            folder, annotate, pool, advance, report.cache_file(name) if keep else None
+            Path(listing.folder), annotate, pool, advance, cache_file, listing=listing, names=names
         )
     except NoSamples as error:
         report.add(name, error.report)

@@ -87,10 +87,42 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
+def readable(name: str) -> str:
+    """A name of a file, or a path, as a text that every program can hold.
+
+    Bytes that are no UTF-8 (Python has them as surrogates) are read as GBK, which archives from China are full of, or
+    stand as backslash escapes; so does half of a pair of surrogates.
+    """
+    if not _SURROGATE.search(name):
+        return name
+    return "/".join(map(_readable_part, name.split("/")))
+
+
+def _readable_part(name: str) -> str:
+    try:
+        data = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode()
+    for encoding in ("utf-8", "gb18030"):
+        with suppress(UnicodeDecodeError):
+            return data.decode(encoding)
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _readable_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, dict):
+        return {_readable_value(key): _readable_value(item) for key, item in value.items()}
+    return [_readable_value(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON (CJK letters as they are) to `path`, whole or not at all."""
+    """Write `value` as JSON for people to `path`, whole or not at all: CJK letters stand as they are, names of files as
+    `readable` has them."""
     with replacing(path, "w") as file:
         text = json.dumps(value, ensure_ascii=False, indent=1)
-        # Names of files may hold bytes that are no UTF-8, as Python's surrogates; JSON has an escape for those.
-        file.write(_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+        if _SURROGATE.search(text):
+            text = json.dumps(_readable_value(value), ensure_ascii=False, indent=1)
+        file.write(text)
         file.write("\n")

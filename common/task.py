@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from common.config.sections import JobConfig
+from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
 from common.evaluator import Evaluator
 from common.images.resize import Region, Resize
@@ -92,12 +92,17 @@ class Task(ABC, Generic[C]):
     def metric(self) -> str:
         """Name of `Evaluation.value`; a class attribute where it is always the same."""
 
-    @abstractmethod
-    def annotations(self, train_folder: Path) -> Annotate:
-        """The reader of the text beside an image. train_folder: root of the training set."""
+    def names(self, listings: Mapping[str, Listing]) -> Sequence[str]:
+        """Labels of samples by the id that their annotation begins with, where it does; listings: of the sets, by name.
+        Raises DataError."""
+        return ()
 
     @abstractmethod
-    def classes(self, train_folder: Path, sets: Sequence[Sequence[Sample]]) -> list[str]:
+    def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
+        """The reader of the text beside an image. listings, names: see `names`."""
+
+    @abstractmethod
+    def classes(self, listings: Mapping[str, Listing], sets: Sequence[Sequence[Sample]]) -> list[str]:
         """Names of the classes by id, once all sets are read. Raises DataError."""
 
     @abstractmethod

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import mxnet as mx
 import numpy as np
 
 from common.config.sections import with_model
+from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
 from common.engine.devices import bfloat16_supported
 from common.engine.parameter_file import check_parameter_file
@@ -34,11 +34,11 @@ class DetectionTask(Task[D]):
 
     metric = "mAP"
 
-    def annotations(self, train_folder: Path) -> Annotate:
-        names = self.config.dataset.classes
-        return DetectionAnnotations(len(names) if names else None)
+    def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
+        classes = self.config.dataset.classes
+        return DetectionAnnotations(len(classes) if classes else None)
 
-    def classes(self, train_folder: Path, sets: Sequence[Sequence[Sample]]) -> list[str]:
+    def classes(self, listings: Mapping[str, Listing], sets: Sequence[Sequence[Sample]]) -> list[str]:
         if self.config.dataset.classes:
             return list(self.config.dataset.classes)
         ids = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from common.config.network_sections import NetworkModelConfig
 from common.config.sections import with_model
+from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
 from common.errors import CheckpointError
 from common.images.augment import mixup_share
@@ -84,10 +85,10 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
     name = "landmark"
     metric = "-RMSE"
 
-    def annotations(self, train_folder: Path) -> Annotate:
+    def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
         return LandmarkAnnotations(self.config.dataset.num_joints)
 
-    def classes(self, train_folder: Path, sets: Sequence[Sequence[Sample]]) -> list[str]:
+    def classes(self, listings: Mapping[str, Listing], sets: Sequence[Sequence[Sample]]) -> list[str]:
         return []
 
     def groups(self, sample: Sample) -> Iterable[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def evaluate_embeddings(
     cameras: Cameras | None = None,
     probabilities: np.ndarray | None = None,
     classes: Sequence[str] = (),
-    name_of: Callable[[Sample], str] = lambda sample: Path(sample.image).parent.name,
+    name_of: Callable[[Sample], str] = lambda sample: sample.label,
 ) -> dict[str, Any]:
     """The document of a set (`common.evaluation.document`) for embeddings (N, D) of identities (N,).
 

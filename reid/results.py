@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,9 +154,9 @@ def nearest_rows(
     others, cosines = nearest_others(embeddings, identities)
     rows = []
     for sample, other, cosine in zip(samples, others.tolist(), cosines.tolist(), strict=True):
-        truth = Path(sample.image).parent.name
+        truth = sample.label
         nearest = None if other < 0 else samples[other]
-        name = None if nearest is None else Path(nearest.image).parent.name
+        name = None if nearest is None else nearest.label
         rows.append(
             {
                 "class": name,

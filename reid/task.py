@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mxnet import gluon
 
-from classification.annotations import ClassAnnotations, class_folders, counted
+from classification.annotations import class_folders, counted, tell_deeper, unknown_folders
 from classification.task import ClassifierModel, FolderTask, begin_training
-from common.data.samples import Annotate, Sample
+from common.data.listing import Listing
+from common.data.samples import Sample
 from common.datasets import find_folders
 from common.images.resize import Resize
 from common.loading.loader import Transform
@@ -61,18 +61,19 @@ class ReIDTask(FolderTask[ReIDConfig]):
         folders = find_folders(self.config.dataset)
         if folders.valid is None:
             return "accuracy"
-        known = set(class_folders(folders.train))
-        return "accuracy" if known >= set(class_folders(folders.valid)) else "rank1"
+        known = set(Listing(str(folders.train)).class_folders)
+        return "accuracy" if known >= set(Listing(str(folders.valid)).class_folders) else "rank1"
 
-    def annotations(self, train_folder: Path) -> Annotate:
-        folders = find_folders(self.config.dataset)
-        others = [
-            name for folder in (folders.valid, folders.test) if folder for name in class_folders(folder)
-        ]
-        return ClassAnnotations(tuple(class_folders(train_folder)), tuple(sorted(set(others))))
+    def names(self, listings: Mapping[str, Listing]) -> list[str]:
+        classes = class_folders(listings["train"])
+        others: set[str] = set()
+        for listing in listings.values():
+            tell_deeper(listing)
+            others.update(unknown_folders(listing, classes))
+        return [*classes, *sorted(others)]
 
     def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
-        counts = Counter(Path(sample.image).parent.name for sample in samples)
+        counts = Counter(sample.label for sample in samples)
         return counted(dict(sorted(counts.items())), samples)
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +112,35 @@ def test_a_resumed_job_measures_its_best_epoch_on_the_set_that_is_there_now(tmp_
     result = json.loads((tmp_path / "out" / "valid_data_result.json").read_text())
     assert after["value"] < before["value"] - 5
     assert result["RMSE"] == pytest.approx(-after["value"], abs=1e-3)
+
+
+def test_folders_as_people_have_them_become_the_classes_that_they_mean(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", train=4, valid=2)
+    train, valid = data / "classes_train", data / "classes_valid"
+    # The validation set within the training set, packed on another system; classes in one of two Unicode forms.
+    (train / "dark").rename(train / unicodedata.normalize("NFC", "été"))
+    (valid / "dark").rename(valid / unicodedata.normalize("NFD", "été"))
+    gbk = os.fsdecode("缺陷".encode("gbk"))
+    for folder in (train, valid):
+        (folder / "light").rename(folder / gbk)
+        (folder / "__MACOSX").mkdir()
+        shutil.copy(next((folder / gbk).iterdir()), folder / "__MACOSX" / "._1.png")
+        (folder / "a link").symlink_to(folder / gbk)
+        (folder / gbk / "deeper").mkdir()
+        (folder / gbk / "light0.png").rename(folder / gbk / "deeper" / "light0.png")
+    (valid / "nothing yet").mkdir()
+    valid.rename(train / "valid")
+    inner = ("--set", "dataset.valid_dir=classes_train/valid")
+    output = finish(start("classification", tmp_path / "out", data, *inner, epochs=1))
+    report = json.loads((tmp_path / "out" / "data_report.json").read_text())
+    assert report["train"]["samples_by_class"] == {"été": 4, "缺陷": 4}
+    assert report["valid"]["samples_by_class"] == {"été": 2, "缺陷": 2}
+    assert report["identical_images"] == report["train"]["left_out"] == []
+    for told in ("folders of no class, without images: nothing yet", "images lie deeper", "is read as"):
+        assert told in output
+    result = json.loads((tmp_path / "out" / "valid_data_result.json").read_text())["Result"]
+    assert {row["groundtruth"] for row in result} == {"été", "缺陷"}
+    assert len(result) == 4
+    # Every file is UTF-8 without halves of surrogate pairs.
+    for path in (tmp_path / "out").glob("*.json"):
+        json.dumps(json.loads(path.read_bytes().decode()), ensure_ascii=False).encode()

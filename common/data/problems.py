@@ -53,7 +53,8 @@ class FolderReport:
 
     images: files that are images by their extension. samples: made of them. problems: what was left out.
     clipped: what was changed to fit. skipped: files and folders that were not looked into. other_files:
-    neither images nor skipped, texts beside images among them.
+    neither images nor skipped, texts beside images among them. notes: what is used as it is, and may be
+    meant otherwise.
     """
 
     folder: str
@@ -63,6 +64,7 @@ class FolderReport:
     clipped: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
     other_files: int = 0
+    notes: list[Problem] = field(default_factory=list)
 
     @staticmethod
     def split_off(folder: str | Path, samples: int) -> FolderReport:
@@ -73,13 +75,14 @@ class FolderReport:
     def as_json(self) -> dict[str, Any]:
         """The entry of data_report.json."""
         return {
-            "folder": _encodable(self.folder),
+            "folder": self.folder,
             "images": self.images,
             "samples": self.samples,
             "other_files": self.other_files,
             "left_out": [_entry(problem) for problem in self.problems],
             "clipped": [_entry(problem) for problem in self.clipped],
             "skipped": [_entry(problem) for problem in self.skipped],
+            "notes": [_entry(problem) for problem in self.notes],
         }
 
 
@@ -102,13 +105,8 @@ def write_report(
     write_json(path, {**content, **notes})
 
 
-def _encodable(path: str) -> str:
-    """`path` with bytes that are no UTF-8 as backslash escapes; JSON has escapes of its own for the rest."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _entry(problem: Problem) -> dict[str, Any]:
-    return {"file": _encodable(problem.file), "line": problem.line, "reason": _encodable(problem.reason)}
+    return {"file": problem.file, "line": problem.line, "reason": problem.reason}
 
 
 def log_report(report: FolderReport) -> None:
@@ -121,6 +119,7 @@ def log_report(report: FolderReport) -> None:
     notes = [(problem, "left out") for problem in report.problems]
     notes += [(problem, "skipped") for problem in report.skipped]
     notes += [(problem, "clipped") for problem in report.clipped]
+    notes += [(problem, "note") for problem in report.notes]
     for problem, kind in notes[:PROBLEMS_LOGGED]:
         log.warning("%s: %s", kind.capitalize(), problem)
     if len(notes) > PROBLEMS_LOGGED:

@@ -33,8 +33,15 @@ class Row(NamedTuple):
 
 
 def annotation_path(image: str) -> str:
-    """The text that stands beside an image: its name with the extension .txt."""
-    return os.path.splitext(image)[0] + ".txt"
+    """The text that stands beside an image: its name with the extension .txt, in whichever Unicode form it is there."""
+    path = os.path.splitext(image)[0] + ".txt"
+    if not path.isascii() and not os.path.lexists(path):
+        folder, name = os.path.split(path)
+        for form in ("NFC", "NFD"):
+            other = os.path.join(folder, unicodedata.normalize(form, name))
+            if os.path.lexists(other):
+                return other
+    return path
 
 
 def read_rows(image: str, columns: int) -> tuple[str, list[Row]]:

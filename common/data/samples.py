@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from common.data.listing import Listing
 from common.data.problems import (
     IMAGE_EXTENSIONS,
     BadSample,
@@ -22,8 +23,7 @@ from common.data.problems import (
 )
 from common.data.rows import Row, annotation_path, read_rows
 from common.data.scan_cache import LEAST_IMAGES, Known, ScanCache, reader_key
-from common.errors import DataError
-from common.images.decoding import ImageError, printable, probe
+from common.images.decoding import ImageError, probe
 from common.processes.pool import WorkerPool
 
 __all__ = [
@@ -41,22 +41,21 @@ __all__ = [
     "write_report",
 ]
 
-# Images to their owner, though not to the contract: worth a word where they lie.
-_OTHER_IMAGES = (".jpe", ".jfif", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2")
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """One thing to learn from or to predict; equal only to itself.
 
     image: path as the user would write it (below data_root, links not resolved). width, height: of the image
-    in pixels, after EXIF orientation. annotation: float32, of one or two dimensions, as the task means it.
+    in pixels, after EXIF orientation. annotation: float32, of one or two dimensions, as the task means it. label: name
+    of the class or identity that the sample is; "" where it shows several things or none.
     """
 
     image: str
     width: int
     height: int
     annotation: np.ndarray
+    label: str = ""
 
 
 class Annotate(Protocol):
@@ -77,18 +76,23 @@ def read_folder(
     pool: WorkerPool,
     progress: Callable[[float], None],
     cache_file: Path | None = None,
+    *,
+    listing: Listing | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[list[Sample], FolderReport]:
     """All samples below `folder`, ordered by path, and what was left out.
 
     Images are probed and annotated by the workers. progress is called with the share of the images that is
-    done. cache_file: where large sets are kept, so that the next time only what has changed is read.
+    done. cache_file: where large sets are kept, so that the next time only what has changed is read. listing: of the
+    folder, where it has been read. names: labels of samples by the id that their annotation begins with.
 
     Raises:
         NoSamples: nothing is left; its report says what was wrong with everything.
         DataError: the folder cannot be read, or an annotation makes the job pointless.
     """
-    report = FolderReport(str(folder))
-    paths = list(_walk(str(folder), report))
+    listing = listing or Listing(str(folder))
+    report = FolderReport(str(folder), skipped=list(listing.skipped), other_files=len(listing.others))
+    paths = _images_of(listing, report)
     report.images = len(paths)
     samples: list[Sample] = []
     read = functools.partial(_read_image, annotate)
@@ -109,7 +113,9 @@ def read_folder(
             width, height, annotations, problems = next(outcomes)
             if cache and not problems:
                 known[path] = width, height, annotations
-        samples.extend(Sample(path, width, height, annotation) for annotation in annotations)
+        for annotation in annotations:
+            label = names[int(annotation[0])] if names else ""
+            samples.append(Sample(path, width, height, annotation, label))
         for problem in problems:
             (report.clipped if problem.clipped else report.problems).append(problem)
         if done % chunk == 0 or done == len(paths):
@@ -123,53 +129,21 @@ def read_folder(
     return samples, report
 
 
-def _walk(folder: str, report: FolderReport) -> Iterator[str]:
-    """Paths of the images below `folder`, sorted. Every folder is visited once, whatever links lead to it."""
-    visited: set[tuple[int, int]] = set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
-        try:
-            status = os.stat(current)
-            if (status.st_dev, status.st_ino) in visited:
-                report.skipped.append(Problem(current, None, "a link to a folder that is read already"))
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            with os.scandir(current) as entries:
-                names = sorted((entry.name, _is_folder(entry)) for entry in entries)
-        except OSError as error:
-            if current == folder:
-                raise DataError(f"the folder {printable(folder)} cannot be read: {error.strerror}") from None
-            report.skipped.append(Problem(current, None, f"cannot be read: {error.strerror}"))
+def _images_of(listing: Listing, report: FolderReport) -> list[str]:
+    """Those of the images whose extension is in lower case; two that share a text are noted."""
+    paths = []
+    stems: set[str] = set()
+    for path in listing.images:
+        stem, extension = os.path.splitext(path)
+        if extension not in IMAGE_EXTENSIONS:
+            reason = f"extension must be lower case: {extension.lower()}"
+            report.skipped.append(Problem(path, None, reason))
             continue
-        folders = []
-        for name, is_folder in names:
-            path = os.path.join(current, name)
-            extension = os.path.splitext(name)[1]
-            if name.startswith("."):
-                if is_folder or extension.lower() in IMAGE_EXTENSIONS:
-                    report.skipped.append(Problem(path, None, "hidden: its name begins with a dot"))
-            elif is_folder:
-                folders.append(path)
-            elif extension in IMAGE_EXTENSIONS:
-                yield path
-            elif extension.lower() in IMAGE_EXTENSIONS:
-                report.skipped.append(
-                    Problem(path, None, f"extension must be lower case: {extension.lower()}")
-                )
-            elif extension.lower() in _OTHER_IMAGES:
-                reason = f"images are {' '.join(IMAGE_EXTENSIONS)}, not {extension.lower()}"
-                report.skipped.append(Problem(path, None, reason))
-            else:
-                report.other_files += 1
-        waiting.extend(reversed(folders))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+        if stem in stems and os.path.lexists(text := annotation_path(path)):
+            report.notes.append(Problem(path, None, f"shares {os.path.basename(text)} with another image"))
+        stems.add(stem)
+        paths.append(path)
+    return paths
 
 
 def _read_image(annotate: Annotate, path: str) -> tuple[int, int, list[np.ndarray], list[Problem]]:

@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile
 
-from common.files import open_regular, read_file
+from common.files import open_regular, read_file, readable
 from common.images.header import Header, Refused, Source, read_header
 
 FILE_LIMIT = 1 << 30
@@ -46,13 +46,12 @@ class ImageError(Exception):
 
 
 def printable(path: str) -> str:
-    """`path` on one line and encodable as UTF-8: control characters and undecodable bytes as backslash
-    escapes."""
+    """`path` on one line and encodable as UTF-8: as `readable` has it, control characters as backslash escapes."""
     if path.isprintable():
         return path
-    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in readable(path)
     )
 
 

@@ -17,7 +17,7 @@ CLASSES = ["cat", "dog", "owl"]
 
 def set_of(labels: list[int], probabilities: list[list[float]]) -> tuple[list[Sample], np.ndarray]:
     samples = [
-        Sample(f"/data/{CLASSES[label]}/{number}.jpg", 80, 60, np.array([label, 0, 0, 80, 60], np.float32))
+        Sample(f"/data/{CLASSES[label]}/{number}.jpg", 80, 60, np.array([label], np.float32))
         for number, label in enumerate(labels)
     ]
     return samples, np.array(probabilities, np.float32).reshape(-1, len(CLASSES))

@@ -14,7 +14,7 @@ from common.data.samples import Sample
 CLASSES = ["brick", "hair", "木头"]
 
 
-def sample_of(name: str, label: int, box: tuple[float, ...] = (0, 0, 64, 48)) -> Sample:
+def sample_of(name: str, label: int, box: tuple[float, ...] = ()) -> Sample:
     return Sample(f"/data/{CLASSES[label]}/{name}", 64, 48, np.array([label, *box], np.float32))
 
 

@@ -24,7 +24,7 @@ Shape = tuple[int, int]
 def sample_of(
     path: Path, width: int, height: int, box: tuple[float, ...] | None = None, label: int = 3
 ) -> Sample:
-    return Sample(str(path), width, height, np.array([label, *(box or (0, 0, width, height))], np.float32))
+    return Sample(str(path), width, height, np.array([label, *(box or ())], np.float32))
 
 
 def never() -> Sample:

@@ -111,7 +111,7 @@ def test_iterative_training_keeps_what_is_known_of_the_classes(job: Ended, tmp_p
 def test_a_class_that_training_does_not_have_is_an_error_that_names_it(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data / "train", tmp_path / "data" / "train")
     draw(tmp_path / "data" / "valid", ["red"], 1)
-    (tmp_path / "data" / "valid" / "white").mkdir()
+    draw(tmp_path / "data" / "valid", ["white"], 1)
     ended = fit(SCRIPT, keys(tmp_path / "data", tmp_path / "out"))
     assert ended.status == 1
     assert "'white'" in ended.last_line

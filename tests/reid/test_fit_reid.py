@@ -138,7 +138,7 @@ def test_the_metric_is_accuracy_only_where_validation_has_trainings_identities(d
 
 def test_of_equal_rank_1_the_better_map_is_better(data: Path) -> None:
     made, model = task(data, dataset__valid_dir="test"), build()
-    samples = [Sample(f"{i}.jpg", 8, 8, np.array([i, 0, 0, 8, 8], np.float32)) for i in (5, 5, 5, 6, 6, 6)]
+    samples = [Sample(f"{i}.jpg", 8, 8, np.array([i], np.float32)) for i in (5, 5, 5, 6, 6, 6)]
     width = model.network.output.weight.shape[1]
 
     def found(angles: list[float]) -> Evaluation:
@@ -157,7 +157,7 @@ def test_of_equal_rank_1_the_better_map_is_better(data: Path) -> None:
 
 
 def test_batches_hold_several_images_of_each_identity() -> None:
-    samples = [Sample(f"{i}.jpg", 8, 8, np.array([i % 5, 0, 0, 8, 8], np.float32)) for i in range(40)]
+    samples = [Sample(f"{i}.jpg", 8, 8, np.array([i % 5], np.float32)) for i in range(40)]
     order = task().training_order(samples)
     assert order is not None
     first, other = (order(epoch, np.random.default_rng(0)) for epoch in (0, 1))

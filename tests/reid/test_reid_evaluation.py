@@ -22,7 +22,7 @@ def at(*degrees: float) -> np.ndarray:
 
 def samples_of(names: list[str]) -> list[Sample]:
     return [
-        Sample(f"/data/{name}/{number}.jpg", 64, 128, np.array([0, 0, 0, 64, 128], np.float32))
+        Sample(f"/data/{name}/{number}.jpg", 64, 128, np.array([0], np.float32), name)
         for number, name in enumerate(names)
     ]
 
@@ -83,7 +83,7 @@ def test_figures_are_those_of_the_result_file_to_the_last_digit() -> None:
     embeddings = rng.normal(size=(40, 8))
     ids = np.unique(names, return_inverse=True)[1].astype(np.float32)
     samples = [
-        Sample(sample.image, 64, 128, np.array([identity, 0, 0, 64, 128], np.float32))
+        Sample(sample.image, 64, 128, np.array([identity], np.float32))
         for sample, identity in zip(samples_of(names), ids, strict=True)
     ]
     figures = evaluated(names, embeddings)["figures"]

@@ -15,7 +15,7 @@ from reid.results import ReIDDecoder, ReIDEvaluator, retrieval_of
 
 def samples(identities: list[int], names: str = "abcdef") -> list[Sample]:
     return [
-        Sample(f"set/{names[i]}/{n}.jpg", 8, 8, np.array([i, 0, 0, 8, 8], np.float32))
+        Sample(f"set/{names[i]}/{n}.jpg", 8, 8, np.array([i], np.float32), names[i])
         for n, i in enumerate(identities)
     ]
 

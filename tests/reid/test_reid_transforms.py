@@ -21,7 +21,7 @@ def sample(tmp_path: Path) -> Sample:
     y, x = np.mgrid[0:200, 0:100]
     path = tmp_path / "ramp.png"
     cv2.imwrite(str(path), np.stack([2 * x, y, np.full_like(x, 60)], axis=2).astype(np.uint8)[:, :, ::-1])
-    return Sample(str(path), 100, 200, np.array([5, 0, 0, 100, 200], np.float32))
+    return Sample(str(path), 100, 200, np.array([5], np.float32))
 
 
 def apply(transform: TrainingTransform, sample: Sample, seed: int = 0) -> np.ndarray:

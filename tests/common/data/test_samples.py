@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,29 @@ def test_bad_samples_are_left_out_with_file_line_and_reason(tmp_path: Path) -> N
     }
     assert [(p.file, p.line) for p in report.clipped] == [(str(tmp_path / "boxes.txt"), 1)]
     assert (report.images, report.samples) == (8, 2)
+
+
+def test_two_images_that_share_a_text_are_noted(tmp_path: Path) -> None:
+    add(tmp_path, "twin.jpg")
+    add(tmp_path, "twin.png")
+    add(tmp_path, "twin.x.png")
+    add(tmp_path / "sub", "twin.jpg")
+    samples, report = read(tmp_path)
+    assert len(samples) == 4
+    assert [(os.path.relpath(p.file, tmp_path), p.reason) for p in report.notes] == [
+        ("twin.png", "shares twin.txt with another image")
+    ]
+
+
+@pytest.mark.parametrize(("image", "text"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_image_and_text_may_be_named_in_different_unicode_forms(
+    tmp_path: Path, image: str, text: str
+) -> None:
+    add(tmp_path, unicodedata.normalize(image, "é.jpg"), None)
+    (tmp_path / unicodedata.normalize(text, "é.txt")).write_text("0,1,2,10,12")
+    samples, report = read(tmp_path)
+    assert [sample.annotation.tolist() for sample in samples] == [[[0, 1, 2, 10, 12]]]
+    assert report.problems == []
 
 
 def test_what_is_not_looked_at_is_named(tmp_path: Path) -> None:
@@ -261,6 +285,7 @@ def test_the_report_file_has_every_entry(tmp_path: Path) -> None:
         "left_out": [{"file": "a.txt", "line": 2, "reason": "no area"}],
         "clipped": [{"file": "b.txt", "line": 1, "reason": "sticks out"}],
         "skipped": [{"file": "c.JPG", "line": None, "reason": "extension"}],
+        "notes": [],
         "classes": {"cat": 3},
     }
     assert found["valid"]["folder"] == "/data/train"
@@ -284,4 +309,4 @@ def test_the_odd_files_are_all_accounted_for(shared_data: Path, tmp_path: Path) 
     samples, report = read(tmp_path / "edge")
     assert (report.images, len(samples)) == (28, 19)
     assert len(report.problems) == 9
-    assert [os.path.basename(p.file) for p in report.skipped] == ["UPPERCASE.JPG", "animated.gif"]
+    assert {os.path.basename(p.file) for p in report.skipped} == {"UPPERCASE.JPG", "animated.gif"}
