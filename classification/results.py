@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from classification.transforms import region_of
 from common.data.samples import Sample
 from common.evaluator import Evaluation, Evaluator
 from common.predictor import Decoder
+from common.trained import Reading
 
 
 @dataclass(frozen=True)
@@ -109,3 +110,9 @@ class ClassEvaluator(Evaluator):
 
 def _evaluation(metric: ClassificationMetric) -> Evaluation:
     return Evaluation(metric.accuracy, {"top5": metric.top5})
+
+
+def reading(card: Mapping[str, Any]) -> Reading:
+    """How the outputs of a classifier with this `model.json` are read and judged."""
+    decoder = ClassDecoder(list(card["classes"]))
+    return Reading(decoder, ClassEvaluator(decoder), region_of)

@@ -14,6 +14,7 @@ class JobError(Exception):
     device         GPUs that are not there or cannot be served
     checkpoint     a file given with --load
     pretrained     pretrained parameters that are missing or wrong
+    model          a finished model that is to be used and cannot be
     log_dir        the output folder cannot be used
     port           the progress port cannot be used
     worker         a data worker died
@@ -57,6 +58,12 @@ class PretrainedError(JobError):
     """Pretrained parameters that cannot be found or do not fit."""
 
     kind = "pretrained"
+
+
+class ModelError(JobError):
+    """A finished model that cannot be opened."""
+
+    kind = "model"
 
 
 class LogDirError(JobError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from common.data.samples import Sample
 from common.evaluator import Evaluation, Evaluator
-from common.predictor import Decoder
+from common.predictor import Decoder, whole
+from common.trained import Reading
 from detect.metric import MeanAveragePrecision
 
 
@@ -100,3 +101,12 @@ class DetectionEvaluator(Evaluator):
         by_class = [{name: number_text(evaluation.curves[f"AP/{name}"])} for name in self._decoder.classes]
         rows = [self._decoder.row(*pair) for pair in zip(samples, predictions, strict=True)]
         return evaluation, {"AP": [*by_class, {"mAP": number_text(evaluation.value)}], "Result": rows}
+
+
+def reading(card: Mapping[str, Any]) -> Reading:
+    """How the outputs of a detector with this `model.json` are read and judged."""
+    decoder = DetectionDecoder(list(card["classes"]), float(card.get("score_thresh", 0.3)))
+    evaluator = DetectionEvaluator(
+        decoder, float(card.get("iou_thresh", 0.5)), str(card.get("average_precision", "voc"))
+    )
+    return Reading(decoder, evaluator, whole)

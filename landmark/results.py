@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from common.data.samples import Sample
 from common.evaluator import Evaluation, Evaluator
-from common.predictor import Decoder
+from common.predictor import Decoder, whole
+from common.trained import Reading
 from landmark.metric import landmark_metric
 
 
@@ -63,3 +64,9 @@ class LandmarkEvaluator(Evaluator):
                 for sample, points in zip(samples, predictions, strict=True)
             ],
         }
+
+
+def reading(card: Mapping[str, Any]) -> Reading:
+    """How the outputs of a landmark network with this `model.json` are read and judged."""
+    decoder = LandmarkDecoder()
+    return Reading(decoder, LandmarkEvaluator(decoder), whole)

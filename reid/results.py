@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 
 from classification.metric import classification_metric, number_or_null, softmax
 from classification.results import ClassDecoder, result_document
+from classification.transforms import region_of
 from common.data.samples import Sample
 from common.evaluator import Evaluation, Evaluator
 from common.predictor import Decoder
+from common.trained import Reading
 from reid.metric import RetrievalMetric, leave_one_out, nearest_others, query_gallery_split, retrieval
 
 #: The largest set of which every image is a query: time grows with the square of the number of images.
@@ -105,7 +107,7 @@ class ReIDEvaluator(Evaluator):
             "Queries": retrieved.queries,
         }
         identities = _identities(samples)
-        if self._known(identities):
+        if self._known(identities) and probabilities.shape[1]:
             decoder = ClassDecoder(self._decoder.classes)
             _, document = result_document(samples, list(probabilities), decoder)
             return evaluation, {"Accuray": document.pop("Accuray"), **figures, **document}
@@ -128,7 +130,7 @@ class ReIDEvaluator(Evaluator):
             "rank5": retrieved.rank5,
             "mAP": retrieved.mean_average_precision,
         }
-        if self._known(identities):
+        if self._known(identities) and probabilities.shape[1]:
             figures["accuracy"] = classification_metric(probabilities, identities).accuracy
         value = figures.pop(self.metric)
         # Rank-1 of a small set is soon as good as it can be, and the embedding is not.
@@ -169,3 +171,9 @@ def nearest_rows(
             }
         )
     return rows
+
+
+def reading(card: Mapping[str, Any]) -> Reading:
+    """How the outputs of an embedding with this `model.json` are read and judged."""
+    decoder = ReIDDecoder(list(card["classes"]), int(card["outputs"][0]["shape"][1]))
+    return Reading(decoder, ReIDEvaluator(decoder, "rank1"), region_of)

@@ -55,6 +55,16 @@ def _describe(driver: Any, index: int) -> Gpu:
     return Gpu(index, name.value.decode(errors="replace"), (numbers[0], numbers[1]))
 
 
+def best_gpus() -> list[int]:
+    """The first GPU that MXNet has code for, as a list; none where there is none."""
+    visible = visible_gpus()
+    for gpu in visible:
+        with contextlib.suppress(DeviceError):
+            check_gpus([gpu.index], visible)
+            return [gpu.index]
+    return []
+
+
 def check_gpus(gpus: Sequence[int], visible: Sequence[Gpu], library: Path | None = None) -> None:
     """Raise DeviceError unless every id of `gpus` is visible and MXNet has code for it. Loads no framework.
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import mxnet as mx
 import numpy as np
+from mxnet import gluon
 
 from common.engine.arrays import on_device
-from common.engine.graph import inference_graph
+from common.engine.graph import Inference, inference_graph
+from common.engine.parameter_file import check_parameter_file
+from common.errors import ModelError, PretrainedError
 
 
 class DeviceInference:
@@ -28,3 +33,16 @@ class DeviceInference:
                 outputs = self._graph(on_device(piece, context))
                 parts.append(outputs if isinstance(outputs, (list, tuple)) else [outputs])
         return [np.concatenate([array.asnumpy() for array in arrays]) for arrays in zip(*parts, strict=True)]
+
+
+def symbol_inference(symbol: Path, params: Path, contexts: Sequence[Any]) -> DeviceInference:
+    """The arithmetic of an exported model: graph and parameters from files. Raises ModelError."""
+    try:
+        check_parameter_file(params)
+        network = gluon.SymbolBlock.imports(str(symbol), ["data"], str(params), ctx=list(contexts))
+    except PretrainedError as error:
+        raise ModelError(str(error)) from None
+    except (mx.MXNetError, AssertionError, ValueError, KeyError, TypeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{symbol} and {params.name} do not make a model: {reason}") from None
+    return DeviceInference(Inference(network), contexts)

@@ -12,7 +12,7 @@ import pytest
 
 from common.training.checkpoint import read_checkpoint
 from tests.helpers.classification_jobs import HEIGHT, WIDTH, Ended, draw, fit, keys
-from tests.helpers.strangers import outputs, prepared
+from tests.helpers.strangers import outputs, prepared, reopened
 
 SCRIPT = "classification/fit_classification.py"
 NAMES = ["blue", "green", "red"]
@@ -81,6 +81,12 @@ def test_the_exported_model_gives_the_scores_of_the_result_file(job: Ended) -> N
         scores = np.exp(logits[0]) / np.exp(logits[0]).sum()
         assert scores.argmax() == row["id"]
         assert scores.max() == pytest.approx(row["score"], rel=1e-3)
+
+
+def test_the_model_opened_from_its_folder_gives_the_rows_of_the_result_file(job: Ended) -> None:
+    written, again = reopened(job.log_dir)
+    assert written
+    assert again == [{key: row[key] for key in again[0]} for row in written]
 
 
 def test_iterative_training_keeps_what_is_known_of_the_classes(job: Ended, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from common.engine.devices import bfloat16_supported
 from common.training.checkpoint import read_checkpoint
 from tests.helpers.detection_jobs import NAMES, Ended, free_port, subset
 from tests.helpers.detection_jobs import fit as run
-from tests.helpers.strangers import outputs, prepared
+from tests.helpers.strangers import outputs, prepared, reopened
 
 WIDTH, HEIGHT = 96, 64
 
@@ -214,3 +214,9 @@ def test_mixed_precision_computes_differently_or_is_refused_where_the_processor_
     )
     assert np.isfinite(found).all()
     assert (found != exact).any()
+
+
+def test_the_model_opened_from_its_folder_gives_the_rows_of_the_result_file(job: Ended) -> None:
+    written, again = reopened(job.log_dir)
+    assert written
+    assert again == [{key: row[key] for key in again[0]} for row in written]

@@ -14,7 +14,7 @@ import pytest
 from common.training.checkpoint import read_checkpoint, write_checkpoint
 from tests.helpers.detection_jobs import NAMES, ROOT, Ended, free_port, subset
 from tests.helpers.detection_jobs import fit as run
-from tests.helpers.strangers import outputs, prepared
+from tests.helpers.strangers import outputs, prepared, reopened
 
 QUICK = {"num_workers": 2, "batch_size": 4, "no_random_shape": True}
 
@@ -144,6 +144,12 @@ def test_the_program_of_the_page_finds_the_objects_of_the_result_file(job: Ended
             assert near, (name, score, box)
             seen += 1
     assert seen
+
+
+def test_the_model_opened_from_its_folder_gives_the_rows_of_the_result_file(job: Ended) -> None:
+    written, again = reopened(job.log_dir)
+    assert written
+    assert again == [{key: row[key] for key in again[0]} for row in written]
 
 
 def test_the_checkpoint_is_plain_data_with_all_that_it_should_hold(job: Ended) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import cv2
 import mxnet as mx
 import numpy as np
+
+from common.data.samples import Sample
+from common.images.decoding import decode
+from common.processes.pool import WorkerPool
+from common.trained import open_compute, open_predictor, read_card
+from common.training.checkpoint import read_checkpoint
 
 
 def shrunk(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -56,3 +63,23 @@ def outputs(
     )
     found = network(mx.nd.array(pixels))
     return [array.asnumpy() for array in (found if isinstance(found, (list, tuple)) else [found])]
+
+
+def reopened(log_dir: Path, which: str = "valid") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of a job's result file, and those that its model gives when it is opened from its folder."""
+    card = read_card(log_dir)
+    reading = card.reading()
+    predictor = open_predictor(card, open_compute(card, "mxnet", []), reading)
+    written = json.loads((log_dir / f"{which}_data_result.json").read_text())["Result"]
+    samples = []
+    for row in written:
+        size = decode(row["image"])[1]
+        box = [float(edge) for edge in row["bbox"].split(", ")] if "bbox" in row else [0, 0, *size]
+        samples.append(Sample(row["image"], *size, np.array([0, *box], np.float32)))
+    configuration = read_checkpoint(log_dir / "best_checkpoint.pkl", card.task)["configuration"]
+    with (
+        WorkerPool(1) as pool,
+        predictor.loader(samples, pool, configuration["train"]["batch_size"]) as loader,
+    ):
+        predictions = predictor.predict(loader)
+    return written, [reading.decoder.row(samples[index], predictions[index]) for index in range(len(samples))]

@@ -20,7 +20,7 @@ from tests.helpers.landmark_jobs import (
     fit,
     keys,
 )
-from tests.helpers.strangers import outputs, prepared
+from tests.helpers.strangers import outputs, prepared, reopened
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,12 @@ def test_the_exported_model_gives_the_keypoints_of_the_result_file(job: Ended) -
         pixels, _ = prepared(card, row["image"])
         points = outputs(job.log_dir, card, pixels)[0][0] * (width, height)
         np.testing.assert_allclose(points, expected, atol=0.01)
+
+
+def test_the_model_opened_from_its_folder_gives_the_rows_of_the_result_file(job: Ended) -> None:
+    written, again = reopened(job.log_dir)
+    assert written
+    assert again == [{key: row[key] for key in again[0]} for row in written]
 
 
 def test_training_taken_up_again_goes_on_where_it_was(job: Ended, data: Path, tmp_path: Path) -> None:

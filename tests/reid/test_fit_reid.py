@@ -21,7 +21,7 @@ from reid.config import ReIDConfig
 from reid.metric import leave_one_out
 from reid.task import ReIDModel, ReIDTask
 from tests.helpers.classification_jobs import Ended, batch, draw, fit, keys
-from tests.helpers.strangers import outputs, prepared
+from tests.helpers.strangers import outputs, prepared, reopened
 
 SCRIPT = "reid/fit_reid.py"
 NAME = "mobilenet0.25"
@@ -110,6 +110,11 @@ def test_the_exported_model_gives_the_embeddings_behind_the_figures(job: Ended) 
     found = leave_one_out(embeddings, np.array([row["groundtruth"] for row in result["Result"]]))
     assert found.rank1 == pytest.approx(result["Rank1"])
     assert found.mean_average_precision == pytest.approx(result["mAP"], abs=0.02)
+
+
+def test_the_model_opened_from_its_folder_embeds(job: Ended) -> None:
+    written, again = reopened(job.log_dir)
+    assert again == [{"image": row["image"]} for row in written]
 
 
 @pytest.mark.slow

@@ -1,0 +1,179 @@
+"""A finished model, opened for use: from a job's log_dir or its `model.json` to something that predicts and is judged.
+
+Jobs of version 1.2.0 left a card without the task and without a structure of how images are resized: both follow from
+the names of its files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.data.samples import Sample
+from common.errors import ModelError
+from common.evaluator import Evaluator
+from common.files import read_file
+from common.images.decoding import printable
+from common.images.resize import Region, Resize
+from common.predictor import Compute, Decoder, Predictor
+
+MODEL_CARD = "model.json"
+ENGINES = ("auto", "mxnet", "onnx")
+_CARD_LIMIT = 16 << 20  # bytes; a card of 10 000 classes has a hundredth of it
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What has to be known of a task to open a model of it. name: as in cards and checkpoints.
+
+    reading: "module:function" from a card to its `Reading`. prefix, resize: of cards of version 1.2.0.
+    """
+
+    name: str
+    reading: str
+    prefix: str
+    resize: Resize
+
+
+KINDS = (
+    Kind("yolov3", "detect.results:reading", "yolo3_", Resize("stretch")),
+    Kind("centernet", "detect.results:reading", "center_net_", Resize("letterbox")),
+    Kind("classification", "classification.results:reading", "classifier_", Resize("centre_crop", 0.875)),
+    Kind("reid", "reid.results:reading", "reid_", Resize("stretch")),
+    Kind("landmark", "landmark.results:reading", "landmark_", Resize("stretch")),
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model's outputs are read and judged. region: the part of its image that a sample is."""
+
+    decoder: Decoder
+    evaluator: Evaluator
+    region: Callable[[Sample], Region | None]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A `model.json`. folder: where it and the model's files lie. content: as read, with the keys that 1.2.0 lacks."""
+
+    folder: Path
+    content: Mapping[str, Any]
+    kind: Kind
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return self.kind.name
+
+    @property
+    def classes(self) -> list[str]:
+        """Names by id; none for keypoints."""
+        return list(self.content["classes"])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width and height of the input."""
+        return int(self.content["input"]["width"]), int(self.content["input"]["height"])
+
+    @property
+    def resize(self) -> Resize:
+        """How an image becomes the input."""
+        return Resize.from_json(self.content["resize"])
+
+    def file(self, key: str) -> Path:
+        """The file that the card lists under `key` ("symbol", "params"). Raises ModelError where it is not there."""
+        name = self.content.get(key)
+        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
+            raise ModelError(
+                f"{self.folder / MODEL_CARD}: {key} is {str(name)[:80]!r}; it must name a file beside it"
+            )
+        path = self.folder / name
+        if not path.is_file():
+            raise ModelError(
+                f"{printable(str(path))} is missing; {MODEL_CARD} beside it lists it as the {key}"
+            )
+        return path
+
+    @property
+    def graph(self) -> Path:
+        """The graph that the result files were made with: with a look at the mirrored image, where that was asked."""
+        flip = self.content.get("flip_test")
+        if isinstance(flip, Mapping) and flip.get("symbol"):
+            return Card(self.folder, flip, self.kind).file("symbol")
+        return self.file("symbol")
+
+    def reading(self) -> Reading:
+        """How outputs are read and judged."""
+        module, _, function = self.kind.reading.partition(":")
+        found: Reading = getattr(importlib.import_module(module), function)(self.content)
+        return found
+
+
+def read_card(model: Path) -> Card:
+    """The card of `model`: a log_dir or its model.json. Raises ModelError."""
+    path = model / MODEL_CARD if model.is_dir() else model
+    name = printable(str(path))
+    try:
+        content = json.loads(read_file(str(path), _CARD_LIMIT).decode("utf-8"))
+    except FileNotFoundError:
+        reason = (
+            "no job has finished there" if model.is_dir() else "MODEL is a job's log_dir or its model.json"
+        )
+        raise ModelError(f"{name} does not exist: {reason}") from None
+    except OSError as error:
+        raise ModelError(f"{name}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{name} is no model.json: {' '.join(str(error).split())[:120]}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{name} is no model.json: it holds {type(content).__name__}, not an object")
+    kind = _kind(content, name)
+    if not isinstance(content.get("resize"), Mapping):
+        content["resize"] = kind.resize.as_json()
+    card = Card(path.parent, content, kind)
+    try:
+        usable = min(card.shape) > 0 and card.resize and all(isinstance(name, str) for name in card.classes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{name}: input, resize or classes are not those of a model.json ({error})"
+        ) from None
+    if not usable:
+        raise ModelError(f"{name}: input and classes are not those of a model.json")
+    return card
+
+
+def open_predictor(card: Card, compute: Compute, reading: Reading) -> Predictor:
+    """What predicts with the arithmetic `compute` as the card says."""
+    return Predictor(card.resize, card.shape, compute, reading.decoder, reading.region)
+
+
+def open_compute(card: Card, engine: str = "auto", gpus: Sequence[int] | None = None) -> Compute:
+    """The arithmetic of a model's files. engine: of ENGINES; "auto": MXNet where it is installed.
+
+    gpus: ids; none: the CPU; None: the first usable GPU, else the CPU. Raises ModelError, DeviceError.
+    """
+    if engine == "auto":
+        engine = "mxnet" if importlib.util.find_spec("mxnet") else "onnx"
+    if engine == "mxnet":
+        from common.engine.devices import best_gpus, check_gpus, contexts, load_mxnet, visible_gpus
+        from common.engine.inference import symbol_inference
+
+        chosen = best_gpus() if gpus is None else gpus
+        check_gpus(chosen, visible_gpus())
+        load_mxnet()
+        return symbol_inference(card.graph, card.file("params"), contexts(chosen))
+    raise ModelError(f"--engine {engine}: {printable(str(card.folder))} holds no ONNX file that can be used")
+
+
+def _kind(content: Mapping[str, Any], name: str) -> Kind:
+    task, symbol = content.get("task"), str(content.get("symbol"))
+    for kind in KINDS:
+        if task == kind.name or (task is None and symbol.startswith(kind.prefix)):
+            return kind
+    known = ", ".join(kind.name for kind in KINDS)
+    raise ModelError(f"{name}: task is {str(task)[:80]!r}; known are {known}")
