@@ -159,7 +159,6 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
     """Image classification by configuration."""
 
     name = "classification"
-    metric = "accuracy"
 
     def names(self, listings: Mapping[str, Listing]) -> list[str]:
         classes = class_folders(listings["train"])
@@ -196,5 +195,5 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
     def decoder(self, model: Model) -> ClassDecoder:
         return ClassDecoder(model.classes)
 
-    def evaluator(self, model: Model) -> ClassEvaluator:
+    def evaluator(self, model: Model, valid: Sequence[Sample] = ()) -> ClassEvaluator:
         return ClassEvaluator(self.decoder(model))

@@ -127,7 +127,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)
         predictor = _predictor(job, model)
         best = train(job, model, predictor)
-        predict_and_write(job, predictor, job.task.evaluator(model))
+        predict_and_write(job, predictor, job.task.evaluator(model, job.data.valid or ()))
         with steps(Step.EXPORT):
             from common.export.model_files import export_model
 
@@ -230,7 +230,7 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
             first_step=first * state.steps,
         )
 
-        evaluator = task.evaluator(model)
+        evaluator = task.evaluator(model, data.valid or ())
 
         def evaluate() -> Evaluation:
             assert valid is not None
@@ -251,9 +251,13 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
         sets = resume.state_of_sets(data.train, data.valid, data.trained)
 
         def write(path: Path, state: TrainingState) -> None:
-            resume.write_state(path, task, model, estimator, hooks, state, loaded=loaded, sets=sets)
+            resume.write_state(
+                path, task, model, estimator, hooks, state, metric=evaluator.metric, loaded=loaded, sets=sets
+            )
 
-        best = resume.Checkpoints(config.log_dir, write, task.metric, job.status, validated=valid is not None)
+        best = resume.Checkpoints(
+            config.log_dir, write, evaluator.metric, job.status, validated=valid is not None
+        )
         hooks: list[around.Hook] = [
             around.Bar(),
             around.LogLines(keys.log_interval),
@@ -263,7 +267,9 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
             hooks.append(around.Watch(advance, job.status))
             hooks.append(around.Problems({"train": loader}, data.report))
             if valid is not None:
-                hooks.append(around.Validation(evaluate, config.valid.interval, task.metric, job.progress))
+                hooks.append(
+                    around.Validation(evaluate, config.valid.interval, evaluator.metric, job.progress)
+                )
                 hooks.append(
                     around.EarlyStopping(
                         keys.early_stop_patience,
@@ -285,7 +291,11 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
     if best.epoch is not None:
         checkpoint = resume.read_given(config.log_dir / resume.BEST_CHECKPOINT, task.name)
         set_parameters(model.network, checkpoint["parameters"])
-    return {"name": task.metric, "value": None if math.isnan(best.value) else best.value, "epoch": best.epoch}
+    return {
+        "name": evaluator.metric,
+        "value": None if math.isnan(best.value) else best.value,
+        "epoch": best.epoch,
+    }
 
 
 def predict_and_write(job: Job, predictor: Predictor, evaluator: Evaluator) -> None:

@@ -87,11 +87,6 @@ class Task(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
-    @property
-    @abstractmethod
-    def metric(self) -> str:
-        """Name of `Evaluation.value`; a class attribute where it is always the same."""
-
     def names(self, listings: Mapping[str, Listing]) -> Sequence[str]:
         """Labels of samples by the id that their annotation begins with, where it does; listings: of the sets, by name.
         Raises DataError."""
@@ -139,8 +134,9 @@ class Task(ABC, Generic[C]):
         return {}
 
     @abstractmethod
-    def evaluator(self, model: Model) -> Evaluator:
-        """How predictions of the model are held against annotations."""
+    def evaluator(self, model: Model, valid: Sequence[Sample] = ()) -> Evaluator:
+        """How predictions of the model are held against annotations. valid: the validation set, by which a task may
+        choose what is watched in training."""
 
     @property
     @abstractmethod

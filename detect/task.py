@@ -32,8 +32,6 @@ D = TypeVar("D", bound=DetectConfig)
 class DetectionTask(Task[D]):
     """Boxes with a class."""
 
-    metric = "mAP"
-
     def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
         classes = self.config.dataset.classes
         return DetectionAnnotations(len(classes) if classes else None)
@@ -140,9 +138,9 @@ class DetectionTask(Task[D]):
             "average_precision": valid.metric,
         }
 
-    def evaluator(self, model: Model) -> DetectionEvaluator:
-        valid = self.config.valid
-        return DetectionEvaluator(self.decoder(model), valid.iou_thresh, valid.metric)
+    def evaluator(self, model: Model, valid: Sequence[Sample] = ()) -> DetectionEvaluator:
+        keys = self.config.valid
+        return DetectionEvaluator(self.decoder(model), keys.iou_thresh, keys.metric)
 
 
 def most_objects(samples: Sequence[Sample]) -> int:

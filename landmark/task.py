@@ -83,7 +83,6 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
     """Keypoints by configuration."""
 
     name = "landmark"
-    metric = "-RMSE"
 
     def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
         return LandmarkAnnotations(self.config.dataset.num_joints)
@@ -115,7 +114,7 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
     def decoder(self, model: Model) -> LandmarkDecoder:
         return LandmarkDecoder()
 
-    def evaluator(self, model: Model) -> LandmarkEvaluator:
+    def evaluator(self, model: Model, valid: Sequence[Sample] = ()) -> LandmarkEvaluator:
         return LandmarkEvaluator(self.decoder(model))
 
     def build(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from classification.annotations import class_folders, counted, tell_deeper, unkn
 from classification.task import ClassifierModel, FolderTask, begin_training
 from common.data.listing import Listing
 from common.data.samples import Sample
-from common.datasets import find_folders
 from common.images.resize import Resize
 from common.loading.loader import Transform
 from common.task import Model
@@ -54,15 +52,6 @@ class ReIDTask(FolderTask[ReIDConfig]):
     """Re-identification by configuration. Validation and test sets may show identities that training does not."""
 
     name = "reid"
-
-    @cached_property
-    def metric(self) -> str:
-        """Accuracy where the validation set has training's identities, else rank-1 (of equals, by mAP)."""
-        folders = find_folders(self.config.dataset)
-        if folders.valid is None:
-            return "accuracy"
-        known = set(Listing(str(folders.train)).class_folders)
-        return "accuracy" if known >= set(Listing(str(folders.valid)).class_folders) else "rank1"
 
     def names(self, listings: Mapping[str, Listing]) -> list[str]:
         classes = class_folders(listings["train"])
@@ -116,5 +105,7 @@ class ReIDTask(FolderTask[ReIDConfig]):
     def decoder(self, model: Model) -> ReIDDecoder:
         return ReIDDecoder(model.classes, int(model.network.output.weight.shape[1]))
 
-    def evaluator(self, model: Model) -> ReIDEvaluator:
-        return ReIDEvaluator(self.decoder(model), self.metric)
+    def evaluator(self, model: Model, valid: Sequence[Sample] = ()) -> ReIDEvaluator:
+        """Watched is accuracy where the validation set has no new identities, else rank-1 (of equals, by mAP)."""
+        new = any(sample.annotation[0] >= len(model.classes) for sample in valid)
+        return ReIDEvaluator(self.decoder(model), "rank1" if new else "accuracy")

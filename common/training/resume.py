@@ -136,6 +136,7 @@ def write_state(
     hooks: Sequence[Hook],
     state: TrainingState,
     *,
+    metric: str,
     loaded: bool,
     sets: Mapping[str, Any],
 ) -> None:
@@ -164,7 +165,7 @@ def write_state(
             "skipped": state.skipped,
             "stop_reason": state.stop_reason,
             "metric": {
-                "name": task.metric,
+                "name": metric,
                 "value": state.evaluation.value if state.evaluation else math.nan,
             },
             "hooks": {type(hook).__name__: hook.state() for hook in hooks if hook.state()},

@@ -135,21 +135,25 @@ def test_iterative_training_and_validation_on_new_identities(job: Ended, data: P
 
 
 def test_the_metric_is_accuracy_only_where_validation_has_trainings_identities(data: Path) -> None:
-    assert task(data).metric == "accuracy"
-    assert task(data, dataset__valid_dir="test").metric == "rank1"
-    split_off = task(data, dataset__valid_dir=None, dataset__valid_size=0.2)
-    assert split_off.metric == "accuracy"
+    made, model = task(data), build()
+
+    def metric(identities: list[int]) -> str:
+        valid = [Sample(f"{i}.jpg", 8, 8, np.array([i], np.float32)) for i in identities]
+        return made.evaluator(model, valid).metric
+
+    assert metric([]) == metric([0, 0, len(NAMES) - 1]) == "accuracy"
+    assert metric([0, len(NAMES)]) == "rank1"
 
 
 def test_of_equal_rank_1_the_better_map_is_better(data: Path) -> None:
-    made, model = task(data, dataset__valid_dir="test"), build()
+    made, model = task(data), build()
     samples = [Sample(f"{i}.jpg", 8, 8, np.array([i], np.float32)) for i in (5, 5, 5, 6, 6, 6)]
     width = model.network.output.weight.shape[1]
 
     def found(angles: list[float]) -> Evaluation:
         rows = np.zeros((6, len(NAMES) + width), np.float32)
         rows[:, len(NAMES)], rows[:, len(NAMES) + 1] = np.cos(angles), np.sin(angles)
-        return made.evaluator(model).evaluate(samples, list(rows))
+        return made.evaluator(model, samples).evaluate(samples, list(rows))
 
     apart, astray, mixed = (
         found([0, 0.1, 0.2, 1, 1.1, 1.2]),

@@ -33,7 +33,7 @@ def estimator() -> Estimator:
 def write(path: Path, made: Estimator, epoch: int) -> None:
     state = TrainingState(epochs=3, steps=1, epoch=epoch)
     hooks = [EarlyStopping(1, 0.0, None, 1.0)]
-    write_state(path, Task(), made.model, made, hooks, state, loaded=False, sets=SETS)  # type: ignore[arg-type]
+    write_state(path, Task(), made.model, made, hooks, state, metric="distance", loaded=False, sets=SETS)  # type: ignore[arg-type]
 
 
 def saved(folder: Path) -> dict[str, Any]:
