@@ -6,7 +6,6 @@ import codecs
 import errno
 import os
 import re
-import unicodedata
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +13,27 @@ import numpy as np
 from common.data.problems import BadSample, Problem
 from common.files import read_file
 
-_TEXT_LIMIT = 16 << 20
+TEXT_LIMIT = 4 << 20
+"""Most bytes of a text beside an image."""
+
+ROW_LIMIT = 10_000
+"""Most lines of a text beside an image; the densest public sets have some hundred objects an image."""
+
+_LINE_LIMIT = 1000
 _LARGEST = float(np.finfo(np.float32).max)
 _SEPARATOR = re.compile(r"\s*,\s*|\s+")
-_MINUS = str.maketrans("\u2212\u2013\u2014\ufe63", "----")
+# What stands for a character of ASCII in Chinese and typographic texts: the full-width forms of all of them, blanks,
+# minus signs and dashes. (`unicodedata.normalize`, which does more, takes quadratic time for a run of accents.)
+_PLAIN = {0xFF01 + index: chr(0x21 + index) for index in range(94)}
+_PLAIN |= dict.fromkeys(map(ord, "\u00a0\u1680\u202f\u205f\u3000"), " ") | dict.fromkeys(
+    range(0x2000, 0x200B), " "
+)
+_PLAIN |= dict.fromkeys(map(ord, "\u2212\u2013\u2014\ufe58\ufe63"), "-") | {
+    0xFE50: ",",
+    0xFE51: ",",
+    0x3001: ",",
+}
+_PLAIN |= {0xFE52: ".", 0xFE62: "+", 0xFEFF: ""}
 
 
 class Row(NamedTuple):
@@ -47,20 +63,26 @@ def annotation_path(image: str) -> str:
 def read_rows(image: str, columns: int) -> tuple[str, list[Row]]:
     """Path of the text beside `image`, and its rows of `columns` finite numbers; blank lines are left out.
 
-    Read are UTF-8, UTF-16 with its mark, and GBK; full-width digits, signs and commas; commas, blanks or tabs
-    between numbers, and a comma at the end of a line.
+    Read are UTF-8, UTF-16 with its mark, and GBK; full-width digits, signs and commas; commas, blanks or tabs between
+    numbers, and a comma at the end of a line.
 
     Raises:
-        BadSample: there is no such file, it is no text, or a row is not `columns` numbers within float32.
+        BadSample: there is no such file, it is no text, it is longer than TEXT_LIMIT or ROW_LIMIT, or a row is not
+            `columns` numbers within float32.
     """
     path = annotation_path(image)
     rows = []
     # Not splitlines(), which also breaks at characters that no editor counts as the end of a line.
-    lines = _read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    text = _read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    if (count := text.count("\n")) > ROW_LIMIT:
+        raise _bad(path, None, f"its {count} lines are more than the {ROW_LIMIT} that are read")
+    lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
         line = line.strip().removesuffix(",").rstrip()
         if not line:
             continue
+        if len(line) > _LINE_LIMIT:
+            raise _bad(path, number, f"{_excerpt(line)}: {len(line)} characters are more than any row has")
         parts = line.split(",")
         if len(parts) != columns:
             parts = _SEPARATOR.split(line)
@@ -78,7 +100,7 @@ def read_rows(image: str, columns: int) -> tuple[str, list[Row]]:
 
 def _read_text(path: str) -> str:
     try:
-        data = read_file(path, _TEXT_LIMIT)
+        data = read_file(path, TEXT_LIMIT)
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         reason = "there is no annotation: the file is missing" if missing else error.strerror or str(error)
@@ -92,7 +114,7 @@ def _read_text(path: str) -> str:
         except UnicodeDecodeError:
             continue
         if "\0" not in text:
-            return unicodedata.normalize("NFKC", text).translate(_MINUS)
+            return text.translate(_PLAIN)
     raise _bad(path, None, "not a text in UTF-8 or GBK")
 
 

@@ -18,13 +18,10 @@ import simplejpeg
 from PIL import Image, ImageFile
 
 from common.files import open_regular, read_file, readable
-from common.images.header import Header, Refused, Source, read_header
+from common.images.header import Header, Refused, Source, check_passes, read_header
 
 FILE_LIMIT = 1 << 30
 """Most bytes of a file: more than the largest uncompressed image within PIXEL_LIMIT takes."""
-
-SCAN_LIMIT = 500
-"""Most passes of a progressive JPEG (usual: ten); more are only made to keep a decoder busy for minutes."""
 
 _HEAD = 32 * 1024
 # What libjpeg-turbo warns about when picture data are missing or garbled. Its other warnings (stray bytes
@@ -116,8 +113,7 @@ def decode(path: str, minimum: tuple[int, int] | None = None) -> tuple[np.ndarra
 
 def _decode_jpeg(data: bytes, header: Header, minimum: tuple[int, int] | None) -> np.ndarray | None:
     """Pixels as stored, or None for what Pillow should have a try at."""
-    if header.progressive and data.count(b"\xff\xda") > SCAN_LIMIT:
-        raise Refused(f"a progressive JPEG of more than {SCAN_LIMIT} passes")
+    check_passes(data, header)
     width, height = _reduced(header, minimum)
     try:
         # With min_factor 2, asked for exactly a half, a quarter or an eighth: libjpeg-turbo has vector code

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from typing import NamedTuple
 
 PIXEL_LIMIT = 89_478_485
 """Most pixels of an image: Pillow's own limit, a quarter of a gigabyte of RGB."""
+
+PASS_LIMIT = 500
+"""Most passes of a JPEG over its pixels; usual are one, and ten where it is progressive."""
+
+PASSED_LIMIT = 12 * PIXEL_LIMIT
+"""Most pixels of a JPEG times its passes: 160 million cost a decoder a second, however few bytes they are."""
 
 _TAIL = 4 * 1024
 _SEGMENT_LIMIT = (
@@ -40,7 +47,6 @@ class Header(NamedTuple):
     height: int
     orientation: int
     """EXIF orientation, 1 to 8."""
-    progressive: bool
     whole: bool
     """The end of the picture data was seen; if not, only decoding tells whether enough of it is there."""
 
@@ -109,7 +115,7 @@ def _content(head: bytes) -> str:
 
 def _jpeg_header(source: Source) -> Header:
     """Walk the segments up to the picture data (ITU-T T.81, annex B)."""
-    frame: tuple[int, int, int, int, bool] | None = None
+    frame: tuple[int, int, int, int] | None = None
     orientation = 0
     position = 2
     for _ in range(_SEGMENT_LIMIT):
@@ -140,7 +146,7 @@ def _jpeg_header(source: Source) -> Header:
             body = source.at(position + 4, 6)
             if frame is None and len(body) == 6:
                 precision, height, width, components = struct.unpack(">BHHB", body)
-                frame = width, height, components, precision, marker & 3 == 2
+                frame = width, height, components, precision
         elif marker == 0xE1 and not orientation:
             body = source.at(position + 4, length - 2)
             if body[:6] == b"Exif\0\0":
@@ -150,13 +156,41 @@ def _jpeg_header(source: Source) -> Header:
         raise Refused(f"damaged: more than {_SEGMENT_LIMIT} segments before its picture data")
     if frame is None:
         raise Refused("damaged: no frame header before its picture data")
-    width, height, components, precision, progressive = frame
+    width, height, components, precision = frame
     if precision != 8 or components not in (1, 3, 4):
         raise Refused(f"a JPEG of {components} components of {precision} bits, which is not supported")
     # 0xFFD9 cannot occur within picture data (a 0xFF there is followed by 0), so near the end it is the end.
     tail = max(position, source.size - _TAIL)
     whole = source.at(tail, source.size - tail).rfind(b"\xff\xd9") >= 0
-    return Header("JPEG", width, height, orientation or 1, progressive, whole)
+    return Header("JPEG", width, height, orientation or 1, whole)
+
+
+# What ends the picture data of a pass: 0xFF, and no 0 that says that it is data, no restart, no further filler.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+def check_passes(data: bytes, header: Header) -> None:
+    """Refused, if a decoder of the JPEG `data` would have to go over far more pixels than an image has.
+
+    Passes are counted where a decoder meets them: previews within metadata, and what follows the end, are none.
+    """
+    most = min(PASS_LIMIT, PASSED_LIMIT // (header.width * header.height))
+    passes, position = 0, 2
+    for _ in range(_SEGMENT_LIMIT):
+        found = _MARKER.search(data, position)
+        if found is None or data[found.end() - 1] == 0xD9:
+            return
+        position, marker = found.end(), data[found.end() - 1]
+        if marker == 0xDA:
+            passes += 1
+            if passes > most:
+                pixels = f"{header.width}x{header.height}"
+                raise Refused(
+                    f"a JPEG of more than {most} passes over {pixels} pixels, which takes too long to decode"
+                )
+        if marker != 0x01 and marker != 0xD8:
+            position += int.from_bytes(data[position : position + 2], "big")
+    raise Refused(f"damaged: more than {_SEGMENT_LIMIT} segments")
 
 
 def _png_header(source: Source) -> Header:
@@ -185,7 +219,7 @@ def _png_header(source: Source) -> Header:
             orientation = _exif_orientation(source.at(position - 4 - length, length))
     else:
         raise Refused(f"damaged: more than {_SEGMENT_LIMIT} chunks")
-    return Header("PNG", width, height, orientation or 1, False, whole)
+    return Header("PNG", width, height, orientation or 1, whole)
 
 
 def _bmp_header(source: Source) -> Header:
@@ -201,7 +235,7 @@ def _bmp_header(source: Source) -> Header:
         raise Refused(f"a BMP with a header of {information} bytes, which is not supported")
     rows = (width * bits + 31) // 32 * 4 * height
     whole = compression not in (0, 3) or source.size >= offset + rows
-    return Header("BMP", width, height, 1, False, whole)
+    return Header("BMP", width, height, 1, whole)
 
 
 def _exif_orientation(tiff: bytes) -> int:

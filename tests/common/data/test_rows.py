@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +84,32 @@ def test_any_bytes_are_rows_or_a_bad_sample(tmp_path_factory: pytest.TempPathFac
         assert "\n" not in str(error)  # noqa: PT017
         return
     assert all(len(values) == 2 and np.isfinite(np.float32(values)).all() for _, values in found)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a" + "\u0300" * 500_000 + "\u0316" * 500_000, "characters are more than any row has"),
+        ("0,1,1\n" * 700_000, "bytes are more than"),
+        ("0,1,1\n" * 500_000, "500000 lines are more than the 10000"),
+        ("\n" * 4_000_000, "4000000 lines are more than the 10000"),
+        ("1" * 4_000_000, "characters are more than any row has"),
+        ("1," * 2_000_000, "characters are more than any row has"),
+        (" " * 2_000_000 + "x" + " " * 2_000_000 + "1", "characters are more than any row has"),
+        ("，" * 1_000_000, "characters are more than any row has"),
+        (("x " * 400 + "\n") * 4_000, "400 values where 3 belong"),
+    ],
+    ids=["accents", "bytes", "rows", "blank", "digits", "commas", "blanks", "wide", "values"],
+)
+def test_a_text_far_beyond_any_annotation_is_reported_at_once(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadSample, match=reason):
+        rows(tmp_path, content.encode())
+    assert time.process_time() - began < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+
+
+def test_as_many_rows_as_any_image_has_objects_are_read(tmp_path: Path) -> None:
+    assert len(rows(tmp_path, b"1,2,3\n" * 10_000)) == 10_000

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -286,6 +287,43 @@ def test_files_made_to_keep_a_reader_busy_are_refused(stored: Callable[..., str]
         decode(stored(busy))
     assert "segments" in reason(stored(b"\xff\xd8" + b"\xff\xd0" * 300_000))
     assert reason(stored(b"\xff\xd8" + b"\xff" * 3_000_000)).startswith("truncated")
+
+
+def of_size(data: bytes, width: int, height: int) -> bytes:
+    """A JPEG whose header claims another size."""
+    frame = next(
+        data.index(bytes([0xFF, marker])) for marker in (0xC0, 0xC2) if bytes([0xFF, marker, 0]) in data
+    )
+    return data[: frame + 5] + struct.pack(">HH", height, width) + data[frame + 9 :]
+
+
+@pytest.mark.parametrize("progressive", [True, False])
+def test_passes_over_many_pixels_are_refused_before_they_are_made(
+    stored: Callable[..., str], progressive: bool
+) -> None:
+    frame = of_size(encoded("JPEG", progressive=progressive), 9000, 9000)
+    scan = frame.rindex(b"\xff\xda")
+    began = time.process_time()
+    with pytest.raises(ImageError, match="of more than 13 passes over 9000x9000 pixels"):
+        decode(stored(frame[:scan] + frame[scan:-2] * 480 + b"\xff\xd9"))
+    assert time.process_time() - began < 0.5
+
+
+def test_previews_and_what_follows_the_picture_are_no_passes(stored: Callable[..., str]) -> None:
+    data = of_size(encoded("JPEG"), 64, 48)
+    preview = encoded("JPEG", progressive=True) * 3
+    segment = b"\xff\xe2" + struct.pack(">H", len(preview) + 2) + preview
+    film = encoded("JPEG", progressive=True) * 90
+    path = stored(data[:2] + segment * 20 + data[2:] + film)
+    assert np.array_equal(decode(path)[0], decode(stored(data, "b"))[0])
+
+
+@pytest.mark.parametrize("size", [(64, 48), (3000, 2000)])
+def test_progressive_pictures_of_usual_passes_are_read(
+    stored: Callable[..., str], size: tuple[int, int]
+) -> None:
+    picture = Image.fromarray(PICTURE).resize(size)
+    assert decode(stored(encoded("JPEG", picture, progressive=True)))[1] == size
 
 
 def test_no_warning_leaves_and_filters_stay_as_they_were(
