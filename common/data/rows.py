@@ -6,6 +6,7 @@ import codecs
 import errno
 import os
 import re
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
