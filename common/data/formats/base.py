@@ -45,6 +45,7 @@ TEXT_LIMIT = 64 << 20
 # Coordinates that were shares of an image come back from text as close as this to the whole pixel that they were.
 _SNAP = 0.001
 _LARGEST = 1e7
+_PLAIN = frozenset({int, float})
 
 Box = tuple[float, float, float, float]
 
@@ -367,6 +368,13 @@ def finite(value: Any) -> float | None:
 def finite_list(values: Any, count: int | None = None) -> list[float] | None:
     """`values` as floats, if they are `count` (None: any number of) finite numbers."""
     if not isinstance(values, (list, tuple)) or (count is not None and len(values) != count):
+        return None
+    if _PLAIN.issuperset(map(type, values)):  # the same as below, for all at once
+        if not values:
+            return []
+        least, most = min(values), max(values)
+        if -_LARGEST <= least <= most <= _LARGEST and not math.isnan(sum(values)):
+            return list(values)
         return None
     numbers = [finite(value) for value in values]
     return None if None in numbers else numbers  # type: ignore[return-value]

@@ -163,6 +163,8 @@ class _Ids:
         self.numbers: dict[int | str, int] = {}
 
     def __call__(self, value: Any) -> int | None:
+        if type(value) is int and value in self.numbers:
+            return self.numbers[value]
         key = whole_id(value)
         return None if key is None else self.numbers.setdefault(key, len(self.numbers))
 
@@ -285,8 +287,8 @@ def _add_annotation(
         return
     box = item.get("bbox")
     numbers = finite_list(box, 4) if box else _outline(item.get("segmentation"))
-    points = item.get("keypoints") or []
-    flat = finite_list(points) if isinstance(points, list) else None
+    points = item.get("keypoints")
+    flat = finite_list(points) if points else []
     if numbers is None or flat is None or len(flat) % 3:
         what = (
             f"bbox {excerpt(box)} is not x, y, width, height"

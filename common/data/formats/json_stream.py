@@ -97,8 +97,12 @@ class _Scanner:
             if not self._peek():
                 raise self._error("not JSON: the file ends within a list")
             line = self._here()
-            yield self._value(), line
-            if self._ends("]"):
+            value = self._value()
+            yield value, line
+            # Nearly always a comma follows at once.
+            if self._text.startswith(",", self._at):
+                self._at += 1
+            elif self._ends("]"):
                 return
 
     def _ends(self, bracket: str) -> bool:
@@ -113,6 +117,8 @@ class _Scanner:
     def _peek(self) -> str:
         """The next character that is no blank, where `_at` then stands; "" at the end."""
         while True:
+            if self._at < len(self._text) and (found := self._text[self._at]) > " ":
+                return found
             match = _BLANK.match(self._text, self._at)
             assert match is not None
             self._at = match.end()
