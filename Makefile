@@ -6,8 +6,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO_OUT := demo_out
 PEERS := .venv-peers
+ORACLES := .venv-oracles
 
-.PHONY: demo test soak bench check lock docs clean image image-test image-test-gpu
+.PHONY: demo test soak bench test-oracles check lock docs clean image image-test image-test-gpu
 
 demo: $(VENV)/ready
 	@$(RUN) detect/fit_yolov3.py --config configs/demo.json --linger 0
@@ -38,6 +39,17 @@ PEERS_OPTIONS ?=
 $(PEERS)/ready: benchmarks/requirements-peers.lock
 	@"$$(readlink -f $(RUN))" -m venv $(PEERS)
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS_OPTIONS) -r $<
+	@touch $@
+
+# Our readers of labels beside independent ones, which have an environment of their own; where that cannot be installed
+# the tests say that they are skipped.
+test-oracles: $(VENV)/ready-for-development
+	-@$(MAKE) --no-print-directory $(ORACLES)/ready
+	@$(RUN) -m pytest -rs tests/test_oracles.py
+
+$(ORACLES)/ready: tests/oracles/requirements.lock
+	@"$$(readlink -f $(RUN))" -m venv $(ORACLES)
+	@$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 # Formatting, linting and types, as the gate sees them.
@@ -88,4 +100,4 @@ lock:
 	@sed -i "s/ ; $(EVERYWHERE) / /" requirements.lock requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(DEMO_OUT)
+	rm -rf $(VENV) $(PEERS) $(ORACLES) $(DEMO_OUT)

@@ -20,12 +20,12 @@ from common.data.formats.recognise import open_set
 from common.data.formats.writing import Exported, Target
 from common.data.problems import BadSample, Problem
 from common.errors import ConfigurationError, DataError, JobError
-from common.files import write_json
+from common.files import replacing
 from common.images.decoding import ImageError, printable, probe
 
 WRITERS = {"txt": txt, "coco": coco, "voc": voc, "yolo": yolo, "labelme": labelme, "csv": csv}
 TASKS = ("detection", "classification", "reid", "landmark")
-REPORT = "conversion.json"
+REPORT = "conversion.log"
 
 _NAMES = {
     "train": (
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python3 -m common.convert",
         description="Read labels in any format and write them in another. Images are hard-linked where that works, "
-        "else copied. What the new format cannot hold is counted and said, and stands in conversion.json.",
+        "else copied. What the new format cannot hold is counted and said, and stands in conversion.log.",
     )
     parser.add_argument("source", type=Path, help="a set, or a whole export with train, valid and test sets")
     parser.add_argument(
@@ -141,7 +141,7 @@ def convert(options: argparse.Namespace) -> None:
     if options.task == "landmark" and not classes:
         classes = ["object"]  # formats that name what the points are of need a name
     with _whole(out) as folder:
-        report: dict[str, object] = {}
+        report: list[str] = []
         for part, (entries, problems) in read.items():
             opened = sets[part]
             lost: Counter[str] = Counter()
@@ -153,8 +153,9 @@ def convert(options: argparse.Namespace) -> None:
             keypoints = opened.keypoints or _keypoints(images)
             target = Target(folder, part, options.task, classes, keypoints, images, lost)
             WRITERS[options.to].write(target)
-            report[part or "set"] = _told(part, opened, images, lost, problems)
-        write_json(folder / REPORT, report)
+            report += _told(part, opened, images, lost, problems)
+        with replacing(folder / REPORT, "w") as file:
+            file.writelines(f"{line}\n" for line in report)
 
 
 def _places(options: argparse.Namespace) -> dict[str, Place]:
@@ -289,26 +290,19 @@ def _told(
     images: Sequence[Exported],
     lost: Counter[str],
     problems: Sequence[Problem],
-) -> dict[str, object]:
-    """Say what became of a set; its entry in the report."""
-    objects = sum(len(image.objects) for image in images)
+) -> list[str]:
+    """Say what became of a set; lines of the report, which has all of it."""
     name = f"{part}: " if part else ""
-    print(f"{name}{len(images)} images, {objects} objects written")
-    for what, count in lost.items():
-        print(f"{name}not written: {count} {what}", file=sys.stderr)
-    notes = [*problems, *opened.skipped]
-    for problem in notes[:_SHOWN]:
-        print(f"{name}{problem}", file=sys.stderr)
+    objects = sum(len(image.objects) for image in images)
+    done = f"{name}{len(images)} images, {objects} objects written"
+    print(done)
+    not_written = [f"{name}not written: {count} {what}" for what, count in lost.items()]
+    notes = [f"{name}{problem}" for problem in [*problems, *opened.skipped]]
+    for line in [*not_written, *notes[:_SHOWN]]:
+        print(line, file=sys.stderr)
     if len(notes) > _SHOWN:
         print(f"{name}... and {len(notes) - _SHOWN} more in {REPORT}", file=sys.stderr)
-    return {
-        "format": opened.format,
-        "images": len(images),
-        "objects": objects,
-        "not_written": dict(lost),
-        "problems": [str(problem) for problem in problems],
-        "skipped": [str(problem) for problem in opened.skipped],
-    }
+    return [f"{done} (from {opened.format})", *not_written, *notes]
 
 
 @contextmanager
