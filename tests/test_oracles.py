@@ -19,7 +19,9 @@ from tests.helpers.label_trees import SIZE, coco, images, opened, records, text,
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".venv-oracles"
 # ORACLES_PYTHON names another Python that has the readers.
-ORACLES = os.environ.get("ORACLES_PYTHON") or (FOLDER / "bin" / "python" if (FOLDER / "ready").exists() else None)
+ORACLES = os.environ.get("ORACLES_PYTHON") or (
+    FOLDER / "bin" / "python" if (FOLDER / "ready").exists() else None
+)
 BLOOD_CELLS = ROOT / "tests" / "data" / "blood_cells" / "detect_valid"
 
 pytestmark = pytest.mark.skipif(
