@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.data.listing import Listing
 from common.data.problems import IMAGE_EXTENSIONS, BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable, read_file
@@ -186,60 +187,6 @@ def inside(path: str, root: str) -> bool:
 def is_image(path: str) -> bool:
     """Whether a name that an annotation gives is an image's, whatever the case of its extension."""
     return os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
-
-
-class Listing:
-    """Files below a set's folder. Hidden ones and those that archives and systems leave behind are not in it."""
-
-    _IGNORED = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information"})
-
-    def __init__(self, folder: str) -> None:
-        """Read the folder; one that links lead to twice is read once. Raises DataError if it cannot be read."""
-        self.folder = folder
-        self.images: list[str] = []
-        """Paths of all images, whatever the case of the extension: a folder's own before those of its folders."""
-        self.others: list[str] = []
-        """Paths of all other files, in the same order."""
-        self.folders: list[str] = []
-        visited: set[tuple[int, int]] = set()
-        waiting = [folder]
-        while waiting:
-            current = waiting.pop()
-            try:
-                status = os.stat(current)
-                if (status.st_dev, status.st_ino) in visited:
-                    continue
-                visited.add((status.st_dev, status.st_ino))
-                with os.scandir(current) as found:
-                    entries = sorted((entry.name, _is_folder(entry)) for entry in found)
-            except OSError as error:
-                if current == folder:
-                    raise DataError(
-                        f"the folder {printable(folder)} cannot be read: {error.strerror}"
-                    ) from None
-                continue
-            below = []
-            for name, is_folder in entries:
-                if name.startswith(".") or name in self._IGNORED:
-                    continue
-                path = os.path.join(current, name)
-                if is_folder:
-                    below.append(path)
-                else:
-                    (self.images if is_image(name) else self.others).append(path)
-            self.folders.extend(below)
-            waiting.extend(reversed(below))
-
-    def with_extension(self, *extensions: str) -> list[str]:
-        """The other files that end so, whatever the case."""
-        return [path for path in self.others if path.lower().endswith(extensions)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 class ImageFinder:

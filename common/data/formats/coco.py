@@ -25,7 +25,6 @@ from common.data.formats.base import (
     Box,
     FormatError,
     ImageFinder,
-    Listing,
     Object,
     Place,
     Point,
@@ -41,6 +40,7 @@ from common.data.formats.base import (
     whole_id,
 )
 from common.data.formats.writing import Target
+from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
 from common.images.decoding import printable

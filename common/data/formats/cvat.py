@@ -16,7 +16,6 @@ from common.data.formats.base import (
     Box,
     FormatError,
     ImageFinder,
-    Listing,
     Object,
     Place,
     Problems,
@@ -31,6 +30,7 @@ from common.data.formats.base import (
     sorted_box,
 )
 from common.data.formats.parts import part_of, those_of
+from common.data.listing import Listing
 from common.data.problems import BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable

@@ -17,7 +17,6 @@ from common.data.formats.base import (
     AnnotatedSet,
     Box,
     ImageFinder,
-    Listing,
     Object,
     Place,
     Point,
@@ -32,6 +31,7 @@ from common.data.formats.base import (
     size,
 )
 from common.data.formats.writing import Target, stem
+from common.data.listing import Listing
 from common.data.problems import BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable

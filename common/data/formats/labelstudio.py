@@ -19,7 +19,6 @@ from common.data.formats.base import (
     Box,
     FormatError,
     ImageFinder,
-    Listing,
     Object,
     Place,
     Problems,
@@ -36,6 +35,7 @@ from common.data.formats.base import (
     snapped,
     sorted_box,
 )
+from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
 from common.images.decoding import printable

@@ -19,7 +19,6 @@ from common.data.formats.base import (
     Box,
     FormatError,
     ImageFinder,
-    Listing,
     Object,
     Place,
     Point,
@@ -35,6 +34,7 @@ from common.data.formats.base import (
 )
 from common.data.formats.modelarts import lines
 from common.data.formats.parts import part_of
+from common.data.listing import Listing
 from common.data.problems import BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable

@@ -11,7 +11,8 @@ import os
 import re
 from typing import NamedTuple
 
-from common.data.formats.base import AnnotatedSet, Listing, Object, Place, Record
+from common.data.formats.base import AnnotatedSet, Object, Place, Record
+from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
 from common.images.decoding import printable
@@ -60,7 +61,9 @@ def recognise(place: Place, listing: Listing) -> str | None:
 def read(place: Place, listing: Listing) -> AnnotatedSet:
     """The set of images with such names. Raises DataError."""
     images, problems, skipped = [], [], []
-    has_query = any(os.path.basename(folder) == QUERY for folder in listing.folders)
+    has_query = any(
+        os.path.basename(folder) == QUERY for folder in listing.folders if folder != listing.folder
+    )
     for path in listing.images:
         found = named(path)
         folder = os.path.basename(os.path.dirname(path))

@@ -18,7 +18,6 @@ from common.data.formats.base import (
     AnnotatedSet,
     FormatError,
     ImageFinder,
-    Listing,
     Object,
     Place,
     Problems,
@@ -27,6 +26,7 @@ from common.data.formats.base import (
     label_text,
 )
 from common.data.formats.parts import part_of, those_of
+from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
 from common.images.decoding import printable

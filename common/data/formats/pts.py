@@ -10,7 +10,6 @@ import re
 
 from common.data.formats.base import (
     AnnotatedSet,
-    Listing,
     Object,
     Place,
     Point,
@@ -21,6 +20,7 @@ from common.data.formats.base import (
     read_text,
 )
 from common.data.formats.writing import stem
+from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
 from common.images.decoding import printable

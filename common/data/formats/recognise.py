@@ -20,7 +20,8 @@ from common.data.formats import (
     voc,
     yolo,
 )
-from common.data.formats.base import FORMATS, AnnotatedSet, Listing, Place
+from common.data.formats.base import FORMATS, AnnotatedSet, Place
+from common.data.listing import Listing
 from common.errors import DataError
 from common.images.decoding import printable
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from common.data.formats.base import (
     MOST_OBJECTS,
     AnnotatedSet,
-    Listing,
     Object,
     Place,
     Point,
@@ -18,6 +17,7 @@ from common.data.formats.base import (
     read_text,
 )
 from common.data.formats.writing import Exported, Target, number, stem
+from common.data.listing import Listing
 from common.data.problems import IMAGE_EXTENSIONS, BadSample, Problem
 from common.data.rows import annotation_path, read_rows
 from common.errors import DataError

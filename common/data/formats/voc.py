@@ -20,7 +20,6 @@ from common.data.formats.base import (
     Box,
     FormatError,
     ImageFinder,
-    Listing,
     Object,
     Place,
     Record,
@@ -36,6 +35,7 @@ from common.data.formats.base import (
     sorted_box,
 )
 from common.data.formats.writing import Target, number, stem
+from common.data.listing import Listing
 from common.data.problems import BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable

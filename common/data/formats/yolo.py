@@ -19,7 +19,6 @@ from common.data.formats.base import (
     MOST_OBJECTS,
     AnnotatedSet,
     FormatError,
-    Listing,
     Object,
     Place,
     Point,
@@ -34,6 +33,7 @@ from common.data.formats.base import (
     snapped,
 )
 from common.data.formats.writing import Target, number, stem
+from common.data.listing import Listing
 from common.data.problems import BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.data.formats import json_stream
-from common.data.formats.base import MOST_IMAGES, MOST_OBJECTS, MOST_PROBLEMS, FormatError, Listing, Place
+from common.data.formats.base import MOST_IMAGES, MOST_OBJECTS, MOST_PROBLEMS, FormatError, Place
 from common.data.formats.recognise import READERS
+from common.data.listing import Listing
 from common.data.problems import BadSample
 from common.errors import DataError
 from tests.helpers.label_trees import coco, images, labelme, opened, records, text, voc

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from common.data.formats.base import Listing, Place
+from common.data.formats.base import Place
 from common.data.formats.recognise import recognise
+from common.data.listing import Listing
 from common.errors import DataError
 from tests.helpers.label_trees import coco, images, labelme, opened, text, voc
 
