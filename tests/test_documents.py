@@ -300,27 +300,6 @@ def test_all_kinds_of_errors_are_named(text: str) -> None:
     assert not [kind for kind in kinds if not re.search(rf"\b{kind}\b", text)]
 
 
-@both("docs/troubleshooting")
-def test_every_message_that_is_explained_is_one_of_the_code(text: str) -> None:
-    sources = [
-        path
-        for folder in ("common", "detect", "classification", "landmark", "reid")
-        for path in (ROOT / folder).rglob("*.py")
-    ]
-    code = "\n".join(path.read_text() for path in [*sources, ROOT / ".ci" / "requirements.sh"])
-    code = re.sub(r'"\s*\n\s*f?"', "", code)
-    code = code.replace('missing "', "missing: ")  # how the shell script writes it
-    code = re.sub(r"\{[^{}]*\}", "\0", code)
-    rows = cells(text, "message contains", "信息中包含")
-    messages = [quoted(row[0])[0] for row in rows if row[0].startswith("`")]
-    assert len(messages) > 15
-    for message in messages:
-        pattern = re.escape(message)
-        for value in (r"8888", r"\[0\]", r"9"):
-            pattern = pattern.replace(value, f"(?:{value}|\0)")
-        assert re.search(pattern, code), message
-
-
 def anchors(text: str) -> set[str]:
     """The anchors that GitHub gives the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from common.training.checkpoint import read_checkpoint
-from tests.helpers.classification_jobs import HEIGHT, WIDTH, Ended, draw, fit, keys
+from tests.helpers.classification_jobs import HEIGHT, WIDTH, draw, keys
+from tests.helpers.jobs import Ended, fit
 from tests.helpers.strangers import outputs, prepared, reopened
 
 SCRIPT = "classification/fit_classification.py"

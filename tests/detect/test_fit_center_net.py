@@ -11,15 +11,17 @@ from PIL import Image
 
 from common.engine.devices import bfloat16_supported
 from common.training.checkpoint import read_checkpoint
-from tests.helpers.detection_jobs import NAMES, Ended, free_port, subset
-from tests.helpers.detection_jobs import fit as run
+from tests.helpers.detection_jobs import NAMES, subset
+from tests.helpers.jobs import Ended, free_port
+from tests.helpers.jobs import fit as run
 from tests.helpers.strangers import outputs, prepared, reopened
 
 WIDTH, HEIGHT = 96, 64
 
 
 def fit(log_dir: Path, config: dict[str, Any], *options: str, **how: Any) -> Ended:
-    return run("detect/fit_center_net.py", log_dir, config, *options, **how)
+    values = {"log_dir": str(log_dir), "gpus": [], **config}
+    return run("detect/fit_center_net.py", values, *options, **how)
 
 
 def config(data: Path, **keys: Any) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
         "train__epochs": 4,
         "valid__interval": 4,
     }
-    return fit(tmp_path_factory.mktemp("job") / "out", config(data, **keys), linger=1)
+    return fit(tmp_path_factory.mktemp("job") / "out", config(data, **keys), linger=1, polled=True)
 
 
 def exported(job: Ended, graph: str, image: str) -> list[np.ndarray]:

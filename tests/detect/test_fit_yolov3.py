@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from common.training.checkpoint import read_checkpoint, write_checkpoint
-from tests.helpers.detection_jobs import NAMES, ROOT, Ended, free_port, subset
-from tests.helpers.detection_jobs import fit as run
+from tests.helpers.detection_jobs import NAMES, subset
+from tests.helpers.jobs import ROOT, Ended, free_port
+from tests.helpers.jobs import fit as run
 from tests.helpers.strangers import outputs, prepared, reopened
 
 QUICK = {"num_workers": 2, "batch_size": 4, "no_random_shape": True}
 
 
 def fit(log_dir: Path, config: dict[str, Any], *options: str, **how: Any) -> Ended:
-    return run("detect/fit_yolov3.py", log_dir, config, *options, **how)
+    values = {"log_dir": str(log_dir), "gpus": [], **config}
+    return run("detect/fit_yolov3.py", values, *options, **how)
 
 
 def config(data: Path, **keys: Any) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
         tmp_path_factory.mktemp("job") / "out",
         config(data, train__epochs=12, train__lr=0.05, valid__interval=6),
         linger=1,
+        polled=True,
     )
 
 
@@ -276,7 +279,7 @@ def test_sets_are_split_off_as_the_steps_say(
         "dataset__valid_size": sizes[0],
         "dataset__test_size": sizes[1],
     }
-    ended = fit(tmp_path / "out", config(data, train__epochs=1, **keys), linger=1)
+    ended = fit(tmp_path / "out", config(data, train__epochs=1, **keys), linger=1, polled=True)
     assert ended.status == 0, ended.output
     assert sorted({point[1] for point in ended.polls[-1][1]}) == steps
     assert (tmp_path / "out" / "valid_data_result.json").exists() == bool(sizes[0])

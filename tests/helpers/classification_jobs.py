@@ -1,14 +1,8 @@
-"""Coloured images in class folders, and jobs run to their end; for tests of classification, ReID and landmarks."""
+"""Coloured images in class folders, and configurations for them; for tests of classification and ReID."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +11,6 @@ import numpy as np
 
 from common.loading.loader import Batch
 
-ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {
     "blue": (200, 60, 40),
     "green": (40, 190, 60),
@@ -69,42 +62,3 @@ def batch(epoch: int = 0, number: int = 0, rows: int = 6, classes: int = 3, seed
         "label": (np.arange(rows) % classes).astype(np.float32),
     }
     return Batch(arrays, np.arange(rows), rows, (WIDTH, HEIGHT), [], epoch, number)
-
-
-@dataclass
-class Ended:
-    """A job that has ended."""
-
-    status: int
-    output: str
-    log_dir: Path
-
-    def json(self, name: str) -> Any:
-        return json.loads((self.log_dir / name).read_text())
-
-    def log(self) -> str:
-        return (self.log_dir / "estimator.log").read_text()
-
-    @property
-    def last_line(self) -> str:
-        return self.output.strip().splitlines()[-1]
-
-
-def fit(script: str, values: dict[str, Any], *options: str, home: Path | None = None) -> Ended:
-    """Run a job of `script` to its end. home: in the place of ~/.mxnet."""
-    log_dir = Path(values["log_dir"])
-    path = log_dir.parent / f"{log_dir.name}.json"
-    path.write_text(json.dumps(values))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, script, "--config", str(path), "--port", str(port), "--linger", "0", *options]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **({"MXNET_HOME": str(home)} if home else {})},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    return Ended(done.returncode, done.stdout + done.stderr, log_dir)

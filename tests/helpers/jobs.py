@@ -1,4 +1,7 @@
-"""The smallest whole jobs of all five scripts, as a platform runs them; for tests that interrupt and disturb them."""
+"""Jobs as a platform runs them, and the smallest of all five scripts for tests that interrupt and disturb them.
+
+`fit` runs a job to its end; `start` gives a running one, for `finish`, `fail` and `wait_for`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +104,73 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def command(
+    script: str, values: dict[str, Any], *options: str, port: int = 0, linger: float = 0
+) -> list[str]:
+    """The command line of a job; its configuration is written beside its log_dir."""
+    log_dir = Path(values["log_dir"])
+    path = log_dir.parent / f"{log_dir.name}.json"
+    path.write_text(json.dumps(values))
+    words = [sys.executable, script, "--config", str(path), "--port", str(port or free_port())]
+    return [*words, "--linger", str(linger), *options]
+
+
+@dataclass
+class Ended:
+    """A job that has ended. polls: (seconds after the start, answer) for every answer of a job that was polled."""
+
+    status: int
+    output: str
+    log_dir: Path
+    polls: list[tuple[float, list[list[float]]]] = field(default_factory=list)
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.log_dir / name).read_text())
+
+    def log(self) -> str:
+        return (self.log_dir / "estimator.log").read_text()
+
+    @property
+    def last_line(self) -> str:
+        return self.output.strip().splitlines()[-1]
+
+
+def fit(
+    script: str,
+    values: dict[str, Any],
+    *options: str,
+    environment: dict[str, str] | None = None,
+    linger: float = 0,
+    polled: bool = False,
+) -> Ended:
+    """Run a job of `script` (its path in the project) to its end. polled: ask for its progress all the time."""
+    port, polls = free_port(), []
+    began, over = time.monotonic(), threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.05):
+            if points := poll(port):
+                polls.append((time.monotonic() - began, points))
+
+    poller = threading.Thread(target=ask)
+    if polled:
+        poller.start()
+    try:
+        done = subprocess.run(
+            command(script, values, *options, port=port, linger=linger),
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+    finally:
+        over.set()
+        if polled:
+            poller.join()
+    return Ended(done.returncode, done.stdout + done.stderr, Path(values["log_dir"]), polls)
+
+
 def start(
     task: str,
     log_dir: Path,
@@ -109,23 +181,9 @@ def start(
     **train: Any,
 ) -> subprocess.Popen[str]:
     """Start a job; prefix: a program that is to run it. Output is read by `finish` or `communicate`."""
-    path = log_dir.parent / f"{log_dir.name}.json"
-    path.write_text(json.dumps(config(task, log_dir, data, **train)))
-    command = [
-        *prefix,
-        sys.executable,
-        SCRIPTS[task],
-        "--config",
-        str(path),
-        "--port",
-        str(port or free_port()),
-    ]
+    words = command(SCRIPTS[task], config(task, log_dir, data, **train), *options, port=port)
     return subprocess.Popen(
-        [*command, "--linger", "0", *options],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        [*prefix, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -199,10 +257,10 @@ def poll(port: int) -> list[list[float]]:
     """The progress that a poller sees; nothing while nobody answers."""
     address = f"http://127.0.0.1:{port}/data/plugin/scalars/scalars?run=.&tag=progress"
     try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
+        with urllib.request.urlopen(urllib.request.Request(address, method="POST"), timeout=5) as answer:
             found: list[list[float]] = json.load(answer)
             return found
-    except (urllib.error.URLError, OSError):
+    except (urllib.error.URLError, OSError, ValueError):
         return []
 
 

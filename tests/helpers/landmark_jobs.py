@@ -15,8 +15,6 @@ from common.loading.loader import Batch
 from common.task import Inputs
 from landmark.config import LandmarkConfig
 from landmark.task import LandmarkModel, LandmarkTask
-from tests.helpers.classification_jobs import Ended
-from tests.helpers.classification_jobs import fit as fit_script
 
 JOINTS = 3
 WIDTH, HEIGHT = 64, 48
@@ -80,8 +78,3 @@ def losses(model: LandmarkModel, inputs: Inputs) -> list[np.ndarray]:
     block, _ = model.training_block()
     found = block(*(mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)))
     return [loss.asnumpy() for loss in (found if isinstance(found, (list, tuple)) else [found])]
-
-
-def fit(values: dict[str, Any], *options: str) -> Ended:
-    """Run a landmark job to its end."""
-    return fit_script("landmark/fit_landmark.py", values, *options)

@@ -11,16 +11,11 @@ import pytest
 
 from common.data.samples import Sample
 from common.training.checkpoint import read_checkpoint
-from tests.helpers.landmark_jobs import (
-    HEIGHT,
-    JOINTS,
-    WIDTH,
-    Ended,
-    draw,
-    fit,
-    keys,
-)
+from tests.helpers.jobs import Ended, fit
+from tests.helpers.landmark_jobs import HEIGHT, JOINTS, WIDTH, draw, keys
 from tests.helpers.strangers import outputs, prepared, reopened
+
+SCRIPT = "landmark/fit_landmark.py"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
     """One whole job that the tests below look at; its training set is smaller than a batch."""
-    return fit(keys(data, tmp_path_factory.mktemp("job") / "out"))
+    return fit(SCRIPT, keys(data, tmp_path_factory.mktemp("job") / "out"))
 
 
 def _no_other() -> Sample:
@@ -98,7 +93,7 @@ def test_training_taken_up_again_goes_on_where_it_was(job: Ended, data: Path, tm
     values = keys(data, tmp_path / "out", train__lr=1e-12, train__epochs=1)
     values["model"] = {"base_network": "no such network"}  # has no effect with --load
     checkpoint = job.log_dir / "best_checkpoint.pkl"
-    ended = fit(values, "--load", str(checkpoint))
+    ended = fit(SCRIPT, values, "--load", str(checkpoint))
     assert ended.status == 0, ended.output
     before, after = (
         read_checkpoint(path, "landmark") for path in (checkpoint, tmp_path / "out" / checkpoint.name)
@@ -126,7 +121,7 @@ def test_jobs_learn_to_find_the_corners(tmp_path: Path, more: dict[str, Any]) ->
     draw(tmp_path / "data" / "train", 96, seed=2)
     draw(tmp_path / "data" / "valid", 24, seed=3)
     learning = {"train__epochs": 30, "train__batch_size": 16, "train__lr_decay_epoch": "20"}
-    ended = fit(keys(tmp_path / "data", tmp_path / "out", **{**learning, **more}))
+    ended = fit(SCRIPT, keys(tmp_path / "data", tmp_path / "out", **{**learning, **more}))
     assert ended.status == 0, ended.output
     annotated = rows_of(ended.json("valid_data_result.json"), "groundtruth")
     trivial = np.sqrt(((annotated - annotated.mean(axis=0)) ** 2).mean())
