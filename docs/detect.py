@@ -13,8 +13,12 @@ model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
 network = mx.gluon.SymbolBlock.imports(str(folder / model["symbol"]), ["data"], str(folder / model["params"]))
 
 width, height = model["input"]["width"], model["input"]["height"]
-smaller = photo.shape[1] > width or photo.shape[0] > height
-image = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+size = width, height
+between = [
+    wanted if wanted <= given / 2 else given for wanted, given in zip(size, photo.shape[1::-1], strict=True)
+]
+image = cv2.resize(photo, between, interpolation=cv2.INTER_AREA)
+image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 image = (image[:, :, ::-1] / 255.0 - model["input"]["mean"]) / model["input"]["std"]
 data = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)
 
