@@ -104,8 +104,8 @@ def evaluate(network: Any, options: argparse.Namespace, names: list[str]) -> flo
     from common.engine.graph import MEAN, STD
     from common.images.decoding import decode
     from common.images.resize import Resize
+    from detect.geometry import clip_detections
     from detect.metric import MeanAveragePrecision
-    from detect.results import clip_detections
 
     network.hybridize()  # the signature differs from the training's
     metric = MeanAveragePrecision(len(names), 0.5, "voc")

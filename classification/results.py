@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from classification.annotations import ClassAnnotations
+from classification.evaluation import evaluate_classes
 from classification.metric import ClassificationMetric, classification_metric, number_or_null, softmax
 from classification.transforms import region_of
-from common.data.samples import Sample
+from common.data.formats.base import Object
+from common.data.listing import Listing
+from common.data.samples import Annotate, Sample
+from common.evaluation.pictures import Box, Caption, Mark
 from common.evaluator import Evaluation, Evaluator
 from common.predictor import Decoder
 from common.trained import Reading
@@ -43,6 +48,19 @@ class ClassDecoder(Decoder):
         }
         box = region_of(sample)
         return row if box is None else {**row, "bbox": ", ".join(f"{edge:.6f}" for edge in box)}
+
+    def marks(self, row: dict[str, Any]) -> list[Mark]:
+        """See Decoder."""
+        text = f"{row['class']} {row['score']:.2f}"
+        return [Box(box, text, row["id"])] if (box := box_of_row(row)) else [Caption(text, row["id"])]
+
+
+def box_of_row(row: dict[str, Any]) -> tuple[float, float, float, float] | None:
+    """The box that a row is about, None for a whole image."""
+    if "bbox" not in row:
+        return None
+    x1, y1, x2, y2 = (float(value) for value in row["bbox"].split(","))
+    return x1, y1, x2, y2
 
 
 def result_rows(
@@ -107,6 +125,17 @@ class ClassEvaluator(Evaluator):
         metric, document = result_document(samples, predictions, self._decoder)
         return _evaluation(metric), document
 
+    def document(
+        self,
+        samples: Sequence[Sample],
+        predictions: Sequence[np.ndarray],
+        which: str,
+        score: float | None = None,
+    ) -> dict[str, Any]:
+        """See Evaluator."""
+        rows = np.reshape(predictions, (-1, len(self._decoder.classes)))
+        return evaluate_classes(samples, rows, self._decoder.classes, which=which)
+
 
 def _evaluation(metric: ClassificationMetric) -> Evaluation:
     return Evaluation(metric.accuracy, {"top5": metric.top5})
@@ -115,4 +144,14 @@ def _evaluation(metric: ClassificationMetric) -> Evaluation:
 def reading(card: Mapping[str, Any]) -> Reading:
     """How the outputs of a classifier with this `model.json` are read and judged."""
     decoder = ClassDecoder(list(card["classes"]))
-    return Reading(decoder, ClassEvaluator(decoder), region_of)
+    names = tuple(decoder.classes)
+
+    def annotations(listing: Listing) -> tuple[Annotate, Sequence[str]]:
+        return ClassAnnotations(names, (listing.folder,)), names
+
+    return Reading(decoder, ClassEvaluator(decoder), region_of, annotations, labels_of)
+
+
+def labels_of(row: dict[str, Any]) -> list[Object]:
+    """What a row says, as a label."""
+    return [Object(row["class"], box_of_row(row))] if row.get("class") is not None else []

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.data.boxes import clip_box
@@ -20,7 +17,7 @@ from common.data.formats.recognise import open_set
 from common.data.formats.writing import Exported, Target
 from common.data.problems import BadSample, Problem
 from common.errors import ConfigurationError, DataError, JobError
-from common.files import replacing
+from common.files import new_folder, replacing
 from common.images.decoding import ImageError, printable, probe
 
 WRITERS = {"txt": txt, "coco": coco, "voc": voc, "yolo": yolo, "labelme": labelme, "csv": csv}
@@ -140,7 +137,7 @@ def convert(options: argparse.Namespace) -> None:
     classes, ids = class_names.settle(ordered, labels, given)
     if options.task == "landmark" and not classes:
         classes = ["object"]  # formats that name what the points are of need a name
-    with _whole(out) as folder:
+    with new_folder(out) as folder:
         report: list[str] = []
         for part, (entries, problems) in read.items():
             opened = sets[part]
@@ -303,21 +300,6 @@ def _told(
     if len(notes) > _SHOWN:
         print(f"{name}... and {len(notes) - _SHOWN} more in {REPORT}", file=sys.stderr)
     return [f"{done} (from {opened.format})", *not_written, *notes]
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends without an error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        if out.is_dir():
-            out.rmdir()
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 if __name__ == "__main__":

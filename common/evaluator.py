@@ -43,3 +43,15 @@ class Evaluator(ABC):
         self, samples: Sequence[Sample], predictions: Sequence[np.ndarray]
     ) -> tuple[Evaluation, dict[str, Any]]:
         """The figures, and the content of the result file."""
+
+    @abstractmethod
+    def document(
+        self,
+        samples: Sequence[Sample],
+        predictions: Sequence[np.ndarray],
+        which: str,
+        score: float | None = None,
+    ) -> dict[str, Any]:
+        """Everything that is said of a set (`common.evaluation.document`). which: the set's name. Figures that the
+        result file has are those of it, digit for digit. score: from which predictions are counted, where the task has
+        scores; None: the best of the set."""

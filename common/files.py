@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import re
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -117,6 +119,24 @@ def _readable_value(value: Any) -> Any:
     return [_readable_value(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write into, which takes its place when the block ends without an error.
+
+    `out` does not exist, or is an empty folder; after an error it is as it was.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if out.is_dir():
+            out.rmdir()
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON for people to `path`, whole or not at all: CJK letters stand as they are, names of files as
     `readable` has them."""
@@ -126,3 +146,9 @@ def write_json(path: Path, value: Any) -> None:
             text = json.dumps(_readable_value(value), ensure_ascii=False, indent=1)
         file.write(text)
         file.write("\n")
+
+
+def json_line(value: Any) -> str:
+    """`value` as JSON on one line; names of files as `readable` has them."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.dumps(_readable_value(value), ensure_ascii=False) if _SURROGATE.search(text) else text

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from common.data.samples import Sample
+from common.evaluation.pictures import Mark
 from common.images.decoding import ImageError, decode
 from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Layout, Loader, Shape
@@ -40,6 +41,14 @@ class Decoder(ABC):
     @abstractmethod
     def row(self, sample: Sample, prediction: np.ndarray) -> dict[str, Any]:
         """A prediction as an entry of `Result`, without anything that is annotated."""
+
+    def counting_from(self, score: float) -> Decoder:
+        """The same, but that rows name objects of a score from `score`, where the task has some."""
+        return self
+
+    @abstractmethod
+    def marks(self, row: dict[str, Any]) -> list[Mark]:
+        """What is drawn into the picture of a row."""
 
 
 @dataclass(frozen=True)

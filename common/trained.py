@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data.samples import Sample
+from common.data.formats.base import Object
+from common.data.listing import Listing
+from common.data.samples import Annotate, Sample
 from common.errors import ModelError
 from common.evaluator import Evaluator
 from common.files import read_file
@@ -24,38 +26,53 @@ from common.predictor import Compute, Decoder, Predictor
 
 MODEL_CARD = "model.json"
 ENGINES = ("auto", "mxnet", "onnx")
+_SCORE = 0.3  # of detectors of version 1.2.0, whose card has none
 _CARD_LIMIT = 16 << 20  # bytes; a card of 10 000 classes has a hundredth of it
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What has to be known of a task to open a model of it. name: as in cards and checkpoints.
+    """What has to be known of a task to open a model of it. name: as in cards and checkpoints. does: the task's kind:
+    detection, classification, reid or landmark.
 
     reading: "module:function" from a card to its `Reading`. prefix, resize: of cards of version 1.2.0.
     """
 
     name: str
+    does: str
     reading: str
     prefix: str
     resize: Resize
 
 
 KINDS = (
-    Kind("yolov3", "detect.results:reading", "yolo3_", Resize("stretch")),
-    Kind("centernet", "detect.results:reading", "center_net_", Resize("letterbox")),
-    Kind("classification", "classification.results:reading", "classifier_", Resize("centre_crop", 0.875)),
-    Kind("reid", "reid.results:reading", "reid_", Resize("stretch")),
-    Kind("landmark", "landmark.results:reading", "landmark_", Resize("stretch")),
+    Kind("yolov3", "detection", "detect.results:reading", "yolo3_", Resize("stretch")),
+    Kind("centernet", "detection", "detect.results:reading", "center_net_", Resize("letterbox")),
+    Kind(
+        "classification",
+        "classification",
+        "classification.results:reading",
+        "classifier_",
+        Resize("centre_crop", 0.875),
+    ),
+    Kind("reid", "reid", "reid.results:reading", "reid_", Resize("stretch")),
+    Kind("landmark", "landmark", "landmark.results:reading", "landmark_", Resize("stretch")),
 )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model's outputs are read and judged. region: the part of its image that a sample is."""
+    """How a model's outputs are read and judged.
+
+    region: the part of its image that a sample is. annotations: for the folder of a set the reader of annotations, and
+    the labels of samples by the id that their annotation begins with. labels: a row of a result as annotations.
+    """
 
     decoder: Decoder
     evaluator: Evaluator
     region: Callable[[Sample], Region | None]
+    annotations: Callable[[Listing], tuple[Annotate, Sequence[str]]]
+    labels: Callable[[dict[str, Any]], list[Object]]
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,14 @@ class Card:
     def classes(self) -> list[str]:
         """Names by id; none for keypoints."""
         return list(self.content["classes"])
+
+    @property
+    def score(self) -> float:
+        """Least score of the objects that count: the best on the validation set, else as configured."""
+        for key in ("best_thresh", "score_thresh"):
+            if isinstance(self.content.get(key), (int, float)):
+                return float(self.content[key])
+        return _SCORE
 
     @property
     def shape(self) -> tuple[int, int]:

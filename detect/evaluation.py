@@ -13,8 +13,8 @@ from common.data.samples import Sample
 from common.evaluation.curves import ScoreCurve, mean_or_nan
 from common.evaluation.document import MOST_WORST, evaluation_document
 from detect.coco_metric import CocoMetric
+from detect.geometry import clip_detections
 from detect.metric import MeanAveragePrecision
-from detect.results import clip_detections
 
 #: Kinds of errors. `missed`: an object without a detection; the others are detections: a second one of an object, one
 #: that is near an object of its class but not near enough, one on an object of another class, and one where there is
@@ -48,12 +48,14 @@ def evaluate_detections(
     iou_thresh: float = 0.5,
     method: str = "voc",
     score_thresh: float = 0.3,
+    score: float | None = None,
     crowds: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """The document of a set (`common.evaluation.document`).
 
     predictions: for each sample (m, 6): class id, score, x1, y1, x2, y2 in pixels of its image. iou_thresh, method: of
     the AP, as the result file has it. score_thresh: what counts where there is no best threshold, as nothing is right.
+    score: what counts whatever the best threshold is.
     crowds: for each sample (n,) bool, which of its objects count for nothing in COCO's figures.
     """
     average = MeanAveragePrecision(len(classes), iou_thresh, method)
@@ -69,7 +71,7 @@ def evaluate_detections(
     matches = average.matches()
     overall = ScoreCurve.of(matches.rows[:, 0], matches.right, int(matches.objects.sum()))
     best = overall.best()
-    threshold = score_thresh if best is None else best
+    threshold = score if score is not None else score_thresh if best is None else best
     by_class: dict[str, dict[str, Any]] = {}
     curves: dict[str, Any] = {}
     for index, name in enumerate(classes):
@@ -99,7 +101,7 @@ def evaluate_detections(
     for error in errors:
         for kind, count in error.items():
             totals[kind] += count
-    precision, recall, f1 = overall.at(best)
+    precision, recall, f1 = overall.at(threshold)
     return evaluation_document(
         "detection",
         which,

@@ -81,3 +81,16 @@ def choose_crop(
         return canvas
     index = int(fit.argmax())
     return float(x1[index]), float(y1[index]), float(x2[index]), float(y2[index])
+
+
+def clip_detections(detections: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Clip the boxes of detections (m, 6: class id, score, x1, y1, x2, y2) to an image of width x height.
+
+    Padding (an id below 0) and boxes without area inside of the image are left out, and so are rows with a
+    number that is not finite. Returns float64 rows in the given order.
+    """
+    rows = np.array(detections, np.float64).reshape(-1, 6)
+    rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 0] >= 0)]
+    # As exact as the text of the result file, so that a box with area keeps it there.
+    rows[:, 2:] = np.clip(rows[:, 2:], 0, (width, height, width, height)).round(6)
+    return rows[(rows[:, 4:] > rows[:, 2:4]).all(axis=1)]

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from common.data.formats.base import Object
 from common.data.samples import Sample
+from common.evaluation.pictures import Box, Mark
 from common.evaluator import Evaluation, Evaluator
 from common.predictor import Decoder, whole
 from common.trained import Reading
+from detect.annotations import DetectionAnnotations
+from detect.evaluation import evaluate_detections
+from detect.geometry import clip_detections
 from detect.metric import MeanAveragePrecision
-
-
-def clip_detections(detections: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Clip the boxes of detections (m, 6: class id, score, x1, y1, x2, y2) to an image of width x height.
-
-    Padding (an id below 0) and boxes without area inside of the image are left out, and so are rows with a
-    number that is not finite. Returns float64 rows in the given order.
-    """
-    rows = np.array(detections, np.float64).reshape(-1, 6)
-    rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 0] >= 0)]
-    # As exact as the text of the result file, so that a box with area keeps it there.
-    rows[:, 2:] = np.clip(rows[:, 2:], 0, (width, height, width, height)).round(6)
-    return rows[(rows[:, 4:] > rows[:, 2:4]).all(axis=1)]
 
 
 def number_text(value: float) -> str:
@@ -73,6 +65,23 @@ class DetectionDecoder(Decoder):
             ],
         }
 
+    def counting_from(self, score: float) -> DetectionDecoder:
+        """See Decoder."""
+        return replace(self, score_thresh=score)
+
+    def marks(self, row: dict[str, Any]) -> list[Mark]:
+        """See Decoder."""
+        return [
+            Box(corners_of(found), f"{found['predict_class']} {float(found['score']):.2f}", int(found["id"]))
+            for found in row["objects"]
+        ]
+
+
+def corners_of(found: dict[str, str]) -> tuple[float, float, float, float]:
+    """The box of an object of a row: x1, y1, x2, y2."""
+    x1, y1, x2, y2 = (float(value) for value in found["bbox"].split(","))
+    return x1, y1, x2, y2
+
 
 class DetectionEvaluator(Evaluator):
     """Average precision by class and its mean; see `detect.metric` for iou_thresh and method."""
@@ -102,6 +111,25 @@ class DetectionEvaluator(Evaluator):
         rows = [self._decoder.row(*pair) for pair in zip(samples, predictions, strict=True)]
         return evaluation, {"AP": [*by_class, {"mAP": number_text(evaluation.value)}], "Result": rows}
 
+    def document(
+        self,
+        samples: Sequence[Sample],
+        predictions: Sequence[np.ndarray],
+        which: str,
+        score: float | None = None,
+    ) -> dict[str, Any]:
+        """See Evaluator."""
+        return evaluate_detections(
+            samples,
+            predictions,
+            self._decoder.classes,
+            which=which,
+            iou_thresh=self._iou_thresh,
+            method=self._method,
+            score_thresh=self._decoder.score_thresh,
+            score=score,
+        )
+
 
 def reading(card: Mapping[str, Any]) -> Reading:
     """How the outputs of a detector with this `model.json` are read and judged."""
@@ -109,4 +137,9 @@ def reading(card: Mapping[str, Any]) -> Reading:
     evaluator = DetectionEvaluator(
         decoder, float(card.get("iou_thresh", 0.5)), str(card.get("average_precision", "voc"))
     )
-    return Reading(decoder, evaluator, whole)
+    classes = len(decoder.classes)
+    return Reading(decoder, evaluator, whole, lambda listing: (DetectionAnnotations(classes), ()), _labels)
+
+
+def _labels(row: dict[str, Any]) -> list[Object]:
+    return [Object(found["predict_class"], corners_of(found)) for found in row["objects"]]

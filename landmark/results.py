@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from common.data.formats.base import Object, Point, hull
 from common.data.samples import Sample
+from common.evaluation.pictures import Mark, Points
 from common.evaluator import Evaluation, Evaluator
 from common.predictor import Decoder, whole
 from common.trained import Reading
+from landmark.annotations import LandmarkAnnotations
+from landmark.evaluation import evaluate_keypoints
 from landmark.metric import landmark_metric
 
 
@@ -34,6 +38,10 @@ class LandmarkDecoder(Decoder):
     def row(self, sample: Sample, prediction: np.ndarray) -> dict[str, Any]:
         """See Decoder."""
         return {"keypoints": keypoints(prediction), "image": sample.image}
+
+    def marks(self, row: dict[str, Any]) -> list[Mark]:
+        """See Decoder."""
+        return [Points(np.array([[point["x"], point["y"]] for point in row["keypoints"]], np.float64))]
 
 
 class LandmarkEvaluator(Evaluator):
@@ -65,8 +73,26 @@ class LandmarkEvaluator(Evaluator):
             ],
         }
 
+    def document(
+        self,
+        samples: Sequence[Sample],
+        predictions: Sequence[np.ndarray],
+        which: str,
+        score: float | None = None,
+    ) -> dict[str, Any]:
+        """See Evaluator."""
+        return evaluate_keypoints(samples, np.array(predictions), which=which)
+
 
 def reading(card: Mapping[str, Any]) -> Reading:
     """How the outputs of a landmark network with this `model.json` are read and judged."""
     decoder = LandmarkDecoder()
-    return Reading(decoder, LandmarkEvaluator(decoder), whole)
+    joints = int(card["outputs"][0]["shape"][1])
+    return Reading(
+        decoder, LandmarkEvaluator(decoder), whole, lambda listing: (LandmarkAnnotations(joints), ()), _labels
+    )
+
+
+def _labels(row: dict[str, Any]) -> list[Object]:
+    points = tuple(Point(point["x"], point["y"]) for point in row["keypoints"])
+    return [Object("object", hull([(point.x, point.y) for point in points]), points)]

@@ -12,8 +12,7 @@ from classification.metric import classification_metric
 from common.data.samples import Sample
 from common.evaluation.curves import mean_or_nan
 from common.evaluation.document import evaluation_document
-from reid.metric import Cameras, ranking, retrieval
-from reid.results import queries_of, retrieval_of
+from reid.metric import Cameras, queries_of, ranking, retrieval, retrieval_of
 
 # Places of the curve of ranks, and neighbours that are shown of a query.
 _PLACES = 50

@@ -10,6 +10,9 @@ import numpy as np
 # Rows of queries that are compared at a time: what keeps memory bounded for large sets.
 _CHUNK = 256
 
+#: The largest set of which every image is a query: time grows with the square of the number of images.
+MOST_QUERIES = 5000
+
 
 @dataclass(frozen=True)
 class RetrievalMetric:
@@ -98,6 +101,25 @@ def query_gallery_split(identities: np.ndarray, seed: int = 0) -> np.ndarray:
         if len(members) > 1:
             queries[rng.choice(members)] = True
     return queries
+
+
+def retrieval_of(embeddings: np.ndarray, identities: np.ndarray) -> RetrievalMetric:
+    """How well the images of a set (N, D) find each other; identities (N,).
+
+    Each image is a query against all the others; of a set above MOST_QUERIES, one image of each identity is,
+    against the rest.
+    """
+    query = queries_of(identities)
+    if query.all():
+        return leave_one_out(embeddings, identities)
+    return retrieval(embeddings[query], identities[query], embeddings[~query], identities[~query])
+
+
+def queries_of(identities: np.ndarray) -> np.ndarray:
+    """Which images of a set (N,) are queries, bool; see `retrieval_of`."""
+    if len(identities) <= MOST_QUERIES:
+        return np.ones(len(identities), bool)
+    return query_gallery_split(identities)
 
 
 def ranking(

@@ -9,36 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from classification.annotations import ClassAnnotations, class_folders
 from classification.metric import classification_metric, number_or_null, softmax
-from classification.results import ClassDecoder, result_document
+from classification.results import ClassDecoder, box_of_row, labels_of, result_document
 from classification.transforms import region_of
-from common.data.samples import Sample
+from common.data.listing import Listing
+from common.data.samples import Annotate, Sample
+from common.evaluation.pictures import Box, Caption, Mark
 from common.evaluator import Evaluation, Evaluator
 from common.predictor import Decoder
 from common.trained import Reading
-from reid.metric import RetrievalMetric, leave_one_out, nearest_others, query_gallery_split, retrieval
-
-#: The largest set of which every image is a query: time grows with the square of the number of images.
-MOST_QUERIES = 5000
-
-
-def retrieval_of(embeddings: np.ndarray, identities: np.ndarray) -> RetrievalMetric:
-    """How well the images of a set (N, D) find each other; identities (N,).
-
-    Each image is a query against all the others; of a set above MOST_QUERIES, one image of each identity is,
-    against the rest.
-    """
-    query = queries_of(identities)
-    if query.all():
-        return leave_one_out(embeddings, identities)
-    return retrieval(embeddings[query], identities[query], embeddings[~query], identities[~query])
-
-
-def queries_of(identities: np.ndarray) -> np.ndarray:
-    """Which images of a set (N,) are queries, bool; see `retrieval_of`."""
-    if len(identities) <= MOST_QUERIES:
-        return np.ones(len(identities), bool)
-    return query_gallery_split(identities)
+from reid.evaluation import evaluate_embeddings
+from reid.metric import RetrievalMetric, nearest_others, retrieval_of
 
 
 @dataclass(frozen=True)
@@ -69,8 +51,16 @@ class ReIDDecoder(Decoder):
     def row(self, sample: Sample, prediction: np.ndarray) -> dict[str, Any]:
         """As a classifier's where there are probabilities, else the image and, where the sample is one, its box."""
         probabilities = prediction[: -self.dimension]
-        row = ClassDecoder(self.classes).row(sample, probabilities if len(probabilities) else np.zeros(1))
-        return row if len(probabilities) else {key: row[key] for key in ("image", "bbox") if key in row}
+        if len(probabilities):
+            return ClassDecoder(self.classes).row(sample, probabilities)
+        box = region_of(sample)
+        row: dict[str, Any] = {"image": sample.image}
+        return row if box is None else {**row, "bbox": ", ".join(f"{edge:.6f}" for edge in box)}
+
+    def marks(self, row: dict[str, Any]) -> list[Mark]:
+        """See Decoder. The identity that stands in the row, where one does."""
+        text = f"{row['class']} {row['score']:.2f}" if "class" in row else ""
+        return [Box(box, text, 0)] if (box := box_of_row(row)) else [Caption(text, 0)]
 
 
 class ReIDEvaluator(Evaluator):
@@ -114,6 +104,24 @@ class ReIDEvaluator(Evaluator):
         rows = nearest_rows(samples, embeddings, identities)
         right = np.mean([row["result"] == "True" for row in rows]) if rows else math.nan
         return evaluation, {"Accuray": str(float(right)), **figures, "Result": rows}
+
+    def document(
+        self,
+        samples: Sequence[Sample],
+        predictions: Sequence[np.ndarray],
+        which: str,
+        score: float | None = None,
+    ) -> dict[str, Any]:
+        """See Evaluator."""
+        probabilities, embeddings = self._decoder.parts(predictions)
+        return evaluate_embeddings(
+            samples,
+            embeddings,
+            _identities(samples),
+            which=which,
+            probabilities=probabilities,
+            classes=self._decoder.classes,
+        )
 
     def _known(self, identities: np.ndarray) -> bool:
         """Whether all of them are training's."""
@@ -176,4 +184,9 @@ def nearest_rows(
 def reading(card: Mapping[str, Any]) -> Reading:
     """How the outputs of an embedding with this `model.json` are read and judged."""
     decoder = ReIDDecoder(list(card["classes"]), int(card["outputs"][0]["shape"][1]))
-    return Reading(decoder, ReIDEvaluator(decoder, "rank1"), region_of)
+
+    def annotations(listing: Listing) -> tuple[Annotate, Sequence[str]]:
+        names = tuple(class_folders(listing))
+        return ClassAnnotations(names, (listing.folder,)), names
+
+    return Reading(decoder, ReIDEvaluator(decoder, "rank1"), region_of, annotations, labels_of)

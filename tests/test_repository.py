@@ -29,7 +29,9 @@ ROOMS = (
     ("networks", "training", "export"),
     ("datasets",),
     ("prepare",),
-    ("check", "models", "convert"),
+    ("check", "models", "convert", "inputs"),
+    ("commands",),
+    ("predict", "evaluate"),
     ("job",),
 )
 

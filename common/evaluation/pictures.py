@@ -6,6 +6,7 @@ import functools
 import io
 import lzma
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -102,6 +103,14 @@ def draw(pixels: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
         elif isinstance(mark, Caption):
             _label(canvas, picture.size, mark.text, (0, 0), letter, colour(mark.kind), above=False)
     return np.asarray(picture)
+
+
+def save_picture(source: str | np.ndarray, marks: Sequence[Mark], path: str) -> None:
+    """Write a JPEG of an image, by its path or pixels, with marks. Raises ImageError, OSError."""
+    pixels = decode(source)[0] if isinstance(source, str) else source
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(encode_jpeg(draw(pixels, marks)))
 
 
 def colour(kind: int) -> tuple[int, int, int]:

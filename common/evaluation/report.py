@@ -107,15 +107,15 @@ def _training(training: Training) -> Iterator[str]:
 
 
 def _curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Iterator[str]:
-    """A chart for each group of tags: what stands before the stroke."""
+    """A chart for each group of tags: what stands before the last stroke."""
     groups: dict[str, list[Line]] = {}
     for tag, points in curves.items():
-        group, _, name = tag.partition("/")
-        line = Line(printable(name or tag), [step for step, _ in points], [value for _, value in points])
+        group, _, name = tag.rpartition("/")
+        group = group or tag
+        line = Line(printable(name), [step for step, _ in points], [value for _, value in points])
         groups.setdefault(group, []).append(line)
     for group, lines in groups.items():
-        steps = ("batch", "批次") if group in ("loss", "learning_rate") else ("epoch", "轮次")
-        yield titled((group, group), line_chart(lines, steps, ("", "")))
+        yield titled((group, group), line_chart(lines, ("batch", "批次"), ("", "")))
 
 
 def _sets(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 RESULT = "{}_data_result.json"
+EVALUATION = "{}_evaluation.json"
+REPORT = "report.html"
 MODEL_CARD = "model.json"
 
 
@@ -34,6 +36,7 @@ def remove_outputs(log_dir: Path, name: str, graphs: list[str], *, keep_state: b
     keep_state: so does the state that --resume goes on from.
     """
     names = {RESULT.format("valid"), RESULT.format("test"), symbol_file(name), params_file(name)}
+    names |= {EVALUATION.format("valid"), EVALUATION.format("test"), REPORT}
     names |= {graph_file(name, graph) for graph in graphs} | _listed(log_dir / MODEL_CARD) | {MODEL_CARD}
     if not keep_state:
         names.add("training_state.pkl")

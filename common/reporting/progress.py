@@ -64,6 +64,23 @@ def earlier_points(log_dir: Path) -> list[Point]:
     return _rising(points)
 
 
+def curves(log_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves that event files at the top of `log_dir` hold, by tag: step and value, in the order of the steps.
+
+    Of a training that was resumed, what was written last of a step counts.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(log_dir.glob(EVENT_FILES)):
+        try:
+            for event in LegacyEventFileLoader(str(path)).Load():
+                for value in event.summary.value:
+                    if value.tag != TAG and value.HasField("simple_value"):
+                        found.setdefault(value.tag, {})[event.step] = value.simple_value
+        except Exception as error:  # of several libraries: whatever is wrong, the beginning counts
+            _logger.warning("%s: read in part: %s", path, error)
+    return {tag: sorted(points.items()) for tag, points in found.items()}
+
+
 def _rising(points: Iterable[Point]) -> list[Point]:
     """The points that keep the promise to pollers: steps only grow, fractions never fall within one."""
     rising: list[Point] = []
@@ -92,9 +109,12 @@ class EventFile:
 
     def write(self, tag: str, value: float, step: int, wall_time: float, flush: bool = False) -> None:
         """Append `value` of `tag`; `flush` waits until it is with the operating system."""
+        self.add(Summary(value=[Summary.Value(tag=tag, simple_value=value)]), step, wall_time, flush)
+
+    def add(self, summary: Summary, step: int, wall_time: float, flush: bool = False) -> None:
+        """Append a summary of any kind."""
         if self._writer is None and time.monotonic() < self._not_before:
             return
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
         try:
             if self._writer is None:
                 self._writer = EventFileWriter(str(self._log_dir), max_queue_size=1000, flush_secs=1)
@@ -216,6 +236,11 @@ class Progress:
         """A point of the curve `tag` on TensorBoard's page; visible within seconds. NaN is shown as such."""
         with self._lock:
             self._events.write(tag, float(value), int(step), time.time())
+
+    def add(self, summary: Summary, step: int) -> None:
+        """Something else than a curve for TensorBoard's page; waits until it is with the operating system."""
+        with self._lock:
+            self._events.add(summary, int(step), time.time(), flush=True)
 
     def close(self) -> None:
         """Close the event file. Points after that reach the server alone, curves nobody."""

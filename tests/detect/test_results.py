@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from common.data.samples import Sample
-from detect.results import DetectionDecoder, DetectionEvaluator, clip_detections
+from detect.geometry import clip_detections
+from detect.results import DetectionDecoder, DetectionEvaluator
 
 NAMES = ["dog", "cat"]
 

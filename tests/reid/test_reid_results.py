@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from common.data.samples import Sample
-from reid import results
-from reid.metric import leave_one_out, nearest_others
-from reid.results import ReIDDecoder, ReIDEvaluator, retrieval_of
+from reid import metric
+from reid.metric import leave_one_out, nearest_others, retrieval_of
+from reid.results import ReIDDecoder, ReIDEvaluator
 
 
 def samples(identities: list[int], names: str = "abcdef") -> list[Sample]:
@@ -77,5 +77,5 @@ def test_a_single_image_has_no_nearest() -> None:
 def test_large_sets_have_one_query_an_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     identities, vectors = np.arange(40) % 5, embeddings(40)
     assert retrieval_of(vectors, identities) == leave_one_out(vectors, identities)
-    monkeypatch.setattr(results, "MOST_QUERIES", 39)
+    monkeypatch.setattr(metric, "MOST_QUERIES", 39)
     assert retrieval_of(vectors, identities).queries == 5

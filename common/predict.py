@@ -1,0 +1,359 @@
+"""`python3 -m common.predict MODEL IMAGES... --out OUT`: a trained model on images, folders, patterns and videos."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.commands import add_computing, carry_out, parse_gpus, workers
+from common.convert import WRITERS
+from common.data.formats.base import Object, Place
+from common.data.formats.recognise import open_set
+from common.data.formats.writing import Exported, Target
+from common.data.problems import BadSample
+from common.data.samples import Sample
+from common.errors import ConfigurationError, DataError
+from common.evaluation.pictures import save_picture
+from common.files import json_line, new_folder
+from common.images.decoding import ImageError, printable, probe
+from common.inputs import Inputs, InputTransform, box_region, find_inputs, frames, free_folder, relative_name
+from common.loading.loader import Loader
+from common.predictor import Compute, Decoder, whole
+from common.processes.pool import WorkerPool
+from common.reporting.log import bar
+from common.trained import MODEL_CARD, Card, open_compute, read_card
+
+RESULT = "predictions.json"
+# Pictures that are waiting to be drawn, and images of a gallery that a row names.
+_PICTURES_AHEAD, _NEAREST = 64, 5
+
+Row = tuple[Sample, dict[str, Any], np.ndarray | None, np.ndarray | None]
+"""A sample of known size, what is said of it, the prediction and, of a frame, its pixels."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predict as the command line says; the exit status."""
+    return carry_out(predict, _parser().parse_args(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m common.predict",
+        description="Predict images and videos with a trained model. OUT/predictions.json has a row for each.",
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, patterns, videos")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="a folder that does not exist or is empty; it appears whole or not at all",
+    )
+    parser.add_argument(
+        "--score",
+        type=float,
+        help="least score of an object (default: the model's best threshold, else its score_thresh)",
+    )
+    parser.add_argument(
+        "--pictures", action="store_true", help="OUT/pictures: the images with what is predicted drawn in"
+    )
+    parser.add_argument(
+        "--as",
+        dest="format",
+        choices=list(WRITERS),
+        help="OUT/labels: predictions as labels, to correct by hand",
+    )
+    parser.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="annotations in any format, whose boxes are predicted one by one",
+    )
+    parser.add_argument(
+        "--gallery", metavar="FOLDER", help="re-identification: images among which the nearest are looked for"
+    )
+    add_computing(parser)
+    return parser
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Predict, and write OUT. Raises JobError."""
+    count = workers(options)
+    card = read_card(options.model)
+    _check(options, card)
+    inputs = find_inputs(options.images)
+    free_folder(options.out, options.images)
+    if inputs.videos and (options.format or options.boxes):
+        raise ConfigurationError("--as and --boxes: they are for image files; leave the videos out")
+    with ExitStack() as stack:
+        # Workers start while the model is loaded.
+        pool = stack.enter_context(WorkerPool(count))
+        run = _Run(options, card, inputs, pool)
+        run.load()
+        folder = stack.enter_context(new_folder(options.out))
+        good, bad = run.write(folder)
+    print(f"{good} predicted, {bad} could not be read: {options.out / RESULT}")
+
+
+def _check(options: argparse.Namespace, card: Card) -> None:
+    kind = card.kind.does
+    if options.gallery and kind != "reid":
+        raise ConfigurationError(f"--gallery: the model is one of {kind}; a gallery is for re-identification")
+    if options.boxes and kind not in ("classification", "reid"):
+        raise ConfigurationError(f"--boxes: the model is one of {kind}, which takes whole images")
+    if options.format and kind not in WRITERS[options.format].TASKS:
+        usable = ", ".join(name for name, module in WRITERS.items() if kind in module.TASKS)
+        raise ConfigurationError(
+            f"--as {options.format}: cannot hold {kind}; formats that can: {usable or 'none'}"
+        )
+    if options.score is not None and not 0 <= options.score <= 1:
+        raise ConfigurationError(f"--score: {options.score:g}; 0 to 1 is expected")
+
+
+@dataclass
+class _Gallery:
+    """Embeddings (G, D) of length 1, paths, and identities: the folders that images of a gallery lie in."""
+
+    embeddings: np.ndarray
+    images: list[str]
+    identities: list[str]
+
+    def nearest(self, embedding: np.ndarray) -> list[dict[str, Any]]:
+        """The images that are most like an embedding of length 1."""
+        cosines = self.embeddings @ embedding
+        order = np.argsort(-cosines, kind="stable")[:_NEAREST].tolist()
+        return [
+            {"image": self.images[index], "identity": self.identities[index], "cosine": float(cosines[index])}
+            for index in order
+        ]
+
+
+class _Run:
+    """One use of a model: from files to rows, and from rows to what is written."""
+
+    def __init__(self, options: argparse.Namespace, card: Card, inputs: Inputs, pool: WorkerPool) -> None:
+        self._options = options
+        self._card = card
+        self._does = card.kind.does
+        self._reading = card.reading()
+        self._inputs = inputs
+        self._pool = pool
+        self._score = card.score if options.score is None else options.score
+        self._decoder: Decoder = self._reading.decoder.counting_from(self._score)
+        self._samples = self._boxes() if options.boxes else [_unread(path) for path in inputs.images]
+        self._gallery: _Gallery | None = None
+        self._stems: set[str] = set()
+        self._compute: Compute
+
+    def load(self) -> None:
+        """Everything that can fail before the first image is looked at."""
+        self._compute = open_compute(self._card, self._options.engine, parse_gpus(self._options.gpus))
+        if self._options.gallery:
+            self._gallery = self._embed(find_inputs([self._options.gallery]))
+
+    def write(self, folder: Path) -> tuple[int, int]:
+        """Write everything below `folder`. Returns how many were predicted, and how many could not be read."""
+        drawn: deque[int] = deque()
+        labels: dict[str, Exported] = {}
+        embeddings: list[np.ndarray] = []
+        named: list[str] = []
+        good = bad = 0
+        first = ""
+        total = len(self._samples) + len(self._inputs.videos)
+        with open(folder / RESULT, "w", encoding="utf-8") as file, bar(total, "predicting") as advance:
+            head = {
+                "task": self._does,
+                "file": str(self._card.folder / MODEL_CARD),
+                "classes": self._card.classes,
+                "score_thresh": self._score,
+            }
+            file.write(f'{{"model": {json_line(head)},\n "Result": [')
+            for number, (sample, row, prediction, pixels) in enumerate(self._rows(advance)):
+                file.write(("," if number else "") + "\n  " + json_line(row))
+                if prediction is None:
+                    bad += 1
+                    first = first or f"{printable(sample.image)}: {row['error']}"
+                    continue
+                good += 1
+                if self._does == "reid":
+                    embeddings.append(np.asarray(prediction, np.float32))
+                    named.append(sample.image)
+                if self._options.pictures:
+                    self._draw(folder / "pictures", sample, row, pixels, drawn)
+                if self._options.format:
+                    self._label(labels, sample, row)
+            file.write("\n ]}\n")
+        while drawn:
+            self._pool.result(drawn.popleft())
+        if not good:
+            raise DataError(f"nothing could be predicted: {first}")
+        if embeddings:
+            np.savez(folder / "embeddings.npz", embeddings=np.stack(embeddings), images=np.array(named))
+        if self._options.format:
+            self._write_labels(folder / "labels", list(labels.values()))
+        return good, bad
+
+    def _rows(self, advance: Callable[[int], object]) -> Iterator[Row]:
+        yield from self._image_rows(self._samples, advance)
+        for path in self._inputs.videos:
+            yield from self._frame_rows(path)
+            advance(1)
+
+    def _image_rows(self, samples: Sequence[Sample], advance: Callable[[int], object]) -> Iterator[Row]:
+        if not samples:
+            return
+        region = box_region if self._options.boxes else whole
+        with Loader(
+            samples,
+            InputTransform(self._card.resize, region),
+            self._pool,
+            batch_size=min(self._options.batch, len(samples)),
+            shapes=lambda epoch, batch: self._card.shape,
+        ) as loader:
+            for batch in loader.epoch(0):
+                outputs = self._compute(batch.arrays["image"])
+                predictions = self._decoder.predictions(outputs, batch.arrays["matrix"], batch.shape)
+                reasons = {problem.file: problem.reason for problem in loader.problems}
+                for place in range(batch.count):
+                    sample = samples[batch.number * loader.batch_size + place]
+                    if batch.indices[place] < 0:
+                        yield sample, {"image": sample.image, "error": reasons[sample.image]}, None, None
+                        continue
+                    width, height = batch.arrays["size"][place].tolist()
+                    yield self._row(self._sized(sample, width, height), predictions[place])
+                advance(batch.count)
+
+    def _sized(self, sample: Sample, width: int, height: int) -> Sample:
+        if self._options.boxes:
+            return Sample(sample.image, width, height, sample.annotation)
+        return _whole(sample.image, width, height)
+
+    def _frame_rows(self, path: str) -> Iterator[Row]:
+        """The rows of a video, batch by batch."""
+        width, height = self._card.shape
+        images = np.zeros((self._options.batch, height, width, 3), np.uint8)
+        matrices = np.zeros((self._options.batch, 2, 3))
+        counted = enumerate(frames(path))
+        try:
+            while part := list(itertools.islice(counted, self._options.batch)):
+                for place, (_, pixels) in enumerate(part):
+                    matrices[place] = self._card.resize.draw(pixels, images[place])
+                predictions = self._decoder.predictions(self._compute(images), matrices, self._card.shape)
+                for (number, pixels), prediction in zip(part, predictions, strict=False):
+                    sample = _whole(path, pixels.shape[1], pixels.shape[0])
+                    _, row, _, _ = self._row(sample, prediction)
+                    yield sample, {**row, "frame": number}, prediction, pixels
+        except DataError as error:
+            reason = str(error).removeprefix(f"{printable(path)}: ")
+            yield _unread(path), {"image": path, "error": reason}, None, None
+
+    def _row(self, sample: Sample, prediction: np.ndarray) -> Row:
+        row = self._decoder.row(sample, prediction)
+        if self._gallery is not None:
+            nearest = self._gallery.nearest(prediction)
+            row = {"class": nearest[0]["identity"], "score": nearest[0]["cosine"], **row, "nearest": nearest}
+        return sample, row, prediction, None
+
+    def _embed(self, inputs: Inputs) -> _Gallery:
+        """The gallery: its images, and the folders they lie in as identities."""
+        boxes, self._options.boxes = self._options.boxes, None
+        rows = [
+            (sample.image, prediction)
+            for sample, _, prediction, _ in self._image_rows(
+                [_unread(path) for path in inputs.images], lambda done: None
+            )
+            if prediction is not None
+        ]
+        self._options.boxes = boxes
+        if not rows:
+            raise DataError(f"--gallery: no image of {printable(self._options.gallery)} can be read")
+        images = [image for image, _ in rows]
+        return _Gallery(
+            np.stack([row for _, row in rows]), images, [Path(image).parent.name for image in images]
+        )
+
+    def _boxes(self) -> list[Sample]:
+        """The boxes of --boxes as samples, by image."""
+        base = self._inputs.base
+        place = Place(base, base, str(self._options.boxes.resolve()), task="detection")
+        opened, _ = open_set(place)
+        entries = dict(zip(map(os.path.realpath, opened.images), opened.entries, strict=True))
+        samples = []
+        for path in self._inputs.images:
+            real = os.path.realpath(path)
+            if real not in entries:
+                continue
+            try:
+                record = opened.parse(real, entries[real], *probe(path))
+            except (ImageError, BadSample):
+                samples.append(_unread(path))
+                continue
+            boxes = [thing.box for thing in record.objects if thing.box is not None]
+            samples += [Sample(path, 0, 0, np.array([-1, *box], np.float32)) for box in boxes]
+        if not samples:
+            raise DataError(f"--boxes: {printable(str(self._options.boxes))} has no box of any of the images")
+        return samples
+
+    def _draw(
+        self, folder: Path, sample: Sample, row: dict[str, Any], pixels: np.ndarray | None, drawn: deque[int]
+    ) -> None:
+        """Have the picture of a row drawn by a worker."""
+        name = relative_name(sample.image, self._inputs.base)
+        if pixels is not None:
+            name = f"{name}/{row['frame']:06d}.jpg"
+        elif not name.lower().endswith((".jpg", ".jpeg")):
+            name += ".jpg"
+        source = sample.image if pixels is None else pixels
+        drawn.append(self._pool.submit(save_picture, source, self._decoder.marks(row), str(folder / name)))
+        while len(drawn) > _PICTURES_AHEAD:
+            self._pool.result(drawn.popleft())
+
+    def _label(self, labels: dict[str, Exported], sample: Sample, row: dict[str, Any]) -> None:
+        objects: list[Object] = self._reading.labels(row)
+        if sample.image in labels:
+            labels[sample.image].objects.extend(objects)
+        else:
+            # The text beside 1.jpg would be that beside 1.png.
+            stem, extension = os.path.splitext(relative_name(sample.image, self._inputs.base))
+            numbered = (f"{stem}-{number}" for number in itertools.count(2))
+            name = next(name for name in itertools.chain([stem], numbered) if name not in self._stems)
+            self._stems.add(name)
+            labels[sample.image] = Exported(
+                sample.image, name + extension, sample.width, sample.height, objects
+            )
+
+    def _write_labels(self, folder: Path, images: Sequence[Exported]) -> None:
+        classes = self._card.classes or sorted(
+            {str(thing.label) for image in images for thing in image.objects}
+        )
+        points = max((len(thing.points) for image in images for thing in image.objects), default=0)
+        folder.mkdir()
+        target = Target(folder, "", self._does, classes, [str(index) for index in range(points)], images)
+        WRITERS[self._options.format].write(target)
+        for what, count in target.lost.items():
+            print(f"--as {self._options.format}: left out: {count} {what}", file=sys.stderr)
+
+
+def _unread(path: str) -> Sample:
+    return Sample(path, 0, 0, np.zeros(5, np.float32))
+
+
+def _whole(path: str, width: int, height: int) -> Sample:
+    """An image of which nothing is annotated."""
+    return Sample(path, width, height, np.array([-1, 0, 0, width, height], np.float32))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
