@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class JobError(Exception):
     """A reason for which a job ends: what was wrong, where, and what would be right.
@@ -30,10 +32,17 @@ class JobError(Exception):
 
 
 class ConfigurationError(JobError):
-    """All errors of a configuration at once; the message has one line for each."""
+    """All errors of a configuration at once; the message has one line for each.
+
+    log_dir: of the configuration, where that at least is right: the place to note the failure in. None: there is none.
+    """
 
     kind = "configuration"
     exit_status = 2
+
+    def __init__(self, message: str, log_dir: Path | None = None) -> None:
+        super().__init__(message)
+        self.log_dir = log_dir
 
 
 class DataError(JobError):

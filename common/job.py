@@ -63,7 +63,7 @@ def main(
         ignored = ("model",) if options.load else ()  # the checkpoint says which network
         config = read_configuration(config_class, options.config, options.overrides, ignored)
     except ConfigurationError as error:
-        return fail_before(error, None if options.check else options.config)
+        return fail_before(error, None if options.check else error.log_dir)
     if options.check:
         from common.check import check
 
@@ -77,7 +77,7 @@ def main(
                 run(config, options, task, status)
             status.close()
     except JobError as error:  # log_dir itself cannot be used
-        return fail_before(error, options.config)
+        return fail_before(error, None)
     except SystemExit as end:
         return int(end.code or 0)
     return 0

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.config.keys import one_line
 from common.errors import ConfigurationError
+from common.files import read_file
+
+FILE_LIMIT = 4 << 20
+"""Most bytes of a configuration: a thousand times what one has."""
 
 
 class JsonObject(dict[str, Any]):
@@ -36,12 +41,12 @@ def read_json_object(path: Path) -> JsonObject:
     """
     name = one_line(str(path))
     try:
-        data = path.read_bytes()
+        data = read_file(path, FILE_LIMIT)
     except FileNotFoundError:
         raise ConfigurationError(f"{name}: there is no such file; --config must name a JSON file") from None
-    except IsADirectoryError:
-        raise ConfigurationError(f"{name}: this is a folder; --config must name a JSON file") from None
     except (OSError, ValueError) as error:
+        if os.path.isdir(path):
+            raise ConfigurationError(f"{name}: this is a folder; --config must name a JSON file") from None
         reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(f"{name}: cannot be read: {reason}") from None
     try:

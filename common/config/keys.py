@@ -26,6 +26,8 @@ _OTHER_NAMES = {
     "device": "gpus",
     "patience": "early_stop_patience",
 }
+# Most characters of a name that are compared with other names: that takes quadratic time.
+_LONGEST_NAME = 100
 _SCHEMAS = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -37,10 +39,16 @@ def one_line(text: str) -> str:
 def shown(value: Any) -> str:
     """A value of a JSON file as it stands there, on one line, shortened if it is long."""
     try:
-        written = one_line(json.dumps(value, ensure_ascii=False))
+        written = json.dumps(value, ensure_ascii=False)
     except (RecursionError, ValueError, TypeError):
         return "this value"
-    return written if len(written) <= 80 else f"{written[:70]}…{written[-8:]}"
+    return shortened(written)
+
+
+def shortened(text: str) -> str:
+    """`text` on one line, without its middle if it is long."""
+    written = one_line(text if len(text) <= 200 else f"{text[:100]}{text[-100:]}")
+    return written if len(written) <= 80 and len(text) <= 200 else f"{written[:70]}…{written[-8:]}"
 
 
 def sections(config_class: type[BaseModel]) -> dict[str, type[BaseModel]]:
@@ -90,7 +98,7 @@ def allowed(field: FieldInfo, chinese: bool = False) -> str:
 
 def nearest(path: str, known: list[str]) -> str:
     """The known dotted path that `path` was probably meant to be: the same key elsewhere, or one like it."""
-    section, _, name = path.rpartition(".")
+    section, _, name = path[-_LONGEST_NAME:].rpartition(".")
     name = name.casefold().replace("-", "_")
     name = _OTHER_NAMES.get(name, name)
 

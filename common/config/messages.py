@@ -8,9 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from common.config.json_text import JsonObject
-from common.config.keys import allowed, leaves, nearest, one_line, owners, sections, shown
+from common.config.keys import allowed, leaves, nearest, one_line, owners, sections, shortened, shown
 
 _TOO_SMALL = ("greater_than_equal", "greater_than")
+# Most unknown keys that are told one by one.
+_MOST_UNKNOWN = 50
 _TOO_LARGE = ("less_than_equal", "less_than")
 
 
@@ -22,11 +24,12 @@ def known_part(config_class: type[BaseModel], values: Mapping[str, Any]) -> tupl
     inner = sections(config_class)
     known: dict[str, Any] = {}
     lines: list[str] = []
+    unknown: list[tuple[str, Any]] = []
     for name, value in values.items():
         if name == "$schema":
             continue
         if name not in config_class.model_fields:
-            lines.append(_unknown(config_class, name, value))
+            unknown.append((name, value))
         elif name not in inner:
             known[name] = value
         elif not isinstance(value, dict):
@@ -37,14 +40,16 @@ def known_part(config_class: type[BaseModel], values: Mapping[str, Any]) -> tupl
         else:
             fields = inner[name].model_fields
             known[name] = {key: item for key, item in value.items() if key in fields}
-            lines += [
-                _unknown(config_class, f"{name}.{key}", value[key]) for key in value if key not in fields
-            ]
+            unknown += [(f"{name}.{key}", value[key]) for key in value if key not in fields]
             twice = value.twice if isinstance(value, JsonObject) else ()
             lines += [
-                f"{name}.{one_line(key)}: this key stands in the file more than once; keep one"
-                for key in twice
+                f"{name}.{shortened(key)}: this key stands in the file more than once; keep one"
+                for key in twice[:_MOST_UNKNOWN]
             ]
+    lines += [_unknown(config_class, path, value) for path, value in unknown[:_MOST_UNKNOWN]]
+    if len(unknown) > _MOST_UNKNOWN:
+        more = len(unknown) - _MOST_UNKNOWN - 1
+        lines.append(f"{shortened(unknown[_MOST_UNKNOWN][0])}: this key and {more} more are unknown, too")
     return known, lines
 
 
@@ -57,7 +62,7 @@ def _unknown(config_class: type[BaseModel], path: str, value: Any) -> str:
     others = owners(path)
     elsewhere = f" (a key of {', '.join(others)})" if others else ""
     return (
-        f"{one_line(path)}: {shown(value)} is given for an unknown key{elsewhere}: "
+        f"{shortened(path)}: {shown(value)} is given for an unknown key{elsewhere}: "
         f"the nearest known key is {nearest(path, candidates)}"
     )
 

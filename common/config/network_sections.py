@@ -33,6 +33,7 @@ from common.config.values import (
     Whole,
     is_null,
     one_of,
+    path,
     refuse,
     text,
 )
@@ -56,7 +57,7 @@ def _teacher(value: Any) -> str | None:
         return given.casefold()
     if not given.endswith(".pkl"):
         raise refuse()
-    return given
+    return str(path(given))
 
 
 Teacher = Annotated[

@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from common.config.json_text import apply_overrides, read_json_object
-from common.config.keys import one_line, sections
+from common.config.keys import sections, shortened
 from common.config.messages import explain, known_part
 from common.config.values import Epochs, Folder, FolderName, Gpus, Number, OptionalFolderName, Whole, one_of
+from common.config.values import path as folder_of
 from common.errors import CheckpointError, ConfigurationError
 
 
@@ -349,7 +350,19 @@ def read_configuration(
     values = read_json_object(path)
     errors = apply_overrides(values, overrides)
     considered = {name: value for name, value in values.items() if name not in ignored}
-    return configuration(config_class, considered, values.twice, errors)
+    try:
+        return configuration(config_class, considered, values.twice, errors)
+    except ConfigurationError as error:
+        error.log_dir = None if "log_dir" in values.twice else _log_dir_of(values)
+        raise
+
+
+def _log_dir_of(values: Mapping[str, Any]) -> Path | None:
+    """The folder that a configuration names where something else is wrong with it."""
+    try:
+        return folder_of(values["log_dir"]) if "log_dir" in values else None
+    except PydanticCustomError:
+        return None
 
 
 def configuration(
@@ -362,7 +375,7 @@ def configuration(
     """
     lines = [
         *errors,
-        *(f"{one_line(name)}: this key stands in the file more than once; keep one" for name in twice),
+        *(f"{shortened(name)}: this key stands in the file more than once; keep one" for name in twice[:50]),
     ]
     known, unknown = known_part(config_class, values)
     lines += unknown
@@ -383,7 +396,7 @@ def with_model(config: C, section: Mapping[str, Any]) -> C:
     kind = type(config.model)
     if not isinstance(section, Mapping):
         raise CheckpointError(
-            f"the checkpoint's model section is {one_line(repr(section))}, not a dictionary"
+            f"the checkpoint's model section is {shortened(repr(section))}, not a dictionary"
         )
     known = {name: value for name, value in section.items() if name in kind.model_fields}
     try:
@@ -392,6 +405,6 @@ def with_model(config: C, section: Mapping[str, Any]) -> C:
         found = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in ("model", *found["loc"]))
         raise CheckpointError(
-            f"the checkpoint's {path} is {one_line(repr(found['input']))}, which no network has"
+            f"the checkpoint's {path} is {shortened(repr(found['input']))}, which no network has"
         ) from None
     return config.model_copy(update={"model": model})

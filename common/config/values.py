@@ -21,7 +21,10 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 _WHOLE = r"\s*[+-]?[0-9]{1,100}(\.0*)?\s*"
-_NUMBER = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
+# No part of a number may be read in two ways: a text of many digits that is none would take quadratic time.
+_NUMBER = r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
+# Most characters of a list in a text.
+_LONGEST_LIST = 100_000
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 _NULL = ("", "null", "none")
@@ -186,6 +189,8 @@ def class_names(value: Any) -> tuple[str, ...] | None:
 
 def _list_in(written: str) -> list[Any]:
     """The items of a list written as JSON, as Python or plainly with commas."""
+    if len(written) > _LONGEST_LIST:
+        raise refuse()
     if written.strip()[:1] == "[":
         for read in (json.loads, ast.literal_eval):
             try:

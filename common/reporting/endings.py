@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
@@ -16,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from common.errors import DeviceError, JobError, LogDirError, MemoryLimitError
 from common.reporting.lock import lock
@@ -154,12 +152,11 @@ def explain(error: Exception, batch_size: int = 0) -> JobError:
     return JobError(f"internal error: {type(error).__name__}: {text} (the place is in estimator.log)")
 
 
-def fail_before(error: JobError, config: Path | None) -> int:
-    """A configuration that cannot be used: say so, also in its log_dir where it names one that can be written.
+def fail_before(error: JobError, folder: Path | None) -> int:
+    """A configuration that cannot be used: say so, also in its log_dir if that can be written.
 
-    config: its file; None: nothing is written. Returns the exit status.
+    folder: the log_dir; None: it names none, and nothing is written. Returns the exit status.
     """
-    folder = _log_dir_of(config) if config else None
     if folder is None:
         for line in str(error).splitlines():
             print(line, file=sys.stderr)
@@ -175,12 +172,3 @@ def fail_before(error: JobError, config: Path | None) -> int:
         for line in str(error).splitlines():
             print(line, file=sys.stderr)
     return error.exit_status
-
-
-def _log_dir_of(config: Path) -> Path | None:
-    try:
-        document: Any = json.loads(config.read_text("utf-8-sig"))
-        value = document.get("log_dir") if isinstance(document, dict) else None
-        return Path(value) if isinstance(value, str) and value.strip() else None
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from classification.config import ClassificationConfig
 from common.config.keys import leaves
 from common.config.network_sections import NetworkConfig
 from common.config.sections import JobConfig, configuration, read_configuration
@@ -158,3 +163,102 @@ def test_any_file_gives_a_configuration_or_an_error(
     with pytest.raises(ConfigurationError) as caught:
         read_configuration(YOLOv3Config, path)
     assert "any.json" in str(caught.value) or "log_dir: missing" in str(caught.value)
+
+
+def refused(path: Path, *overrides: str) -> ConfigurationError:
+    """The error of a configuration that is refused within a second or so."""
+    began = time.process_time()
+    with pytest.raises(ConfigurationError) as caught:
+        read_configuration(ClassificationConfig, path, overrides)
+    assert time.process_time() - began < 3
+    for line in str(caught.value).split("\n"):
+        assert line.isprintable()
+        assert len(line) < 500 + len(str(path))
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "sparse"])
+def test_what_is_no_file_or_endless_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "job.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    reason = "bytes are more than" if kind == "sparse" else "not a regular file"
+    assert reason in str(refused(path))
+
+
+def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
+    # That is how Kubernetes lays out a ConfigMap.
+    written(tmp_path, '{"log_dir": "/out"}').rename(tmp_path / "data")
+    (tmp_path / "job.json").symlink_to("data")
+    assert read_configuration(ClassificationConfig, tmp_path / "job.json").log_dir == Path("/out")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "1" * 60_000 + "x",
+            "1." * 30_000,
+            " " * 100_000 + "x",
+            "+" * 100_000,
+            "1" * 100_000 + "e" * 100_000,
+        ),
+        *(("1" * 50_000 + ".") * 2, "[" * 100_000, "-" * 100_000 + "1", "," * 1_000_000, "[1," * 100_000),
+    ],
+    ids=lambda value: f"{value[:5]}",
+)
+@pytest.mark.parametrize(
+    "key", ["train.lr", "train.epochs", "train.lr_decay_epoch", "train.mixup", "gpus", "train.optimizer"]
+)
+def test_a_long_text_that_is_no_value_is_refused_at_once(tmp_path: Path, key: str, value: str) -> None:
+    section, _, name = key.rpartition(".")
+    values: dict[str, Any] = {"log_dir": "/out"}
+    (values.setdefault(section, {}) if section else values)[name] = value
+    try:
+        assert f"{key}: " in str(refused(written(tmp_path, json.dumps(values))))
+    except pytest.fail.Exception:  # commas alone are a list of nothing
+        assert value.strip(", ") == ""
+
+
+@pytest.mark.parametrize("opening", ["[", "(", "-", "not ", "~", "1+", "['a',", '["a" ', "lambda:", "a."])
+def test_a_list_of_names_of_any_depth_is_refused_at_once(tmp_path: Path, opening: str) -> None:
+    for count in (2_000, 1_000_000 // len(opening)):
+        values = {"log_dir": "/out", "dataset": {"classes": "[" + opening * count + "]"}}
+        with pytest.raises(ConfigurationError, match=r"dataset\.classes: "):
+            read_configuration(YOLOv3Config, written(tmp_path, json.dumps(values)))
+
+
+def test_unknown_keys_without_end_are_told_in_short(tmp_path: Path) -> None:
+    values = {"log_dir": "/out", "k" * 1_000_000: 1, "train": {f"key{i}": i for i in range(50_000)}}
+    told = str(refused(written(tmp_path, json.dumps(values)))).split("\n")
+    assert len(told) == 51
+    assert told[-1].startswith("train.key49: this key and 49950 more")
+    twice = '{"log_dir": "/out", ' + ", ".join(f'"a{i}": 1, "a{i}": 2' for i in range(2000)) + "}"
+    assert len(str(refused(written(tmp_path, twice))).split("\n")) <= 101
+
+
+def test_a_failure_belongs_to_the_folder_that_the_whole_configuration_names(tmp_path: Path) -> None:
+    path = written(tmp_path, '{"log_dir": "/a", "train": {"lr": "fast"}}')
+    assert refused(path).log_dir == Path("/a")
+    assert refused(path, "log_dir=/b").log_dir == Path("/b")
+    assert refused(path, "log_dir=~/b").log_dir == Path.home() / "b"
+    for value in ('"a\\u0000b"', '"\\ud800"', "3", '""', '"~no such user/x"', "null"):
+        assert refused(written(tmp_path, f'{{"log_dir": {value}, "train": {{"lr": 1}}}}')).log_dir is None
+    assert refused(written(tmp_path, '{"log_dir": "/a", "log_dir": "/b"}')).log_dir is None
+    assert refused(written(tmp_path, "{")).log_dir is None
+
+
+def test_a_path_of_the_home_folder_is_one_wherever_it_stands(tmp_path: Path) -> None:
+    values = {"log_dir": "~/out", "dataset": {"data_root": "~/data"}, "train": {"teacher": "~/a.pkl"}}
+    config = read_configuration(ClassificationConfig, written(tmp_path, json.dumps(values)))
+    home = Path.home()
+    assert (config.log_dir, config.dataset.data_root) == (home / "out", home / "data")
+    assert config.train.teacher == str(home / "a.pkl")

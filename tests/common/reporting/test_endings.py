@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -100,3 +101,23 @@ def test_a_signal_that_comes_while_an_object_is_finalised_is_not_lost(tmp_path: 
     assert made.stderr.strip().splitlines()[-1] == "stopped by SIGTERM"
     assert "Traceback" not in made.stderr
     assert time.monotonic() - began < 5
+
+
+def test_a_wrong_configuration_is_noted_in_the_folder_that_it_means_and_in_no_other(tmp_path: Path) -> None:
+    finished, meant, home = tmp_path / "a", tmp_path / "b", tmp_path / "home"
+    finished.mkdir()
+    home.mkdir()
+    (finished / "status.json").write_text('{"state": "finished"}')
+    (tmp_path / "job.json").write_text(json.dumps({"log_dir": str(finished), "train": {"lr": "fast"}}))
+    script = str(ROOT / "classification" / "fit_classification.py")
+    for override, folder in ((str(meant), meant), ("~/x", home / "x")):
+        command = [sys.executable, script, "--config", "job.json", "--set", f"log_dir={override}"]
+        environment = {**os.environ, "HOME": str(home)}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        assert json.loads((folder / "status.json").read_text())["state"] == "failed"
+    assert (finished / "status.json").read_text() == '{"state": "finished"}'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "home", "job.json"]
