@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ def symbol_inference(symbol: Path, params: Path, contexts: Sequence[Any]) -> Dev
     """The arithmetic of an exported model: graph and parameters from files. Raises ModelError."""
     try:
         check_parameter_file(params)
-        network = gluon.SymbolBlock.imports(str(symbol), ["data"], str(params), ctx=list(contexts))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the type of "data" is not said: it is float32
+            network = gluon.SymbolBlock.imports(str(symbol), ["data"], str(params), ctx=list(contexts))
     except PretrainedError as error:
         raise ModelError(str(error)) from None
     except (mx.MXNetError, AssertionError, ValueError, KeyError, TypeError, OSError) as error:
