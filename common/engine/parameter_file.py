@@ -48,7 +48,7 @@ class _Damaged(Exception):
 class _Reader:
     """Takes numbers and bytes from a file, and never more than it holds."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap | bytes) -> None:
         self.data = data
         self.position = 0
 
@@ -138,3 +138,36 @@ def _check_array(reader: _Reader) -> bool:
     if dtype.kind != "f":
         return True
     return bool(np.isfinite(np.frombuffer(reader.data, dtype, size, start)).all())
+
+
+def read_parameter_file(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a parameter file by name, without `arg:` and `aux:`. Raises PretrainedError."""
+    check_parameter_file(path)
+    reader = _Reader(path.read_bytes())
+    reader.numbers("QQ")
+    (count,) = reader.numbers("Q")
+    arrays = [_array(reader) for _ in range(count)]
+    reader.numbers("Q")
+    found = {}
+    for array in arrays:
+        (length,) = reader.numbers("Q")
+        start = reader.take(length)
+        name = reader.data[start : start + length].decode()
+        found[name.removeprefix("arg:").removeprefix("aux:")] = array
+    return found
+
+
+def _array(reader: _Reader) -> np.ndarray:
+    (mark,) = reader.numbers("I")
+    dimension = "q"
+    if mark == _V2:
+        reader.numbers("i")
+    if mark in (_V1, _V2):
+        (dimensions,) = reader.numbers("i")
+    else:
+        dimensions, dimension = mark, "I"
+    shape = reader.numbers(f"{dimensions}{dimension}")
+    _, _, kind = reader.numbers("iii")
+    dtype = np.dtype(_TYPES[kind])
+    start = reader.take(math.prod(shape) * dtype.itemsize)
+    return np.frombuffer(reader.data, dtype, math.prod(shape), start).reshape(shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -36,11 +36,26 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Suppression:
+    """What makes detections of raw boxes and scores.
+
+    Of the `candidates` best scores above `score`, all classes together, those stay that no better box of the same class
+    overlaps by an IoU of more than `overlap` (1: all stay), and `detections` of them at most.
+    """
+
+    overlap: float
+    score: float
+    candidates: int
+    detections: int
+
+
+@dataclass(frozen=True)
 class Written:
-    """A graph that is complete, and its outputs by name."""
+    """A graph that is complete, and its outputs by name. suppression: of one that gives raw boxes."""
 
     graph: Graph
     outputs: Mapping[str, Tensor]
+    suppression: Suppression | None = None
 
     def model(self, metadata: Mapping[str, str], version: str) -> onnx.ModelProto:
         """As an ONNX model."""
@@ -70,12 +85,9 @@ def yolov3(source: Source, opset: int = OPSET) -> Written:
     """`ids`, `scores` (batch, 100, 1) and `boxes` (batch, 100, 4), as box_nms of the symbol leaves them."""
     graph, symbol = source.begin(opset, DETECTIONS)
     boxes, scores = _yolov3_raw(source, symbol)
-    kept = source.symbol.nodes[source.symbol.first_input(source.symbol.heads[0][0], "slice_axis")]
-    suppression = source.symbol.first_input(source.symbol.heads[0][0], "slice_axis", "slice_axis")
-    most = Attributes(kept.attributes).whole("end", 0)
-    settings = Attributes(source.symbol.nodes[suppression].attributes)
+    settings = _suppression(source.symbol)
     batch, places, classes = scores.shape
-    candidates = min(settings.whole("topk", -1), places * classes)
+    candidates = min(settings.candidates, places * classes)
     # The best of all places and classes at once, of which each class then has its own.
     flat = graph.reshape(graph.transpose(scores, [0, 2, 1]), [batch, classes * places])
     best, order = top(graph, flat, candidates)
@@ -87,18 +99,33 @@ def yolov3(source: Source, opset: int = OPSET) -> Written:
         best,
         chosen,
         classes=classes,
-        overlap=float(settings.get("overlap_thresh", 0.5)),
-        least_score=float(settings.get("valid_thresh", 0.0)),
+        overlap=settings.overlap,
+        least_score=settings.score,
     )
-    return Written(
-        graph, _columns(graph, sorted_detections(graph, ids, best, chosen, min(most, candidates)), most)
-    )
+    rows = sorted_detections(graph, ids, best, chosen, min(settings.detections, candidates))
+    return Written(graph, _columns(graph, rows, settings.detections))
 
 
 def yolov3_raw(source: Source, opset: int = OPSET) -> Written:
     """`boxes` (batch, places, 4) in pixels of the input, and `scores` (batch, places, classes)."""
     graph, symbol = source.begin(opset, RAW)
-    return Written(graph, dict(zip(RAW, _yolov3_raw(source, symbol), strict=True)))
+    outputs = dict(zip(RAW, _yolov3_raw(source, symbol), strict=True))
+    return Written(graph, outputs, _suppression(source.symbol))
+
+
+def _suppression(symbol: Symbol) -> Suppression:
+    """The box_nms that a symbol ends with."""
+    rows = symbol.first_input(symbol.heads[0][0], "slice_axis")
+    settings = symbol.first_input(rows, "slice_axis")
+    if symbol.nodes[settings].op != "_contrib_box_nms":
+        raise UnsupportedError(f"{symbol.nodes[settings].name}: no box_nms where one is expected")
+    attributes = Attributes(symbol.nodes[settings].attributes)
+    return Suppression(
+        float(attributes.get("overlap_thresh", 0.5)),
+        float(attributes.get("valid_thresh", 0.0)),
+        attributes.whole("topk", -1),
+        Attributes(symbol.nodes[rows].attributes).whole("end", 0),
+    )
 
 
 def _yolov3_raw(source: Source, translation: Translation) -> tuple[Tensor, Tensor]:
@@ -155,7 +182,11 @@ def center_net_raw(source: Source, opset: int = OPSET) -> Written:
     half = graph.binary("Mul", sizes, 0.5)
     corners = [graph.binary(op, centres, half) for op in ("Sub", "Add")]
     boxes = graph.binary("Mul", graph.concat(corners, 2), scale)
-    return Written(graph, {"boxes": boxes, "scores": scores})
+    candidates = Attributes(symbol.nodes[found].attributes).whole("k", 1)
+    settings = Suppression(1.0, 0.0, candidates, candidates)
+    if any(node.op == "_contrib_box_nms" for node in symbol.nodes):
+        settings = replace(_suppression(symbol), candidates=candidates)
+    return Written(graph, {"boxes": boxes, "scores": scores}, settings)
 
 
 def _columns(graph: Graph, rows: Tensor, count: int) -> dict[str, Tensor]:

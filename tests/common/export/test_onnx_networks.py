@@ -127,7 +127,7 @@ def center_net(batch: np.ndarray, base: str = "resnet18_v1b", classes: int = 3, 
     rng = np.random.default_rng(0)
     for name, parameter in network.collect_params().items():
         if "offset" in name:
-            parameter.set_data(mx.nd.array(rng.standard_normal(parameter.shape) * 0.05))
+            parameter.set_data(mx.nd.array(rng.standard_normal(parameter.shape) * 0.01))
     maps = network.raw_maps(mx.nd, mx.nd.array(batch))
     for head, found, mean, deviation in zip(network.heads, maps, (-2, 4, 0.5), (1, 1, 0.2), strict=True):
         factor = deviation / float(found.asnumpy().std())
@@ -157,7 +157,7 @@ def test_center_net_gives_the_same_detections_with_and_without_the_mirrored_imag
 
 def test_center_net_suppresses_by_class_as_mxnet_does() -> None:
     batch = images(64, 96)
-    network = center_net(batch, nms_thresh=0.3)
+    network = center_net(batch, nms_thresh=0.3, nms_topk=100)
     wanted = [array.asnumpy() for array in network(mx.nd.array(batch))]
     found = run(heads.center_net(source_of(network, network, 96, 64, 3)).model({}, "test"), batch)
     missing, count = unmatched(wanted, found)

@@ -1,0 +1,161 @@
+"""The ONNX files of an exported model: written, held against MXNet on real images, kept or left out with a reason."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common.engine.parameter_file import read_parameter_file
+from common.export.onnx import heads
+from common.export.onnx.graph import OPSET
+from common.export.onnx.heads import Source, Written
+from common.export.onnx.proof import IMAGES, Comparison, compare
+from common.export.onnx.session import OnnxInference
+from common.export.onnx.symbol import read_symbol
+from common.export.outputs import MODEL_CARD
+from common.files import replacing, write_json
+from common.predictor import Predictor
+
+log = logging.getLogger("visualtl")
+
+Head = Callable[[Source, int], Written]
+
+# Of a model's graphs: the one of its symbol, and the one that looks at the mirrored image too.
+PLAIN, MIRRORED = "symbol", "flip_test"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An ONNX file of a model: what follows the model's name in the file's, its outputs, and the graph it is made of."""
+
+    suffix: str
+    head: Head
+    graph: str = PLAIN
+
+
+_HEADS: dict[str, Head] = {
+    "classification": heads.classifier,
+    "reid": heads.embedding,
+    "landmark": heads.landmarks,
+    "yolov3": heads.yolov3,
+    "centernet": heads.center_net,
+}
+_RAW: dict[str, Head] = {"yolov3": heads.yolov3_raw, "centernet": heads.center_net_raw}
+
+
+def kinds(card: Mapping[str, Any]) -> list[Kind]:
+    """The ONNX files of a model by its `model.json`. Raises KeyError for a task that is not known."""
+    head = _HEADS[card["task"]]
+    mirrored = graphs(card)[MIRRORED]
+    found = [Kind("", head, MIRRORED if mirrored else PLAIN)]
+    if mirrored:
+        found.append(Kind("-plain", head))
+    if card["task"] in _RAW:
+        found.append(Kind("-raw", _RAW[card["task"]]))
+    return found
+
+
+def graphs(card: Mapping[str, Any]) -> dict[str, str | None]:
+    """File names of a model's graphs by what they are."""
+    return {PLAIN: card["symbol"], MIRRORED: (card.get("flip_test") or {}).get("symbol")}
+
+
+def model_name(card: Mapping[str, Any]) -> str:
+    """The model's name, with which its files begin."""
+    return str(card["symbol"]).removesuffix("-symbol.json")
+
+
+def metadata(card: Mapping[str, Any], written: Written) -> dict[str, str]:
+    """What an ONNX file says of itself: JSON texts by name."""
+    given = card["input"]
+    values: dict[str, Any] = {
+        "names": card["classes"],
+        "task": card["task"],
+        **{name: given[name] for name in ("width", "height", "mean", "std")},
+        "resize": card["resize"],
+        "score_thresh": card.get("score_thresh"),
+        "best_thresh": card.get("best_thresh"),
+        "version": card["version"],
+    }
+    if written.suppression:
+        values["nms"] = asdict(written.suppression)
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+
+
+def source(folder: Path, card: Mapping[str, Any], graph: str, parameters: Mapping[str, Any]) -> Source:
+    """One of a model's graphs, to be written as ONNX."""
+    text = (folder / str(graphs(card)[graph])).read_text(encoding="utf-8")
+    given = card["input"]
+    return Source(read_symbol(text), parameters, given["width"], given["height"], len(card["classes"]))
+
+
+def export_onnx(
+    folder: Path, predictors: Mapping[str, Predictor], batches: Callable[[], Iterator[Any]], images: Sequence[str]
+) -> tuple[list[Path], list[str]]:
+    """Write the ONNX files of the model in `folder`, and what is to be known of them into its `model.json`.
+
+    predictors: MXNet's, by graph. batches: of the images that they are held against, with "image" and "matrix".
+    images: their names, in that order. Returns the files that were written, and a line for each that was not.
+    """
+    card = json.loads((folder / MODEL_CARD).read_text(encoding="utf-8"))
+    parameters = read_parameter_file(folder / card["params"])
+    expected: dict[str, list[Any]] = {}
+    paths, problems, entries = [], [], {}
+    for kind in kinds(card):
+        path = folder / f"{model_name(card)}{kind.suffix}.onnx"
+        began = time.monotonic()
+        try:
+            written = kind.head(source(folder, card, kind.graph, parameters), OPSET)
+            content = written.model(metadata(card, written), card["version"]).SerializeToString()
+            if kind.graph not in expected:
+                expected[kind.graph] = _predictions(predictors[kind.graph], batches())
+            inference = OnnxInference(content)
+            found = _predictions(replace(predictors[kind.graph], compute=inference), batches())
+            comparison = _compared(card, images, expected[kind.graph], found, written)
+            entry: dict[str, Any] = {"images": len(images), "largest_difference": comparison.largest}
+            if comparison.differs:
+                raise _Differs(f"predicts otherwise than MXNet: {comparison.differs}")
+            with replacing(path) as file:
+                file.write(content)
+            paths.append(path)
+            log.debug("%s: %.1f s", path.name, time.monotonic() - began)
+        except Exception as error:  # whatever it is, the model that was trained is there without it
+            reason = " ".join(str(error).split()) or type(error).__name__
+            entry = {"left_out": reason}
+            problems.append(f"{path.name} is left out: {reason}")
+        entries[path.name] = entry
+    card["onnx"] = {"opset": OPSET, "files": entries}
+    card["files"] = [*card.get("files", []), *(path.name for path in paths)]
+    write_json(folder / MODEL_CARD, card)
+    return paths, problems
+
+
+class _Differs(Exception):
+    """A file whose predictions are others."""
+
+
+def _predictions(predictor: Predictor, batches: Iterator[Any]) -> list[Any]:
+    found = []
+    for batch in batches:
+        outputs = predictor.compute(batch.arrays["image"])
+        rows = predictor.decoder.predictions(outputs, batch.arrays["matrix"], batch.shape)
+        found.extend(row for row, index in zip(rows, batch.indices, strict=True) if index >= 0)
+    return found
+
+
+def _compared(
+    card: Mapping[str, Any], images: Sequence[str], wanted: Sequence[Any], found: Sequence[Any], written: Written
+) -> Comparison:
+    overlap = written.suppression.overlap if written.suppression else 0.45
+    return compare(card["task"], images, wanted, found, card.get("score_thresh"), overlap)
+
+
+def chosen(samples: Sequence[Any]) -> list[Any]:
+    """Samples for the proof, from all over a set."""
+    step = max(len(samples) // IMAGES, 1)
+    return list(samples[::step][:IMAGES])

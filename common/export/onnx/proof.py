@@ -1,0 +1,102 @@
+"""Whether an ONNX file predicts what MXNet does: predictions of the same images held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+#: So many images of the set, or all of a smaller one.
+IMAGES = 32
+
+# Beyond rounding. Detections: of score and, in pixels and as a share of its longer side, of a box's edges.
+_SCORE = 1e-3
+_EDGE = (0.01, 2e-4)
+# Scores that are nearer to the threshold, and pairs whose overlap is nearer to that of suppression, may fall either way.
+_NEAR_SCORE = 1e-3
+_NEAR_OVERLAP = 1e-3
+_NUMBERS = {"probability": 1e-3, "embedding": 1e-3}
+# Keypoints, in pixels of the original and as a share of their spread.
+_POINT = (0.01, 2e-4)
+
+
+@dataclass
+class Comparison:
+    """The largest differences by what they are of, and the first that is more than rounding, if one is."""
+
+    largest: dict[str, float] = field(default_factory=dict)
+    differs: str | None = None
+
+    def note(self, what: str, difference: float, limit: float, image: str) -> None:
+        """Take a difference into account."""
+        self.largest[what] = max(self.largest.get(what, 0.0), float(difference))
+        if not difference <= limit and self.differs is None:
+            self.differs = f"{image}: {what} differs by {difference:.3g}"
+
+
+def compare(
+    task: str,
+    images: Sequence[str],
+    wanted: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    score_thresh: float | None = None,
+    overlap: float = 1.0,
+) -> Comparison:
+    """Predictions of a task's decoder, `wanted` of MXNet and `found` of an ONNX file, by image.
+
+    score_thresh: of detections that count. overlap: of their suppression.
+    """
+    comparison = Comparison()
+    for image, one, other in zip(images, wanted, found, strict=True):
+        if score_thresh is not None:
+            _compare_detections(comparison, image, one, other, score_thresh, overlap)
+        elif task == "landmark":
+            spread = float(np.ptp(one, axis=0).max()) if len(one) else 0.0
+            limit = max(_POINT[0], _POINT[1] * spread)
+            comparison.note("point", _largest(one - other), limit, image)
+        elif task == "reid":
+            comparison.note("embedding", _largest(one[-len(other) :] - other), _NUMBERS["embedding"], image)
+        else:
+            comparison.note("probability", _largest(one - other), _NUMBERS["probability"], image)
+    return comparison
+
+
+def _largest(difference: np.ndarray) -> float:
+    return float(np.abs(difference).max(initial=0.0))
+
+
+def _compare_detections(
+    comparison: Comparison,
+    image: str,
+    wanted: np.ndarray,
+    found: np.ndarray,
+    score_thresh: float,
+    overlap: float,
+) -> None:
+    """Rows (m, 6) of class id, score, x1, y1, x2, y2 against each other, in both directions."""
+    for rows, others in ((wanted, found), (found, wanted)):
+        free = np.ones(len(others), bool)
+        for row in rows[rows[:, 1] >= score_thresh]:
+            same = np.flatnonzero(free & (others[:, 0] == row[0]))
+            differences = np.abs(others[same, 1:] - row[1:])
+            limit = max(_EDGE[0], _EDGE[1] * float(np.max(row[4:6] - row[2:4])))
+            away = np.maximum(differences[:, 0] / _SCORE, differences[:, 1:].max(axis=1) / limit)
+            nearest = int(away.argmin()) if len(same) else -1
+            if nearest < 0 or away[nearest] > 1:
+                if row[1] >= score_thresh + _NEAR_SCORE and not _nearly_suppressed(row, rows, overlap):
+                    comparison.note("missing score", float(row[1]), 0.0, image)
+                continue
+            free[same[nearest]] = False
+            comparison.note("score", differences[nearest, 0], _SCORE, image)
+            comparison.note("edge", differences[nearest, 1:].max(), limit, image)
+
+
+def _nearly_suppressed(row: np.ndarray, rows: np.ndarray, overlap: float) -> bool:
+    """Whether another box of the class overlaps a detection by nearly as much as suppresses it."""
+    others = rows[rows[:, 0] == row[0]]
+    near, far = np.maximum(others[:, 2:4], row[2:4]), np.minimum(others[:, 4:], row[4:])
+    shared = np.maximum(far - near, 0).prod(axis=1)
+    areas = [np.maximum(each[:, 4:] - each[:, 2:4], 0).prod(axis=1) for each in (others, row[None])]
+    iou = shared / np.maximum(areas[0] + areas[1] - shared, 1e-9)
+    return bool((np.abs(iou - overlap) < _NEAR_OVERLAP).any())

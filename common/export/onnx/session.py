@@ -1,0 +1,134 @@
+"""An ONNX file as the arithmetic of a Predictor: onnxruntime and NumPy, and neither MXNet nor the onnx package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+# A file whose metadata are not there, or not ours, is told by its first missing key.
+_KEYS = ("names", "task", "width", "height", "mean", "std", "resize")
+
+
+class OnnxFileError(Exception):
+    """A file that is no ONNX model of this project, in one line."""
+
+
+class OnnxInference:
+    """Computes uint8 images (B, H, W, 3) to the outputs that the task's decoder reads.
+
+    metadata: what the file says of itself (docs/deploy.md), as Python's values. shape: width and height of the input.
+    """
+
+    def __init__(self, model: Path | bytes, threads: int = 0) -> None:
+        """threads: of a computation; 0: as many as there are processors. Raises OnnxFileError."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        name = str(model) if isinstance(model, Path) else "the model"
+        try:
+            content = str(model) if isinstance(model, Path) else model
+            self._session = onnxruntime.InferenceSession(content, options, providers=providers)
+        except Exception as error:  # onnxruntime's errors have no class of their own
+            raise OnnxFileError(f"{name}: no ONNX model that can be read: {_one_line(error)}") from None
+        self.metadata = _metadata(self._session.get_modelmeta().custom_metadata_map, name)
+        self.shape = (int(self.metadata["width"]), int(self.metadata["height"]))
+        self._input = self._session.get_inputs()[0]
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._table = normalisation_table(self.metadata["mean"], self.metadata["std"])
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """See the class."""
+        return readable(self.run(images), self.metadata.get("nms"))
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs of the file by name."""
+        if self._input.type == "tensor(uint8)":
+            data = images if self._input.shape[-1] == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        else:
+            data = normalise(images, self._table)
+        return dict(zip(self._outputs, self._session.run(None, {self._input.name: data}), strict=True))
+
+
+def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """What each value of a channel becomes (3, 256), float32, computed in the order in which MXNet does it."""
+    values = np.arange(256, dtype=np.float32) / np.float32(255)
+    channels = zip(np.asarray(mean, np.float32), np.asarray(std, np.float32), strict=True)
+    return np.stack([(values - one) / other for one, other in channels])
+
+
+def normalise(images: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Images (B, H, W, 3), uint8 RGB, to the network's input (B, 3, H, W), float32, by `normalisation_table`."""
+    data = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
+    for channel in range(3):
+        np.take(table[channel], images[..., channel], out=data[:, channel], mode="clip")
+    return data
+
+
+def readable(outputs: Mapping[str, np.ndarray], nms: Mapping[str, Any] | None = None) -> list[np.ndarray]:
+    """Outputs of a file, by name, in the form in which the task's decoder takes them. nms: the metadata of a raw one."""
+    if "probabilities" in outputs:  # decoders take logits; these have the same softmax
+        return [np.log(np.maximum(outputs["probabilities"], np.finfo(np.float32).tiny))]
+    if "scores" in outputs and "ids" not in outputs:
+        return list(suppressed(outputs["boxes"], outputs["scores"], **(nms or {})))
+    return list(outputs.values())
+
+
+def suppressed(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    overlap: float = 0.45,
+    score: float = 0.01,
+    candidates: int = 400,
+    detections: int = 100,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Raw boxes (B, N, 4) and scores (B, N, C) to ids, scores (B, M, 1) and boxes (B, M, 4), as `NAME.onnx` has them.
+
+    See `common.export.onnx.heads.Suppression`; M is `detections`, -1 fills up.
+    """
+    found = np.full((len(boxes), detections, 6), -1, np.float32)
+    for image, (places, by_class) in enumerate(zip(boxes, scores, strict=True)):
+        flat = by_class.T.reshape(-1)
+        order = np.flatnonzero(flat > score)
+        order = order[np.argsort(-flat[order], kind="stable")][:candidates]
+        ids, rows = order // len(places), places[order % len(places)]
+        kept = (np.arange(len(order)) if overlap >= 1 else _kept(ids, rows, overlap))[:detections]
+        found[image, : len(kept)] = np.column_stack([ids[kept], flat[order[kept]], rows[kept]])
+    return found[..., :1], found[..., 1:2], found[..., 2:]
+
+
+def _kept(ids: np.ndarray, boxes: np.ndarray, overlap: float) -> np.ndarray:
+    """Places of the boxes (N, 4), best first, that no better one of the same class suppresses."""
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    areas = sides.prod(axis=1)
+    left = np.ones(len(boxes), bool)
+    for i in range(len(boxes)):
+        if left[i]:
+            near = np.maximum(boxes[i, :2], boxes[i + 1 :, :2])
+            far = np.minimum(boxes[i, 2:], boxes[i + 1 :, 2:])
+            shared = np.maximum(far - near, 0).prod(axis=1)
+            union = areas[i] + areas[i + 1 :] - shared
+            left[i + 1 :] &= (shared <= overlap * union) | (ids[i + 1 :] != ids[i])
+    return np.flatnonzero(left)
+
+
+def _metadata(values: Mapping[str, str], name: str) -> dict[str, Any]:
+    missing = [key for key in _KEYS if key not in values]
+    if missing:
+        raise OnnxFileError(
+            f"{name}: its metadata has no {missing[0]!r}: not written by this project (common.export writes such files)"
+        )
+    try:
+        return {key: json.loads(value) for key, value in values.items()}
+    except ValueError:
+        raise OnnxFileError(f"{name}: its metadata is no JSON") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
