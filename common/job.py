@@ -13,7 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from common.config.sections import JobConfig, read_configuration
 from common.data.report import Report
 from common.datasets import Datasets, Steps, first_step
 from common.engine.devices import processors
-from common.errors import ConfigurationError, JobError
+from common.errors import ConfigurationError, DataError, JobError
 from common.evaluator import Evaluation, Evaluator
 from common.export.outputs import RESULT, remove_outputs
 from common.files import write_json
@@ -37,11 +38,14 @@ from common.reporting.log import open_log
 from common.reporting.progress import Progress, Step, earlier_points
 from common.reporting.server import ProgressServer, archive_old_events
 from common.reporting.status import Status
+from common.reporting.warnings import warn
 from common.task import Model, Task
 
 log = logging.getLogger("visualtl")
 
 DATA_REPORT = "data_report.json"
+# Images of a batch when ONNX files are held against MXNet: both then take little memory.
+_PROOF_BATCH = 8
 _STATES = {
     Step.TRAIN: "training",
     Step.PREDICT_VALID: "predicting",
@@ -133,6 +137,8 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
 
             for path in export_model(model, job.task, config.log_dir, best):
                 log.info("Exported: %s", path)
+            if config.export.onnx:
+                _export_onnx(job, model, predictor)
         log.info("Finished: results are in %s", config.log_dir)
         status.update(state="finished")
         _linger(options.linger)
@@ -321,6 +327,34 @@ def predict_and_write(job: Job, predictor: Predictor, evaluator: Evaluator) -> N
                 {"valid": "Validation", "test": "Test"}[name],
                 ", ".join(f"{key}={value:.4f}" for key, value in figures.items()),
             )
+
+
+def _export_onnx(job: Job, model: Model, predictor: Predictor) -> None:
+    """Write the model as ONNX, where that can be done; a job is as good without."""
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        log.info("No ONNX files are written: %s is not installed", " and ".join(missing))
+        return
+    from common.engine.graph import Inference
+    from common.engine.inference import DeviceInference
+    from common.export.onnx.files import MIRRORED, PLAIN, Images, chosen, export_onnx
+
+    predictors = {PLAIN: predictor}
+    if MIRRORED in model.further_exports():
+        plain = DeviceInference(Inference(model.network), job.devices)
+        predictors = {PLAIN: replace(predictor, compute=plain), MIRRORED: predictor}
+    samples = chosen(job.data.valid or job.data.test or job.data.train)
+    try:
+        with predictor.loader(samples, job.pool, min(len(samples), _PROOF_BATCH)) as loader:
+            paths, problems = export_onnx(
+                job.task.config.log_dir, predictors, Images.of(loader, predictor.shape)
+            )
+    except (DataError, OSError) as error:
+        paths, problems = [], [f"No ONNX files are written: {one_line(str(error))}"]
+    for path in paths:
+        log.info("Exported: %s", path)
+    for problem in problems:
+        warn(problem)
 
 
 def _paired(samples: Sequence[Any], predictions: dict[int, Any]) -> tuple[list[Any], list[Any]]:

@@ -18,7 +18,17 @@ from pydantic_core import PydanticCustomError
 from common.config.json_text import apply_overrides, read_json_object
 from common.config.keys import sections, shortened
 from common.config.messages import explain, known_part
-from common.config.values import Epochs, Folder, FolderName, Gpus, Number, OptionalFolderName, Whole, one_of
+from common.config.values import (
+    Epochs,
+    Flag,
+    Folder,
+    FolderName,
+    Gpus,
+    Number,
+    OptionalFolderName,
+    Whole,
+    one_of,
+)
 from common.config.values import path as folder_of
 from common.errors import CheckpointError, ConfigurationError
 
@@ -293,6 +303,18 @@ class ValidConfig(Section):
     interval: Whole = key(1, "Epochs between two validations.", "每隔多少轮验证一次。", ge=1, le=1_000_000)
 
 
+class ExportConfig(Section):
+    """What a finished model becomes beside MXNet's files."""
+
+    onnx: Flag = key(
+        True,
+        "Write the model as ONNX too, for onnxruntime, OpenCV, OpenVINO, TensorRT and others; each file is held "
+        "against MXNet on images of the set, and left out, with the reason, where a prediction differs.",
+        "同时导出 ONNX 模型，供 onnxruntime、OpenCV、OpenVINO、TensorRT 等使用；每个文件都会在数据集的图片上与 MXNet "
+        "逐一比对，只要有预测不一致就不保留该文件，并说明原因。",
+    )
+
+
 class JobConfig(Section):
     """The configuration of a job; a task narrows the sections and adds its `model`."""
 
@@ -309,6 +331,7 @@ class JobConfig(Section):
     model: Section
     train: TrainConfig
     valid: ValidConfig
+    export: ExportConfig = Field(default_factory=ExportConfig)
 
     def conflicts(self) -> Iterator[Conflict]:
         """Conflicts of all sections and between them."""

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from common.engine.parameter_file import read_parameter_file
 from common.export.onnx import heads
 from common.export.onnx.graph import OPSET
 from common.export.onnx.heads import Source, Written
-from common.export.onnx.proof import IMAGES, Comparison, compare
+from common.export.onnx.proof import IMAGES, compare
 from common.export.onnx.session import OnnxInference
 from common.export.onnx.symbol import read_symbol
 from common.export.outputs import MODEL_CARD
 from common.files import replacing, write_json
+from common.loading.loader import Loader
 from common.predictor import Predictor
 
-log = logging.getLogger("visualtl")
-
 Head = Callable[[Source, int], Written]
+
+# Of the suppression that a graph has inside: near it, a detection may fall either way.
+_OVERLAP = 0.45
 
 # Of a model's graphs: the one of its symbol, and the one that looks at the mirrored image too.
 PLAIN, MIRRORED = "symbol", "flip_test"
@@ -31,7 +33,7 @@ PLAIN, MIRRORED = "symbol", "flip_test"
 
 @dataclass(frozen=True)
 class Kind:
-    """An ONNX file of a model: what follows the model's name in the file's, its outputs, and the graph it is made of."""
+    """An ONNX file of a model. suffix: behind the model's name; graph: what it is made of."""
 
     suffix: str
     head: Head
@@ -94,68 +96,82 @@ def source(folder: Path, card: Mapping[str, Any], graph: str, parameters: Mappin
     return Source(read_symbol(text), parameters, given["width"], given["height"], len(card["classes"]))
 
 
+@dataclass(frozen=True)
+class Images:
+    """Images that files are proven on. batches: images (B, H, W, 3) and matrices (B, 2, 3)."""
+
+    names: Sequence[str]
+    batches: Sequence[tuple[np.ndarray, np.ndarray]]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, loader: Loader, shape: tuple[int, int]) -> Images:
+        """All of a loader's samples that can be read."""
+        batches, names = [], []
+        for batch in loader.epoch(0):
+            rows = np.flatnonzero(batch.indices >= 0)
+            names += [loader.samples[index].image for index in batch.indices[rows]]
+            batches.append((batch.arrays["image"][rows], batch.arrays["matrix"][rows]))
+        return cls(names, [batch for batch in batches if len(batch[0])], shape)
+
+    def predicted(self, predictor: Predictor) -> list[np.ndarray]:
+        """A prediction for each of them."""
+        return [
+            row
+            for pixels, matrices in self.batches
+            for row in predictor.decoder.predictions(predictor.compute(pixels), matrices, self.shape)
+        ]
+
+
+def chosen(samples: Sequence[Any]) -> list[Any]:
+    """Samples for the proof, from all over a set."""
+    return list(samples[:: max(len(samples) // IMAGES, 1)][:IMAGES])
+
+
 def export_onnx(
-    folder: Path, predictors: Mapping[str, Predictor], batches: Callable[[], Iterator[Any]], images: Sequence[str]
+    folder: Path, predictors: Mapping[str, Predictor], images: Images
 ) -> tuple[list[Path], list[str]]:
     """Write the ONNX files of the model in `folder`, and what is to be known of them into its `model.json`.
 
-    predictors: MXNet's, by graph. batches: of the images that they are held against, with "image" and "matrix".
-    images: their names, in that order. Returns the files that were written, and a line for each that was not.
+    predictors: MXNet's, by graph; images: on which files are held against them. Returns the files that were written,
+    and a line for each that was not.
     """
     card = json.loads((folder / MODEL_CARD).read_text(encoding="utf-8"))
     parameters = read_parameter_file(folder / card["params"])
-    expected: dict[str, list[Any]] = {}
+    wanted: dict[str, list[np.ndarray]] = {}
     paths, problems, entries = [], [], {}
     for kind in kinds(card):
         path = folder / f"{model_name(card)}{kind.suffix}.onnx"
-        began = time.monotonic()
         try:
             written = kind.head(source(folder, card, kind.graph, parameters), OPSET)
             content = written.model(metadata(card, written), card["version"]).SerializeToString()
-            if kind.graph not in expected:
-                expected[kind.graph] = _predictions(predictors[kind.graph], batches())
-            inference = OnnxInference(content)
-            found = _predictions(replace(predictors[kind.graph], compute=inference), batches())
-            comparison = _compared(card, images, expected[kind.graph], found, written)
-            entry: dict[str, Any] = {"images": len(images), "largest_difference": comparison.largest}
+            if kind.graph not in wanted:
+                wanted[kind.graph] = images.predicted(predictors[kind.graph])
+            found = images.predicted(replace(predictors[kind.graph], compute=OnnxInference(content)))
+            comparison = compare(
+                card["task"],
+                images.names,
+                wanted[kind.graph],
+                found,
+                card.get("score_thresh"),
+                written.suppression.overlap if written.suppression else _OVERLAP,
+            )
             if comparison.differs:
-                raise _Differs(f"predicts otherwise than MXNet: {comparison.differs}")
+                raise _Differs(f"its predictions are not MXNet's: {comparison.differs}")
             with replacing(path) as file:
                 file.write(content)
             paths.append(path)
-            log.debug("%s: %.1f s", path.name, time.monotonic() - began)
+            entries[path.name] = {"images": len(found), "largest_difference": comparison.largest}
         except Exception as error:  # whatever it is, the model that was trained is there without it
             reason = " ".join(str(error).split()) or type(error).__name__
-            entry = {"left_out": reason}
+            path.unlink(missing_ok=True)
+            entries[path.name] = {"left_out": reason}
             problems.append(f"{path.name} is left out: {reason}")
-        entries[path.name] = entry
     card["onnx"] = {"opset": OPSET, "files": entries}
-    card["files"] = [*card.get("files", []), *(path.name for path in paths)]
+    card["files"] = [*card["files"], *(path.name for path in paths)]
     write_json(folder / MODEL_CARD, card)
     return paths, problems
 
 
 class _Differs(Exception):
     """A file whose predictions are others."""
-
-
-def _predictions(predictor: Predictor, batches: Iterator[Any]) -> list[Any]:
-    found = []
-    for batch in batches:
-        outputs = predictor.compute(batch.arrays["image"])
-        rows = predictor.decoder.predictions(outputs, batch.arrays["matrix"], batch.shape)
-        found.extend(row for row, index in zip(rows, batch.indices, strict=True) if index >= 0)
-    return found
-
-
-def _compared(
-    card: Mapping[str, Any], images: Sequence[str], wanted: Sequence[Any], found: Sequence[Any], written: Written
-) -> Comparison:
-    overlap = written.suppression.overlap if written.suppression else 0.45
-    return compare(card["task"], images, wanted, found, card.get("score_thresh"), overlap)
-
-
-def chosen(samples: Sequence[Any]) -> list[Any]:
-    """Samples for the proof, from all over a set."""
-    step = max(len(samples) // IMAGES, 1)
-    return list(samples[::step][:IMAGES])

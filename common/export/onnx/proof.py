@@ -13,7 +13,7 @@ IMAGES = 32
 # Beyond rounding. Detections: of score and, in pixels and as a share of its longer side, of a box's edges.
 _SCORE = 1e-3
 _EDGE = (0.01, 2e-4)
-# Scores that are nearer to the threshold, and pairs whose overlap is nearer to that of suppression, may fall either way.
+# Scores nearer to the threshold than this, and pairs nearer to the overlap that suppresses, may fall either way.
 _NEAR_SCORE = 1e-3
 _NEAR_OVERLAP = 1e-3
 _NUMBERS = {"probability": 1e-3, "embedding": 1e-3}

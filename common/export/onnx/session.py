@@ -50,7 +50,9 @@ class OnnxInference:
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs of the file by name."""
         if self._input.type == "tensor(uint8)":
-            data = images if self._input.shape[-1] == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+            data = (
+                images if self._input.shape[-1] == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+            )
         else:
             data = normalise(images, self._table)
         return dict(zip(self._outputs, self._session.run(None, {self._input.name: data}), strict=True))
@@ -72,7 +74,7 @@ def normalise(images: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def readable(outputs: Mapping[str, np.ndarray], nms: Mapping[str, Any] | None = None) -> list[np.ndarray]:
-    """Outputs of a file, by name, in the form in which the task's decoder takes them. nms: the metadata of a raw one."""
+    """Outputs of a file, by name, as the task's decoder takes them. nms: the metadata of a raw file."""
     if "probabilities" in outputs:  # decoders take logits; these have the same softmax
         return [np.log(np.maximum(outputs["probabilities"], np.finfo(np.float32).tiny))]
     if "scores" in outputs and "ids" not in outputs:
