@@ -12,17 +12,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.data.formats.base import Object
 from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
-from common.errors import ModelError
+from common.errors import DeviceError, ModelError
 from common.evaluator import Evaluator
 from common.files import read_file
 from common.images.decoding import printable
 from common.images.resize import Region, Resize
 from common.predictor import Compute, Decoder, Predictor
+
+if TYPE_CHECKING:
+    from common.engine.onnx_inference import OnnxInference
 
 MODEL_CARD = "model.json"
 ENGINES = ("auto", "mxnet", "onnx")
@@ -77,11 +80,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Card:
-    """A `model.json`. folder: where it and the model's files lie. content: as read, with the keys that 1.2.0 lacks."""
+    """A `model.json`. folder: where it and the model's files lie. content: as read, with the keys that 1.2.0 lacks.
+
+    onnx: the ONNX file whose metadata the content is, where the model is one.
+    """
 
     folder: Path
     content: Mapping[str, Any]
     kind: Kind
+    onnx: Path | None = None
 
     @property
     def task(self) -> str:
@@ -133,6 +140,26 @@ class Card:
             return Card(self.folder, flip, self.kind).file("symbol")
         return self.file("symbol")
 
+    @property
+    def name(self) -> str:
+        """The model's name, with which its files begin."""
+        return str(self.content["symbol"]).removesuffix("-symbol.json")
+
+    def onnx_file(self) -> Path:
+        """The ONNX file that gives what the result files were made of. Raises ModelError where there is none."""
+        if self.onnx is not None:
+            return self.onnx
+        path = self.folder / f"{self.name}.onnx"
+        if not path.is_file():
+            known = self.content.get("onnx")
+            entry = known.get("files", {}).get(path.name) if isinstance(known, Mapping) else None
+            reason = entry.get("left_out") if isinstance(entry, Mapping) else None
+            raise ModelError(
+                f"{printable(str(path))} does not exist: "
+                + (reason or "common.export MODEL --onnx writes it, where MXNet's files are there")
+            )
+        return path
+
     def reading(self) -> Reading:
         """How outputs are read and judged."""
         module, _, function = self.kind.reading.partition(":")
@@ -141,14 +168,18 @@ class Card:
 
 
 def read_card(model: Path) -> Card:
-    """The card of `model`: a log_dir or its model.json. Raises ModelError."""
+    """The card of `model`: a log_dir, its model.json, or an ONNX file with our metadata. Raises ModelError."""
+    if model.suffix == ".onnx":
+        return _card_of_file(model)
     path = model / MODEL_CARD if model.is_dir() else model
     name = printable(str(path))
     try:
         content = json.loads(read_file(str(path), _CARD_LIMIT).decode("utf-8"))
     except FileNotFoundError:
         reason = (
-            "no job has finished there" if model.is_dir() else "MODEL is a job's log_dir or its model.json"
+            "no job has finished there"
+            if model.is_dir()
+            else "MODEL is a job's log_dir, its model.json or an ONNX file"
         )
         raise ModelError(f"{name} does not exist: {reason}") from None
     except OSError as error:
@@ -183,16 +214,52 @@ def open_compute(card: Card, engine: str = "auto", gpus: Sequence[int] | None = 
     gpus: ids; none: the CPU; None: the first usable GPU, else the CPU. Raises ModelError, DeviceError.
     """
     if engine == "auto":
-        engine = "mxnet" if importlib.util.find_spec("mxnet") else "onnx"
-    if engine == "mxnet":
-        from common.engine.devices import best_gpus, check_gpus, contexts, load_mxnet, visible_gpus
-        from common.engine.inference import symbol_inference
+        engine = "mxnet" if card.onnx is None and importlib.util.find_spec("mxnet") else "onnx"
+    if engine == "onnx":
+        return _onnx_inference(card.onnx_file(), gpus)
+    if card.onnx is not None:
+        raise ModelError(f"--engine {engine}: {printable(str(card.onnx))} is ONNX; the engine for it is onnx")
+    from common.engine.devices import best_gpus, check_gpus, contexts, load_mxnet, visible_gpus
+    from common.engine.inference import symbol_inference
 
-        chosen = best_gpus() if gpus is None else gpus
-        check_gpus(chosen, visible_gpus())
-        load_mxnet()
-        return symbol_inference(card.graph, card.file("params"), contexts(chosen))
-    raise ModelError(f"--engine {engine}: {printable(str(card.folder))} holds no ONNX file that can be used")
+    chosen = best_gpus() if gpus is None else gpus
+    check_gpus(chosen, visible_gpus())
+    load_mxnet()
+    return symbol_inference(card.graph, card.file("params"), contexts(chosen))
+
+
+def _onnx_inference(path: Path, gpus: Sequence[int] | None = None) -> OnnxInference:
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ModelError(f"{printable(str(path))} needs onnxruntime, which is not installed")
+    from common.engine.onnx_inference import OnnxInference, usable_gpus
+
+    if gpus and not usable_gpus():
+        raise DeviceError("--gpus: the onnxruntime that is installed computes on the CPU alone")
+    chosen = (0 if usable_gpus() else None) if gpus is None else next(iter(gpus), None)
+    return OnnxInference(path, chosen)
+
+
+def _card_of_file(path: Path) -> Card:
+    """What an ONNX file says of itself, as a `model.json` says it. Raises ModelError."""
+    if not path.is_file():
+        raise ModelError(f"{printable(str(path))} does not exist")
+    inference = _onnx_inference(path, [])
+    said = inference.metadata
+    content = {
+        **{key: value for key, value in said.items() if value is not None},
+        "classes": said["names"],
+        "symbol": f"{path.stem}-symbol.json",
+        "input": {key: said[key] for key in ("width", "height", "mean", "std")},
+        "outputs": [{"name": name, "shape": shape} for name, shape in inference.outputs.items()],
+    }
+    card = Card(path.parent, content, _kind(content, printable(str(path))), path)
+    try:
+        usable = min(card.shape) > 0 and card.resize and all(isinstance(name, str) for name in card.classes)
+    except (TypeError, ValueError):
+        usable = False
+    if not usable:
+        raise ModelError(f"{printable(str(path))}: its metadata is not that of a model of this project")
+    return card
 
 
 def _kind(content: Mapping[str, Any], name: str) -> Kind:

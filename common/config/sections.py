@@ -310,7 +310,7 @@ class ExportConfig(Section):
         True,
         "Write the model as ONNX too, for onnxruntime, OpenCV, OpenVINO, TensorRT and others; each file is held "
         "against MXNet on images of the set, and left out, with the reason, where a prediction differs.",
-        "同时导出 ONNX 模型，供 onnxruntime、OpenCV、OpenVINO、TensorRT 等使用；每个文件都会在数据集的图片上与 MXNet "
+        "同时导出 ONNX 模型，供 onnxruntime、OpenCV、OpenVINO、TensorRT 等使用；每个文件都会在数据集的图像上与 MXNet "
         "逐一比对，只要有预测不一致就不保留该文件，并说明原因。",
     )
 

@@ -76,7 +76,7 @@ def test_a_card_that_cannot_be_used_is_one_line(tmp_path: Path, changes: dict, s
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no job has finished there"):
         read_card(tmp_path)
-    with pytest.raises(ModelError, match=r"a job's log_dir or its model\.json"):
+    with pytest.raises(ModelError, match=r"a job's log_dir, its model\.json or an ONNX file"):
         read_card(tmp_path / "nothing.json")
     for content in (b"\xff\xfe", b"[1]", b"{", b"[" * 100_000):
         (tmp_path / "model.json").write_bytes(content)

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from common.engine.onnx_inference import OnnxInference
 from common.engine.parameter_file import read_parameter_file
 from common.export.onnx import heads
 from common.export.onnx.graph import OPSET
 from common.export.onnx.heads import Source, Written
 from common.export.onnx.proof import IMAGES, compare
-from common.export.onnx.session import OnnxInference
 from common.export.onnx.symbol import read_symbol
 from common.export.outputs import MODEL_CARD
 from common.files import replacing, write_json
 from common.loading.loader import Loader
 from common.predictor import Predictor
+from common.trained import Card, read_card
 
 Head = Callable[[Source, int], Written]
 
@@ -50,50 +51,43 @@ _HEADS: dict[str, Head] = {
 _RAW: dict[str, Head] = {"yolov3": heads.yolov3_raw, "centernet": heads.center_net_raw}
 
 
-def kinds(card: Mapping[str, Any]) -> list[Kind]:
-    """The ONNX files of a model by its `model.json`. Raises KeyError for a task that is not known."""
-    head = _HEADS[card["task"]]
+def kinds(card: Card) -> list[Kind]:
+    """The ONNX files of a model. Raises KeyError for a task that is not known."""
+    head = _HEADS[card.task]
     mirrored = graphs(card)[MIRRORED]
     found = [Kind("", head, MIRRORED if mirrored else PLAIN)]
     if mirrored:
         found.append(Kind("-plain", head))
-    if card["task"] in _RAW:
-        found.append(Kind("-raw", _RAW[card["task"]]))
+    if card.task in _RAW:
+        found.append(Kind("-raw", _RAW[card.task]))
     return found
 
 
-def graphs(card: Mapping[str, Any]) -> dict[str, str | None]:
+def graphs(card: Card) -> dict[str, str | None]:
     """File names of a model's graphs by what they are."""
-    return {PLAIN: card["symbol"], MIRRORED: (card.get("flip_test") or {}).get("symbol")}
+    return {PLAIN: card.content["symbol"], MIRRORED: (card.content.get("flip_test") or {}).get("symbol")}
 
 
-def model_name(card: Mapping[str, Any]) -> str:
-    """The model's name, with which its files begin."""
-    return str(card["symbol"]).removesuffix("-symbol.json")
-
-
-def metadata(card: Mapping[str, Any], written: Written) -> dict[str, str]:
+def metadata(card: Card, written: Written) -> dict[str, str]:
     """What an ONNX file says of itself: JSON texts by name."""
-    given = card["input"]
+    given, content = card.content["input"], card.content
     values: dict[str, Any] = {
-        "names": card["classes"],
-        "task": card["task"],
+        "names": card.classes,
+        "task": card.task,
         **{name: given[name] for name in ("width", "height", "mean", "std")},
-        "resize": card["resize"],
-        "score_thresh": card.get("score_thresh"),
-        "best_thresh": card.get("best_thresh"),
-        "version": card["version"],
+        "resize": content["resize"],
+        **{name: content.get(name) for name in ("score_thresh", "best_thresh", "version")},
+        **{name: content[name] for name in ("iou_thresh", "average_precision") if name in content},
     }
     if written.suppression:
         values["nms"] = asdict(written.suppression)
     return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
 
 
-def source(folder: Path, card: Mapping[str, Any], graph: str, parameters: Mapping[str, Any]) -> Source:
+def source(card: Card, graph: str, parameters: Mapping[str, np.ndarray]) -> Source:
     """One of a model's graphs, to be written as ONNX."""
-    text = (folder / str(graphs(card)[graph])).read_text(encoding="utf-8")
-    given = card["input"]
-    return Source(read_symbol(text), parameters, given["width"], given["height"], len(card["classes"]))
+    text = (card.folder / str(graphs(card)[graph])).read_text(encoding="utf-8")
+    return Source(read_symbol(text), parameters, *card.shape, len(card.classes))
 
 
 @dataclass(frozen=True)
@@ -136,24 +130,26 @@ def export_onnx(
     predictors: MXNet's, by graph; images: on which files are held against them. Returns the files that were written,
     and a line for each that was not.
     """
-    card = json.loads((folder / MODEL_CARD).read_text(encoding="utf-8"))
-    parameters = read_parameter_file(folder / card["params"])
+    card = read_card(folder)
+    parameters = read_parameter_file(card.file("params"))
     wanted: dict[str, list[np.ndarray]] = {}
     paths, problems, entries = [], [], {}
     for kind in kinds(card):
-        path = folder / f"{model_name(card)}{kind.suffix}.onnx"
+        path = folder / f"{card.name}{kind.suffix}.onnx"
         try:
-            written = kind.head(source(folder, card, kind.graph, parameters), OPSET)
-            content = written.model(metadata(card, written), card["version"]).SerializeToString()
+            written = kind.head(source(card, kind.graph, parameters), OPSET)
+            content = written.model(
+                metadata(card, written), str(card.content.get("version", ""))
+            ).SerializeToString()
             if kind.graph not in wanted:
                 wanted[kind.graph] = images.predicted(predictors[kind.graph])
             found = images.predicted(replace(predictors[kind.graph], compute=OnnxInference(content)))
             comparison = compare(
-                card["task"],
+                card.task,
                 images.names,
                 wanted[kind.graph],
                 found,
-                card.get("score_thresh"),
+                card.content.get("score_thresh"),
                 written.suppression.overlap if written.suppression else _OVERLAP,
             )
             if comparison.differs:
@@ -167,9 +163,13 @@ def export_onnx(
             path.unlink(missing_ok=True)
             entries[path.name] = {"left_out": reason}
             problems.append(f"{path.name} is left out: {reason}")
-    card["onnx"] = {"opset": OPSET, "files": entries}
-    card["files"] = [*card["files"], *(path.name for path in paths)]
-    write_json(folder / MODEL_CARD, card)
+    names = [*card.content.get("files", []), *(path.name for path in paths)]
+    content = {
+        **card.content,
+        "files": list(dict.fromkeys(names)),
+        "onnx": {"opset": OPSET, "files": entries},
+    }
+    write_json(folder / MODEL_CARD, content)
     return paths, problems
 
 

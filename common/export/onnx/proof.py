@@ -16,6 +16,7 @@ _EDGE = (0.01, 2e-4)
 # Scores nearer to the threshold than this, and pairs nearer to the overlap that suppresses, may fall either way.
 _NEAR_SCORE = 1e-3
 _NEAR_OVERLAP = 1e-3
+_SHARE = 0.9
 _NUMBERS = {"probability": 1e-3, "embedding": 1e-3}
 # Keypoints, in pixels of the original and as a share of their spread.
 _POINT = (0.01, 2e-4)
@@ -48,6 +49,9 @@ def compare(
     score_thresh: of detections that count. overlap: of their suppression.
     """
     comparison = Comparison()
+    if score_thresh is not None:  # of a network that is not sure of anything its best detections count
+        highest = max((float(rows[:, 1].max()) for rows in wanted if len(rows)), default=0.0)
+        score_thresh = min(score_thresh, _SHARE * highest)
     for image, one, other in zip(images, wanted, found, strict=True):
         if score_thresh is not None:
             _compare_detections(comparison, image, one, other, score_thresh, overlap)

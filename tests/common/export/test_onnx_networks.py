@@ -127,7 +127,8 @@ def center_net(batch: np.ndarray, base: str = "resnet18_v1b", classes: int = 3, 
     rng = np.random.default_rng(0)
     for name, parameter in network.collect_params().items():
         if "offset" in name:
-            parameter.set_data(mx.nd.array(rng.standard_normal(parameter.shape) * 0.01))
+            fan_in = np.prod(parameter.shape[1:])
+            parameter.set_data(mx.nd.array(rng.standard_normal(parameter.shape) * 0.1 / fan_in**0.5))
     maps = network.raw_maps(mx.nd, mx.nd.array(batch))
     for head, found, mean, deviation in zip(network.heads, maps, (-2, 4, 0.5), (1, 1, 0.2), strict=True):
         factor = deviation / float(found.asnumpy().std())

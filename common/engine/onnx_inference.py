@@ -10,37 +10,37 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from common.errors import ModelError
+
+_GPU = "CUDAExecutionProvider"
 # A file whose metadata are not there, or not ours, is told by its first missing key.
 _KEYS = ("names", "task", "width", "height", "mean", "std", "resize")
-
-
-class OnnxFileError(Exception):
-    """A file that is no ONNX model of this project, in one line."""
 
 
 class OnnxInference:
     """Computes uint8 images (B, H, W, 3) to the outputs that the task's decoder reads.
 
-    metadata: what the file says of itself (docs/deploy.md), as Python's values. shape: width and height of the input.
+    metadata: what the file says of itself, as Python's values. shape: width and height of the input. outputs: shapes by
+    name.
     """
 
-    def __init__(self, model: Path | bytes, threads: int = 0) -> None:
-        """threads: of a computation; 0: as many as there are processors. Raises OnnxFileError."""
+    def __init__(self, model: Path | bytes, gpu: int | None = None) -> None:
+        """gpu: id of the GPU that computes; None: the CPU. Raises ModelError."""
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if gpu is not None:
+            providers.insert(0, (_GPU, {"device_id": gpu}))
         name = str(model) if isinstance(model, Path) else "the model"
         try:
             content = str(model) if isinstance(model, Path) else model
             self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no class of their own
-            raise OnnxFileError(f"{name}: no ONNX model that can be read: {_one_line(error)}") from None
+            raise ModelError(f"{name}: no ONNX model that can be read: {_one_line(error)}") from None
         self.metadata = _metadata(self._session.get_modelmeta().custom_metadata_map, name)
         self.shape = (int(self.metadata["width"]), int(self.metadata["height"]))
         self._input = self._session.get_inputs()[0]
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.outputs = {output.name: list(output.shape) for output in self._session.get_outputs()}
         self._table = normalisation_table(self.metadata["mean"], self.metadata["std"])
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
@@ -55,7 +55,12 @@ class OnnxInference:
             )
         else:
             data = normalise(images, self._table)
-        return dict(zip(self._outputs, self._session.run(None, {self._input.name: data}), strict=True))
+        return dict(zip(self.outputs, self._session.run(None, {self._input.name: data}), strict=True))
+
+
+def usable_gpus() -> bool:
+    """Whether the onnxruntime that is installed computes on GPUs."""
+    return _GPU in onnxruntime.get_available_providers()
 
 
 def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -123,13 +128,13 @@ def _kept(ids: np.ndarray, boxes: np.ndarray, overlap: float) -> np.ndarray:
 def _metadata(values: Mapping[str, str], name: str) -> dict[str, Any]:
     missing = [key for key in _KEYS if key not in values]
     if missing:
-        raise OnnxFileError(
+        raise ModelError(
             f"{name}: its metadata has no {missing[0]!r}: not written by this project (common.export writes such files)"
         )
     try:
         return {key: json.loads(value) for key, value in values.items()}
     except ValueError:
-        raise OnnxFileError(f"{name}: its metadata is no JSON") from None
+        raise ModelError(f"{name}: its metadata is no JSON") from None
 
 
 def _one_line(error: Exception) -> str:

@@ -1,0 +1,254 @@
+"""The ONNX files of a job: proven on images, left out where they differ, and used without MXNet."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+from common.engine.graph import Inference
+from common.engine.inference import DeviceInference
+from common.engine.onnx_inference import OnnxInference
+from common.engine.parameter_file import read_parameter_file, write_parameter_file
+from common.errors import ModelError
+from common.export.model_files import export_model
+from common.export.onnx.files import MIRRORED, PLAIN, Images, chosen, export_onnx
+from common.export.onnx.proof import compare
+from common.export.outputs import remove_outputs
+from common.predictor import Predictor
+from common.trained import open_compute, open_predictor, read_card
+from tests.helpers import jobs
+from tests.helpers.centernet_models import CPU, settled, task
+
+WORDS = (
+    "names",
+    "task",
+    "width",
+    "height",
+    "mean",
+    "std",
+    "resize",
+    "score_thresh",
+    "best_thresh",
+    "version",
+)
+
+
+def images(count: int = 6, seed: int = 1) -> Images:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (count, 64, 64, 3)).astype(np.uint8)
+    matrices = np.tile(np.array([[2.0, 0, 0], [0, 3.0, 0]]), (count, 1, 1))
+    batches = [(pixels[part], matrices[part]) for part in (slice(0, 2), slice(2, count))]
+    return Images([f"{i}.jpg" for i in range(count)], batches, (64, 64))
+
+
+def center_net(folder: Path, flip_test: bool) -> dict[str, Predictor]:
+    """A CenterNet as its job leaves it, and MXNet's predictors of its graphs."""
+    made = task(flip_test=flip_test)
+    model = settled(flip_test=flip_test)
+    export_model(model, made, folder, {"name": "mAP", "value": 0.5, "epoch": 1})
+    predictor = Predictor(
+        made.resize, (64, 64), DeviceInference(model.inference_block(), CPU), made.decoder(model)
+    )
+    plain = replace(predictor, compute=DeviceInference(Inference(model.network), CPU))
+    return {PLAIN: plain, MIRRORED: predictor}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Predictor]]:
+    folder = tmp_path_factory.mktemp("job")
+    predictors = center_net(folder, flip_test=True)
+    paths, problems = export_onnx(folder, predictors, images())
+    assert problems == []
+    assert [path.name.rpartition("custom")[2] for path in paths] == [".onnx", "-plain.onnx", "-raw.onnx"]
+    return folder, predictors
+
+
+def test_what_was_found_stands_in_the_card(exported: tuple[Path, Any]) -> None:
+    card = json.loads((exported[0] / "model.json").read_text())
+    assert card["onnx"]["opset"] == 11
+    assert len(card["onnx"]["files"]) == 3
+    for name, entry in card["onnx"]["files"].items():
+        assert name in card["files"]
+        assert entry["images"] == 6
+        assert 0 < entry["largest_difference"]["score"] < 1e-4
+        assert 0 < entry["largest_difference"]["edge"] < 1e-2
+
+
+def test_a_file_says_itself_how_it_is_used(exported: tuple[Path, Any]) -> None:
+    card = read_card(exported[0])
+    for path in exported[0].glob("*.onnx"):
+        said = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
+        values = {name: json.loads(text) for name, text in said.items()}
+        assert set(WORDS) <= set(values)
+        assert values["names"] == card.classes
+        assert (values["task"], values["width"], values["height"]) == ("centernet", 64, 64)
+        assert values["resize"] == card.content["resize"]
+        assert values["score_thresh"] == 0.3
+        assert ("nms" in values) == path.stem.endswith("-raw")
+
+
+@pytest.mark.parametrize("suffix", ["", "-raw", "-plain"])
+def test_a_file_alone_predicts_what_the_model_does(exported: tuple[Path, Any], suffix: str) -> None:
+    folder, predictors = exported
+    path = folder / f"{read_card(folder).name}{suffix}.onnx"
+    card = read_card(path)
+    predictor = open_predictor(card, open_compute(card), card.reading())
+    assert isinstance(predictor.compute, OnnxInference)
+    wanted = images(3, seed=7).predicted(predictors[PLAIN if suffix else MIRRORED])
+    found = images(3, seed=7).predicted(predictor)
+    result = compare("centernet", ["a", "b", "c"], wanted, found, 0.3)
+    assert sum(int((rows[:, 1] > 0.3).sum()) for rows in wanted) > 10
+    assert result.differs is None
+
+
+def test_the_engine_is_chosen_by_the_caller(exported: tuple[Path, Any]) -> None:
+    folder, _ = exported
+    card = read_card(folder)
+    assert isinstance(open_compute(card, "onnx"), OnnxInference)
+    assert isinstance(open_compute(card, "auto", []), DeviceInference)
+    with pytest.raises(ModelError, match="is ONNX; the engine for it is onnx"):
+        open_compute(read_card(card.onnx_file()), "mxnet")
+
+
+def test_a_file_with_one_other_weight_is_not_left(tmp_path: Path) -> None:
+    predictors = center_net(tmp_path, flip_test=False)
+    card = read_card(tmp_path)
+    (tmp_path / f"{card.name}.onnx").write_text("of an earlier job")
+    values = {f"arg:{name}": array.copy() for name, array in read_parameter_file(card.file("params")).items()}
+    name = next(name for name in values if name.endswith("conv0_weight"))
+    values[name].reshape(-1)[5] += 1
+    write_parameter_file(card.file("params"), values)
+    paths, problems = export_onnx(tmp_path, {PLAIN: predictors[PLAIN]}, images())
+    assert paths == []
+    assert not list(tmp_path.glob("*.onnx"))
+    assert len(problems) == 2
+    assert f"{card.name}.onnx is left out: its predictions are not MXNet's: 0.jpg: " in problems[0]
+    entries = json.loads((tmp_path / "model.json").read_text())["onnx"]["files"]
+    assert all("predictions are not MXNet's" in entry["left_out"] for entry in entries.values())
+    with pytest.raises(ModelError, match="predictions are not MXNet's"):
+        open_compute(read_card(tmp_path), "onnx")
+
+
+def test_a_graph_with_an_unknown_operator_is_left_out_by_name(tmp_path: Path) -> None:
+    predictors = center_net(tmp_path, flip_test=False)
+    symbol = read_card(tmp_path).file("symbol")
+    symbol.write_text(symbol.read_text().replace('"op": "topk"', '"op": "argsort"', 1))
+    _, problems = export_onnx(tmp_path, {PLAIN: predictors[PLAIN]}, images())
+    assert "the operator argsort cannot be exported" in problems[0]
+
+
+def test_a_new_job_removes_the_files(exported: tuple[Path, Any], tmp_path: Path) -> None:
+    for path in exported[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    remove_outputs(tmp_path, "another", [], keep_state=False)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"no model", "no ONNX model that can be read"), (b"", "no ONNX model that can be read")],
+)
+def test_what_is_no_model_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=said) as error:
+        read_card(path)
+    assert "\n" not in str(error.value)
+
+
+def test_another_project_s_file_is_told_by_what_it_lacks(tmp_path: Path) -> None:
+    import onnx
+
+    value = onnx.helper.make_tensor_value_info("x", 1, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value], [
+        onnx.helper.make_tensor_value_info("y", 1, [1])
+    ])  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 11)], ir_version=6)
+    path = tmp_path / "x.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="its metadata has no 'names'"):
+        read_card(path)
+
+
+def test_samples_for_the_proof_come_from_all_over_the_set() -> None:
+    assert chosen(range(10)) == list(range(10))
+    many = chosen(range(100))
+    assert len(many) == 32
+    assert many[-1] > 90
+
+
+Rows = list[list[float]]
+BOX = [0, 0.9, 10, 10, 50, 50]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "same"),
+    [
+        ([BOX], [[0, 0.90001, 10, 10, 50, 50.001]], True),
+        ([BOX], [[0, 0.9, 10, 10, 50, 51]], False),
+        ([BOX], [[1, 0.9, 10, 10, 50, 50]], False),
+        ([BOX], [], False),
+        ([], [BOX], False),
+        ([BOX], [BOX, BOX], False),
+        ([BOX, [0, 0.3005, 1, 1, 5, 5]], [BOX], True),  # at the threshold
+        ([BOX, [0, 0.2, 1, 1, 5, 5]], [BOX], True),  # below it
+        # One suppresses the other, or does not: their IoU is that of the suppression.
+        ([[0, 0.9, 0, 0, 20, 10], [0, 0.8, 0, 0, 9, 10]], [[0, 0.9, 0, 0, 20, 10]], True),
+        ([[0, 0.9, 0, 0, 20, 10], [0, 0.8, 0, 0, 7, 10]], [[0, 0.9, 0, 0, 20, 10]], False),
+    ],
+)
+def test_detections_above_the_threshold_must_be_the_same(wanted: Rows, found: Rows, same: bool) -> None:
+    rows = [np.array(each, np.float64).reshape(-1, 6) for each in (wanted, found)]
+    assert (compare("yolov3", ["x"], [rows[0]], [rows[1]], 0.3, overlap=0.45).differs is None) == same
+
+
+@pytest.mark.parametrize("task_name", ["classification", "reid", "landmark"])
+def test_other_predictions_must_be_the_same_too(task_name: str) -> None:
+    prediction = np.array([[0.2, 0.8], [0.5, 0.5]]) if task_name == "landmark" else np.array([0.2, 0.8])
+    for change, same in ((1e-6, True), (0.1, False), (float("nan"), False)):
+        other = prediction.copy()
+        other.reshape(-1)[0] += change
+        assert (compare(task_name, ["x"], [prediction], [other]).differs is None) == same
+
+
+@pytest.mark.slow
+def test_a_job_writes_them_unless_told_otherwise(tmp_path: Path) -> None:
+    data = jobs.make_data(tmp_path / "data", train=4, valid=17)
+    jobs.finish(jobs.start("landmark", tmp_path / "with", data, epochs=1, lr_decay_epoch=""))
+    jobs.finish(
+        jobs.start(
+            "landmark", tmp_path / "without", data, "--set", "export.onnx=false", epochs=1, lr_decay_epoch=""
+        )
+    )
+    assert [path.name for path in (tmp_path / "with").glob("*.onnx")] == ["landmark_mobilenet0.25.onnx"]
+    card = json.loads((tmp_path / "with" / "model.json").read_text())
+    assert card["onnx"]["files"]["landmark_mobilenet0.25.onnx"]["images"] == 32
+    assert not list((tmp_path / "without").glob("*.onnx"))
+    assert "onnx" not in json.loads((tmp_path / "without" / "model.json").read_text())
+
+
+def test_predicting_by_onnx_imports_neither_framework(exported: tuple[Path, Any]) -> None:
+    code = (
+        "import sys, numpy\n"
+        "from pathlib import Path\n"
+        "from common.trained import open_compute, read_card\n"
+        "card = read_card(Path(sys.argv[1]))\n"
+        "card.reading()\n"
+        "open_compute(card, 'onnx')(numpy.zeros((1, 64, 64, 3), numpy.uint8))\n"
+        "print([name for name in ('mxnet', 'gluoncv', 'onnx') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(exported[0])], cwd=jobs.ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]", done.stderr
