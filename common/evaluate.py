@@ -103,7 +103,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _facts(card: Card, options: argparse.Namespace) -> list[tuple[Words, str]]:
-    return [(("Model", "模型"), str(card.folder / MODEL_CARD)), (("Data", "数据"), str(options.data))]
+    return [
+        (("Model", "模型"), str(card.onnx or card.folder / MODEL_CARD)),
+        (("Data", "数据"), str(options.data)),
+    ]
 
 
 if __name__ == "__main__":

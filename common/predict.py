@@ -175,7 +175,7 @@ class _Run:
         with open(folder / RESULT, "w", encoding="utf-8") as file, bar(total, "predicting") as advance:
             head = {
                 "task": self._does,
-                "file": str(self._card.folder / MODEL_CARD),
+                "file": str(self._card.onnx or self._card.folder / MODEL_CARD),
                 "classes": self._card.classes,
                 "score_thresh": self._score,
             }
