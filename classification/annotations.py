@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from classification.transforms import box_of
-from common.data.boxes import clip_box
+from common.data.boxes import objects_of, settle_boxes
 from common.data.figures import listed, spread, unevenness
 from common.data.listing import Listing, class_of
 from common.data.problems import BadSample, Problem
@@ -100,18 +100,10 @@ class ClassAnnotations:
         if not os.path.lexists(annotation_path(image)):
             return [whole], []
         path, rows = read_rows(image, 5)
-        boxes: list[np.ndarray] = []
-        problems: list[Problem] = []
-        for row in rows:
-            if row.values == _NONE:
-                continue
-            box, reason = clip_box(row.values[1:], width, height)
-            if reason:
-                problems.append(Problem(path, row.line, f"{row.text}: {reason}", clipped=box is not None))
-            if box:
-                boxes.append(np.array([class_id, *box], np.float32))
-        if boxes:
-            return boxes, problems
+        given = ((class_id, row.values[1:], row.line) for row in rows if row.values != _NONE)
+        annotation, problems = settle_boxes(given, path, width, height)
+        if len(boxes := objects_of(annotation)):
+            return list(boxes), problems
         if problems:
             raise BadSample(
                 *problems, Problem(image, None, "none of its boxes is left, so it is left out as well")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data.boxes import clip_box
+from common.data.boxes import objects_of, settle_boxes
 from common.data.figures import listed, spread, unevenness
 from common.data.samples import BadSample, Problem, Row, Sample, read_rows
 from common.errors import DataError
@@ -31,9 +31,9 @@ class DetectionAnnotations:
 
     class_count: number of classes, or None if any id up to HIGHEST_ID is one.
 
-    A box that sticks out of the image is clipped, one without area inside of it is left out; both are
-    reported. If that leaves no object of an image that has some, the image is left out: as a sample without
-    objects it would teach that what it shows is none.
+    Boxes are made fit and reported as `common.data.boxes.settle_boxes` says; rows with an id below 0 are places that
+    are neither object nor background. If no object is left of an image that has some, the image is left out: as a
+    sample without objects it would teach that what it shows is none.
     """
 
     class_count: int | None
@@ -48,8 +48,6 @@ class DetectionAnnotations:
         if not rows:
             reason = "is empty; of an image without objects it has the line -1,-1,-1,-1,-1"
             raise BadSample(Problem(path, None, reason))
-        objects: list[list[float]] = []
-        problems: list[Problem] = []
         for row in rows:
             if row.values == _NONE:
                 if len(rows) > 1:
@@ -57,15 +55,12 @@ class DetectionAnnotations:
                     raise BadSample(Problem(path, row.line, reason))
                 return [np.empty((0, 5), np.float32)], []
             self._check_id(path, row)
-            box, reason = clip_box(row.values[1:], width, height)
-            if reason:
-                problems.append(Problem(path, row.line, f"{row.text}: {reason}", clipped=box is not None))
-            if box:
-                objects.append([row.values[0], *box])
-        if not objects:
+        boxes = ((int(row.values[0]), row.values[1:], row.line) for row in rows)
+        annotation, problems = settle_boxes(boxes, path, width, height)
+        if not len(objects_of(annotation)):
             nothing = Problem(image, None, "none of its objects is left, so it is left out as well")
             raise BadSample(*problems, nothing)
-        return [np.array(objects, np.float32)], problems
+        return [annotation], problems
 
     def _check_id(self, path: str, row: Row) -> None:
         """Raise BadSample for what is no class id at all, DataError for one that is none of the classes."""
@@ -85,10 +80,12 @@ def summary(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
     """What a set looks like, for the data report.
 
     For each class the number of objects, of images that show it, and the least, median and greatest width,
-    height (pixels) and area (share of the image); how many images have no objects; warnings in words.
+    height (pixels) and area (share of the image); how many images have no objects, and how many places are neither
+    object nor background; warnings in words.
     """
-    counts = [len(sample.annotation) for sample in samples]
-    rows = np.concatenate([np.empty((0, 5)), *(sample.annotation for sample in samples)])
+    annotations = [objects_of(sample.annotation) for sample in samples]
+    counts = [len(annotation) for annotation in annotations]
+    rows = np.concatenate([np.empty((0, 5)), *annotations])
     owners = np.repeat(np.arange(len(samples)), counts)
     surfaces = np.array([float(sample.width * sample.height) for sample in samples])
     ids = rows[:, 0].astype(int)
@@ -108,6 +105,7 @@ def summary(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
     return {
         "images_without_objects": counts.count(0),
         "objects": len(rows),
+        "places_unknown": sum(len(sample.annotation) for sample in samples) - len(rows),
         "most_objects_in_an_image": max(counts, default=0),
         "classes": classes,
         "warnings": list(_warnings(ids, sides, names)),

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from common.data.boxes import UNKNOWN, objects_of
 from common.data.samples import Sample
 from common.evaluation.curves import ScoreCurve, mean_or_nan
 from common.evaluation.document import MOST_WORST, evaluation_document
 from detect.coco_metric import CocoMetric
 from detect.geometry import clip_detections
-from detect.metric import MeanAveragePrecision
+from detect.metric import MeanAveragePrecision, excused
 
 #: Kinds of errors. `missed`: an object without a detection; the others are detections: a second one of an object, one
 #: that is near an object of its class but not near enough, one on an object of another class, and one where there is
@@ -49,14 +50,12 @@ def evaluate_detections(
     method: str = "voc",
     score_thresh: float = 0.3,
     score: float | None = None,
-    crowds: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """The document of a set (`common.evaluation.document`).
 
     predictions: for each sample (m, 6): class id, score, x1, y1, x2, y2 in pixels of its image. iou_thresh, method: of
     the AP, as the result file has it. score_thresh: what counts where there is no best threshold, as nothing is right.
     score: what counts whatever the best threshold is.
-    crowds: for each sample (n,) bool, which of its objects count for nothing in COCO's figures.
     """
     average = MeanAveragePrecision(len(classes), iou_thresh, method)
     coco = CocoMetric(len(classes))
@@ -64,9 +63,11 @@ def evaluate_detections(
         clip_detections(prediction, sample.width, sample.height)
         for sample, prediction in zip(samples, predictions, strict=True)
     ]
-    for number, (sample, rows) in enumerate(zip(samples, clipped, strict=True)):
+    for sample, rows in zip(samples, clipped, strict=True):
         average.update(sample.annotation, rows)
-        coco.update(sample.annotation, rows, None if crowds is None else crowds[number])
+        regions = sample.annotation[sample.annotation[:, 0] >= UNKNOWN]
+        truth, crowd = _with_crowds(sample.annotation)
+        coco.update(truth, rows[~excused(regions, rows, iou_thresh)], crowd)
     precisions, mean = average.result()
     matches = average.matches()
     overall = ScoreCurve.of(matches.rows[:, 0], matches.right, int(matches.objects.sum()))
@@ -89,9 +90,16 @@ def evaluate_detections(
         }
         curves[name] = curve.thinned()
     # Scores are float32 where they come from: compared as such, as in the result file.
-    kept = [rows[rows[:, 1].astype(np.float32) >= np.float32(threshold)] for rows in clipped]
+    kept = [
+        rows[
+            (rows[:, 1].astype(np.float32) >= np.float32(threshold))
+            & ~excused(sample.annotation, rows, iou_thresh)
+        ]
+        for sample, rows in zip(samples, clipped, strict=True)
+    ]
     verdicts = [
-        _judge(sample.annotation, rows, iou_thresh) for sample, rows in zip(samples, kept, strict=True)
+        _judge(objects_of(sample.annotation), rows, iou_thresh)
+        for sample, rows in zip(samples, kept, strict=True)
     ]
     errors = [_errors(verdict) for verdict in verdicts]
     # By falling number of errors: so are the images that a cell of the confusion matrix and the worst name.
@@ -127,6 +135,14 @@ def evaluate_detections(
         iou_thresh=iou_thresh,
         threshold=threshold,
     )
+
+
+def _with_crowds(annotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (n, 5) with the class of what is not counted in its place again, and which those are (n,)."""
+    rows = np.array(annotation[annotation[:, 0] != UNKNOWN], np.float64)
+    crowd = rows[:, 0] < UNKNOWN
+    rows[crowd, 0] = -2 - rows[crowd, 0]
+    return rows, crowd
 
 
 def _judge(truth: np.ndarray, rows: np.ndarray, iou_thresh: float) -> _Verdicts:
@@ -191,7 +207,7 @@ def _confusion(
     images: dict[tuple[int, int], list[str]] = defaultdict(list)
     for place in ranked:
         sample, rows, verdict = samples[place], kept[place], verdicts[place]
-        for row, column in _cells(sample.annotation, rows, verdict, classes):
+        for row, column in _cells(objects_of(sample.annotation), rows, verdict, classes):
             counts[row, column] += 1
             if row != column:
                 images[row, column].append(sample.image)
@@ -249,7 +265,9 @@ def _worst(
                         "bbox": row[1:].round(2),
                         "verdict": "found" if seen else "missed",
                     }
-                    for row, seen in zip(sample.annotation.astype(np.float64), verdict.found, strict=True)
+                    for row, seen in zip(
+                        objects_of(sample.annotation).astype(np.float64), verdict.found, strict=True
+                    )
                 ],
             }
         )
@@ -273,7 +291,7 @@ def _suspects(
     lonely: list[dict[str, Any]] = []
     objects = 0
     for sample, rows in zip(samples, detections, strict=True):
-        truth = sample.annotation.astype(np.float64)
+        truth = objects_of(sample.annotation).astype(np.float64)
         objects += len(truth)
         iou = box_iou(rows[:, 2:], truth[:, 1:])
         size = {"image": sample.image, "width": sample.width, "height": sample.height}

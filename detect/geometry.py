@@ -22,13 +22,13 @@ def visible_objects(
     """Objects (n, 5: id, x1, y1, x2, y2) as they are seen in a target of `size` under an upright `matrix`.
 
     Returns (m, 5): x1, y1, x2, y2, id, clipped; objects of which less than the share `min_visible` of the
-    area is inside are left out.
+    area is inside are left out. Places of which nothing is known (an id below 0) stay as far as they are inside.
     """
     moved = augment.transform_boxes(annotation[:, 1:5], matrix)
     clipped = np.clip(moved, 0, (size[0], size[1], size[0], size[1]))
     area = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
     whole = (moved[:, 2] - moved[:, 0]) * (moved[:, 3] - moved[:, 1])
-    seen = (area > 0) & (area >= min_visible * whole)
+    seen = (area > 0) & ((area >= min_visible * whole) | (annotation[:, 0] < 0))
     return np.concatenate([clipped, annotation[:, :1]], axis=1)[seen]
 
 

@@ -58,13 +58,15 @@ class MeanAveragePrecision:
 
         `truth` is (n, 5): class id, x1, y1, x2, y2; `detections` is (m, 6): class id, score, x1, y1, x2, y2,
         in the same pixels and in any order (of equal scores the earlier one counts first, also across
-        images). Rows with an id below 0 are padding. Raises ValueError for other shapes.
+        images). Rows with an id below 0 are padding, but those of `truth` with an area: detections in these places
+        count for nothing (see `excused`). Raises ValueError for other shapes.
         """
         for name, array, columns in (("truth", truth, 5), ("detections", detections, 6)):
             if array.ndim != 2 or array.shape[1] != columns:
                 raise ValueError(f"{name} has shape {array.shape}; (n, {columns}) is wanted")
-        self._truth.append(np.array(truth, np.float64))
-        self._detections.append(np.array(detections, np.float64))
+        truth, detections = np.array(truth, np.float64), np.array(detections, np.float64)
+        self._truth.append(truth[truth[:, 0] >= 0])
+        self._detections.append(detections[~excused(truth, detections, self.iou_thresh)])
 
     def result(self) -> tuple[np.ndarray, float]:
         """AP of each class (class_count,), nan where the set has no object of it, and the mean of the others.
@@ -102,6 +104,38 @@ class MeanAveragePrecision:
             right[start:end] = _first_matches(best[order[start:end]], len(truth_ids))
         objects = np.bincount(truth_ids, minlength=self.class_count)
         return Matches(starts, images[order], rows[order], right, objects)
+
+
+def excused(truth: np.ndarray, detections: np.ndarray, iou_thresh: float) -> np.ndarray:
+    """Which detections (m,) of an image find what counts for nothing, and are neither right nor wrong.
+
+    truth (n, 5), detections (m, 6) as in `MeanAveragePrecision.update`; ids below 0 as in `common.data.boxes`. They
+    are those whose best object of their class is an `uncounted` one, by an IoU of at least iou_thresh (as VOC has
+    "difficult" ones), and those that find no object and have at least the share iou_thresh in an UNKNOWN place.
+    """
+    none = np.zeros(len(detections), bool)
+    special = truth[(truth[:, 0] < 0) & (truth[:, 3:5] > truth[:, 1:3]).all(axis=1)]
+    if not len(special) or not len(detections):
+        return none
+    boxes = detections[:, 2:6]
+    of_class = detections[:, :1] == truth[:, 0]
+    best = np.where(of_class, _pairs(boxes, truth[:, 1:])[0], 0.0).max(axis=1, initial=0.0)
+    iou, share = _pairs(boxes, special[:, 1:])
+    of_class = detections[:, :1] == -2 - special[:, 0]
+    uncounted = np.where(of_class, iou, 0.0).max(axis=1, initial=0.0)
+    unknown = np.where(special[:, 0] == -1, share, 0.0).max(axis=1, initial=0.0)
+    taken = (uncounted >= iou_thresh) & (uncounted > best)
+    return taken | ((unknown >= iou_thresh) & (best < iou_thresh))
+
+
+def _pairs(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """IoU of each of boxes (m, 4) with each of others (n, 4), and the share of the box in the other, both (m, n)."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        both = np.maximum(high - low, 0.0).prod(axis=2)
+        own, other = (np.maximum(b[:, 2:] - b[:, :2], 0.0).prod(axis=1) for b in (boxes, others))
+        return np.nan_to_num(both / (own[:, None] + other - both)), np.nan_to_num(both / own[:, None])
 
 
 def _flatten(

@@ -11,6 +11,7 @@ import mxnet as mx
 import numpy as np
 
 from common.config.sections import with_model
+from common.data.boxes import objects_of
 from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
 from common.engine.devices import bfloat16_supported
@@ -40,7 +41,10 @@ class DetectionTask(Task[D]):
         if self.config.dataset.classes:
             return list(self.config.dataset.classes)
         ids = [
-            sample.annotation[:, 0].max() for samples in sets for sample in samples if len(sample.annotation)
+            sample.annotation[:, 0].max()
+            for samples in sets
+            for sample in samples
+            if len(objects_of(sample.annotation))
         ]
         if not ids:
             raise DataError(
@@ -50,7 +54,7 @@ class DetectionTask(Task[D]):
         return [f"class{i}" for i in range(int(max(ids)) + 1)]
 
     def groups(self, sample: Sample) -> Iterable[int]:
-        return sorted({int(i) for i in sample.annotation[:, 0]})
+        return sorted({int(i) for i in objects_of(sample.annotation)[:, 0]})
 
     def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
         return summary(samples, classes)
@@ -144,7 +148,7 @@ class DetectionTask(Task[D]):
 
 
 def most_objects(samples: Sequence[Sample]) -> int:
-    """The largest number of objects in one image; at least 1, so that arrays of objects have a row."""
+    """The largest number of rows of an annotation; at least 1, so that arrays of objects have a row."""
     return max((len(sample.annotation) for sample in samples), default=1) or 1
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.data.boxes import objects_of
 from common.data.drawing import draw_sample
 from common.data.samples import Sample
 from common.images import augment
@@ -102,7 +103,7 @@ class YOLOv3Training:
         shift_x, shift_y = (rng.random(2) * (width - sample.width, height - sample.height)).tolist()
         x1, y1, x2, y2 = 0.0, 0.0, width, height
         if rng.random() < self.crop:
-            boxes = sample.annotation[:, 1:] + (shift_x, shift_y, shift_x, shift_y)
+            boxes = objects_of(sample.annotation)[:, 1:] + (shift_x, shift_y, shift_x, shift_y)
             x1, y1, x2, y2 = choose_crop(
                 boxes, (width, height), rng, self.min_crop, self.max_aspect, self.min_visible
             )

@@ -2,9 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from common.data.problems import Problem
+
+UNKNOWN = -1
+"""In the place of a class id: a place of which nothing is known, that is neither object nor background."""
+
+# A side that is not known counts as so much of the other one, and as so many pixels at least.
+_ROUGHLY = 0.5
+_ROUGH_PIXELS = 16.0
+
+
+def uncounted(class_id: int) -> int:
+    """In the place of a class id: an object of the class `class_id` that counts for nothing ("difficult")."""
+    return -2 - class_id
+
+
+def objects_of(annotation: np.ndarray) -> np.ndarray:
+    """Those rows of an annotation (n, 5: id, x1, y1, x2, y2) that are objects."""
+    return annotation[annotation[:, 0] >= 0]
+
+
+def settle_boxes(
+    rows: Iterable[tuple[int, Sequence[float], int | None]], source: str, width: int, height: int
+) -> tuple[np.ndarray, list[Problem]]:
+    """What is learnt of the boxes of an image, and what was changed or left out, with the file `source` and the line.
+
+    rows: class id (or what stands in its place), x1, y1, x2, y2 in pixels, and line. Reversed corners are sorted, what
+    sticks out is clipped, the same object twice is one. What has no area leaves its place UNKNOWN, as large as it may
+    be: as background it would teach that what is there is nothing.
+
+    Returns (n, 5) float32 rows of id, x1, y1, x2, y2, objects first.
+    """
+    objects: dict[tuple[float, ...], int | None] = {}
+    places: list[tuple[float, ...]] = []
+    problems: list[Problem] = []
+    for class_id, box, line in rows:
+        text = ",".join(f"{value:.10g}" for value in box)
+        x1, y1, x2, y2 = box
+        ordered = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+        clipped, reason = clip_box(ordered, width, height)
+        if ordered != tuple(box) and clipped:
+            problems.append(Problem(source, line, f"{text}: {_REVERSED}", clipped=True))
+        if reason:
+            problems.append(Problem(source, line, f"{text}: {reason}", clipped=clipped is not None))
+        if clipped is None:
+            places += _rough_place(ordered, width, height)
+        elif (row := (float(class_id), *clipped)) in objects:
+            first = "" if objects[row] is None else f", that of line {objects[row]}"
+            problems.append(Problem(source, line, f"{text}: {_TWICE}{first}", clipped=True))
+        else:
+            objects[row] = line
+    kept = sorted(objects, key=lambda row: row[0] < 0)
+    return np.array([*kept, *places], np.float32).reshape(-1, 5), problems
+
+
+_REVERSED = "corners in another order (x1 must be less than x2, y1 less than y2); sorted"
+_TWICE = "the same object a second time; counted once"
 
 
 def clip_box(box: Sequence[float], width: int, height: int) -> tuple[list[float] | None, str]:
@@ -25,3 +82,16 @@ def clip_box(box: Sequence[float], width: int, height: int) -> tuple[list[float]
     if clipped != list(box):
         return stored, f"a box that sticks out of the {width}x{height} image; clipped"
     return stored, ""
+
+
+def _rough_place(box: Sequence[float], width: int, height: int) -> list[tuple[float, ...]]:
+    """Where something may be whose box x1, y1, x2, y2, corners in order, has no area; none outside of the image."""
+    x1, y1, x2, y2 = box
+    if x2 < 0 or y2 < 0 or x1 > width or y1 > height:
+        return []
+    across, down = (
+        max(0.0, max(_ROUGHLY * other, _ROUGH_PIXELS) - side) / 2
+        for side, other in ((x2 - x1, y2 - y1), (y2 - y1, x2 - x1))
+    )
+    place, _ = clip_box((x1 - across, y1 - down, x2 + across, y2 + down), width, height)
+    return [(float(UNKNOWN), *place)] if place else []

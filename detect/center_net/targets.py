@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 
 SCALES = (2, 4, 8, 16, 32)
+
+# The loss of what is no centre has the weight (1 - target)^4: 1e-8 here. Nearer to 1 it would be a centre in 16 bits.
+_NOTHING_KNOWN = 0.99
 
 
 def check_scale(scale: float) -> int:
@@ -48,11 +52,13 @@ def target_layout(
 def fill_targets(boxes: np.ndarray, out: Mapping[str, np.ndarray], scale: float = 4) -> None:
     """Fill `out`, arrays as `target_layout` describes them, for the objects of one image.
 
-    boxes (n, 5): x1, y1, x2, y2 in input pixels and class id; rows with a negative id, and what is without
-    area inside the input, are no objects. heatmap: 1 at an object's centre, falling off as a Gaussian around
-    it. cells: index of the centre's cell (row * columns + column) with weights 1; there sizes (width,
-    height) and offsets (x, y of the centre within the cell), in cells. Unused rows are 0. Of several objects
-    whose centres share a cell the last one gives size and offset, as in GluonCV.
+    boxes (n, 5): x1, y1, x2, y2 in input pixels and class id; rows with a negative id, and what is without area
+    inside the input, are no objects. A row with a negative id and an area is a place of which nothing is known:
+    all classes have just less than 1 there, which the loss takes neither for a centre nor for background.
+    heatmap: 1 at an object's centre, falling off as a Gaussian around it. cells: index of the centre's cell (row *
+    columns + column) with weights 1; there sizes (width, height) and offsets (x, y of the centre within the cell),
+    in cells. Unused rows are 0. Of several objects whose centres share a cell the last one gives size and offset,
+    as in GluonCV.
 
     Raises ValueError for more objects than `out` has rows and for a class id beyond the heatmap.
     """
@@ -64,7 +70,10 @@ def fill_targets(boxes: np.ndarray, out: Mapping[str, np.ndarray], scale: float 
     boxes = np.asarray(boxes, np.float32)
     corners = np.clip(boxes[:, :4] / scale, 0, (width, height, width, height)).astype(np.float32)
     sizes = corners[:, 2:] - corners[:, :2]
-    valid = (sizes > 0).all(axis=1) & (boxes[:, 4] >= 0)
+    inside = (sizes > 0).all(axis=1)
+    for x1, y1, x2, y2 in corners[inside & (boxes[:, 4] < 0)].tolist():
+        heatmap[:, int(y1) : math.ceil(y2), int(x1) : math.ceil(x2)] = _NOTHING_KNOWN
+    valid = inside & (boxes[:, 4] >= 0)
     corners, sizes, ids = corners[valid], sizes[valid], boxes[valid, 4].astype(np.intp)
     if not len(ids):
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.boxes import objects_of
 from common.data.samples import Sample
 from common.engine.graph import Inference
 from common.engine.limits import GradientLimit, StepLimit
@@ -198,13 +199,13 @@ def is_deformable(base_network: str) -> bool:
 
 def mean_size(samples: Sequence[Sample], shape: tuple[int, int]) -> tuple[float, float] | None:
     """Mean width and height of the objects in pixels of an input of `shape` (width, height); None if none."""
-    sizes = [
-        (sample.annotation[:, 3:5] - sample.annotation[:, 1:3])
-        * Resize("letterbox").scale((sample.width, sample.height), shape)
-        for sample in samples
-        if len(sample.annotation)
-    ]
-    if not sizes:
+    sizes = [np.empty((0, 2))]
+    for sample in samples:
+        objects = objects_of(sample.annotation)
+        scale = Resize("letterbox").scale((sample.width, sample.height), shape)
+        sizes.append((objects[:, 3:5] - objects[:, 1:3]) * scale)
+    everything = np.concatenate(sizes)
+    if not len(everything):
         return None
-    width, height = np.concatenate(sizes).mean(axis=0)
+    width, height = everything.mean(axis=0)
     return float(width), float(height)

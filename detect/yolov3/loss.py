@@ -22,7 +22,8 @@ class YOLOv3Training(gluon.HybridBlock):
 
     images (B, H, W, 3) uint8 RGB. boxes (B, M, 5): x1, y1, x2, y2 in pixels and class id, -1 rows unused. positive (B,
     P): indices of the predictions that answer for an object, with weight (B, P) 1 or 0, target (B, P, 4) the object as
-    x1, y1, x2, y2 and target_class (B, P, C) its class as one-hot. image_weight (B,): of its losses. cell, anchor (N,
+    x1, y1, x2, y2 and target_class (B, P, C) its class as one-hot. objects (B, N): 1 where a prediction answers for an
+    object. known (B, N): 0 where it may not be trained to be empty. image_weight (B,): of its losses. cell, anchor (N,
     2) and stride (N, 1) as in `yolov3_targets.Grid`. A prediction that is no positive but overlaps an object (IoU above
     `ignore_iou`) is not trained to be empty (Redmon & Farhadi 2018, 2.1); boxes are trained by complete IoU (Zheng et
     al. 2020).
@@ -36,6 +37,7 @@ class YOLOv3Training(gluon.HybridBlock):
         "target",
         "target_class",
         "objects",
+        "known",
         "image_weight",
         "cell",
         "anchor",
@@ -58,6 +60,7 @@ class YOLOv3Training(gluon.HybridBlock):
         target: Any,
         target_class: Any,
         objects: Any,
+        known: Any,
         image_weight: Any,
         cell: Any,
         anchor: Any,
@@ -68,7 +71,7 @@ class YOLOv3Training(gluon.HybridBlock):
 
         # Objectness: places that hold no object but whose box overlaps one are left alone.
         overlap = F.max(_iou_matrix(F, F.BlockGrad(predicted), boxes), axis=2)
-        trained = F.broadcast_maximum(objects, overlap <= self._ignore_iou)
+        trained = F.broadcast_maximum(objects, (overlap <= self._ignore_iou) * known)
         objectness = raw.slice_axis(axis=2, begin=4, end=5).reshape((0, -1))
         object_loss = F.sum(_binary_cross_entropy(F, objectness, objects) * trained, axis=1)
 

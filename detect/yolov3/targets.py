@@ -58,6 +58,21 @@ def grid(shape: tuple[int, int]) -> Grid:
     )
 
 
+def known_places(boxes: np.ndarray, layout: Grid) -> np.ndarray:
+    """Which predictions of a batch (B, N) may be trained to be empty: 1, or 0 for those of cells that touch a place of
+    which nothing is known.
+
+    boxes (B, M, 5) as in `assign`; such places are the rows with a negative id and an area.
+    """
+    known = np.ones((len(boxes), len(layout.cells)), np.float32)
+    places = (boxes[..., 4] < 0) & (boxes[..., 2:4] > boxes[..., :2]).all(axis=-1)
+    for image, row in np.argwhere(places).tolist():
+        low = layout.cells * layout.strides
+        touched = (low < boxes[image, row, 2:4]) & (low + layout.strides > boxes[image, row, :2])
+        known[image, touched.all(axis=1)] = 0.0
+    return known
+
+
 def assign(boxes: np.ndarray, layout: Grid, extra_iou: float) -> tuple[np.ndarray, np.ndarray]:
     """Positives of a batch: for every object the anchors that answer for it.
 

@@ -27,7 +27,7 @@ from detect.yolov3.network import (
     set_priors,
     transfer_classes,
 )
-from detect.yolov3.targets import Grid, assign, grid
+from detect.yolov3.targets import Grid, assign, grid, known_places
 
 # Beside the best anchor every anchor with at least this IoU answers for an object too.
 _EXTRA_ANCHOR_IOU = 0.3
@@ -77,6 +77,7 @@ class YOLOv3Model(Model):
                 np.ascontiguousarray(target[..., :4]),
                 target_class,
                 objects,
+                known_places(boxes, layout),
                 np.full(len(boxes), image_weight(boxes[..., 4]), np.float32),
             ],
             shared=[layout.cells, layout.anchors, layout.strides],
@@ -87,7 +88,7 @@ class YOLOv3Model(Model):
 
         Their number, a multiple of 16, never falls, so that batches soon have one shape.
         """
-        used = int((boxes[..., 4] >= 0).sum(axis=1).max())
+        used = int(np.flatnonzero((boxes[..., 4] >= 0).any(axis=0)).max(initial=-1)) + 1
         self._rows = max(self._rows, -(-used // 16) * 16)
         return boxes[:, : self._rows]
 

@@ -50,6 +50,17 @@ def test_focal_loss_is_the_papers() -> None:
     assert loss.mean() == pytest.approx(theirs, rel=1e-4)
 
 
+def test_the_focal_loss_of_an_unknown_place_is_nothing_whatever_is_predicted() -> None:
+    hidden = np.array([[0, 0, SHAPE[0], SHAPE[1], -1]], np.float32)
+    target = batch_targets([hidden, np.concatenate([BOXES[0], hidden])], rows=8)["heatmap"]
+    loud = np.full((2, 3, 24, 16), 9.0, np.float32)
+    empty, objects = focal_loss(nd, nd.array(loud), nd.array(target)).asnumpy()
+    assert empty < 1e-4
+    assert objects < 1e-4  # its centres are found
+    quiet = focal_loss(nd, nd.array(-loud), nd.array(target)).asnumpy()
+    assert quiet[0] < 1e-4 < 1 < quiet[1]
+
+
 def test_focal_loss_has_the_gradient_of_the_papers_formula() -> None:
     target = nd.array(batch_targets(BOXES)["heatmap"])
     ours, theirs = nd.array(logits()), nd.array(logits())

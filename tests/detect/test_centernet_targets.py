@@ -39,6 +39,20 @@ def dense(out: dict[str, np.ndarray], name: str) -> np.ndarray:
     return plane.reshape(2, height, width)
 
 
+def test_an_unknown_place_is_neither_centre_nor_background_and_objects_in_it_stay() -> None:
+    box = [20, 20, 60, 60, 1]
+    plain = targets(np.array([box, [-1] * 5], np.float32))
+    out = targets(np.array([box, [34, 30, 101, 64, -1], [-1] * 5], np.float32))
+    place = np.zeros((32, 64), bool)
+    place[7:16, 8:26] = True
+    assert ((out["heatmap"] == 1) == (plain["heatmap"] == 1)).all()
+    np.testing.assert_array_equal(out["heatmap"][:, ~place], plain["heatmap"][:, ~place])
+    assert (out["heatmap"][:, place] >= 0.99).all()
+    assert (out["heatmap"][0, place] < 1).all()
+    for name in ("cells", "sizes", "offsets", "weights"):
+        np.testing.assert_array_equal(out[name], plain[name])
+
+
 @pytest.mark.parametrize("count", [1, 20, 500])
 def test_targets_equal_those_of_gluoncv(count: int) -> None:
     generator = pytest.importorskip("gluoncv.model_zoo.center_net.target_generator").CenterNetTargetGenerator

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detect import metric as module
-from detect.metric import MeanAveragePrecision
+from detect.metric import MeanAveragePrecision, excused
 
 
 def plain_iou(a: list[float], b: list[float]) -> float:
@@ -241,3 +241,39 @@ def test_wrong_arguments_are_refused() -> None:
         metric.update(truth, found)
         with pytest.raises(ValueError, match="class id 2 is given; the highest is 1"):
             metric.result()
+
+
+def detected(*rows: tuple[float, ...]) -> np.ndarray:
+    return np.array(rows, np.float64).reshape(-1, 6)
+
+
+def test_detections_of_what_does_not_count_are_neither_right_nor_wrong() -> None:
+    truth = np.array([[0, 0, 0, 10, 10], [-2, 50, 50, 60, 60], [-1, 100, 100, 140, 140]], float)
+    right = (0, 0.5, 0, 0, 10, 10)
+    special = [
+        (0, 0.9, 50, 50, 60, 61),  # the object of its class that does not count
+        (0, 0.8, 50, 50, 60, 60),  # again
+        (1, 0.8, 110, 110, 120, 120),  # in the place of which nothing is known, of whatever class
+        (0, 0.7, 100, 100, 150, 140),
+    ]
+    wrong = [
+        (1, 0.9, 50, 50, 60, 60),  # of another class
+        (0, 0.9, 50, 50, 54, 54),  # too small a part of it
+        (0, 0.6, 130, 100, 170, 140),  # three quarters are beside the place
+    ]
+    assert excused(truth, detected(*special, right), 0.5).tolist() == [True] * 4 + [False]
+    assert not excused(truth, detected(*wrong), 0.5).any()
+    for extra, expected in ((special, 1.0), (wrong[1:2], 0.5)):
+        metric = MeanAveragePrecision(2)
+        metric.update(truth, detected(*extra, right))
+        assert metric.result()[0][0] == expected
+
+
+def test_an_object_in_an_unknown_place_is_found_there_all_the_same() -> None:
+    truth = np.array([[0, 10, 10, 20, 20], [-1, 0, 0, 40, 40]], float)
+    metric = MeanAveragePrecision(1)
+    metric.update(truth, detected((0, 0.9, 10, 10, 20, 20), (0, 0.8, 25, 25, 35, 35)))
+    assert metric.result()[1] == 1.0
+    missed = MeanAveragePrecision(1)
+    missed.update(truth, detected((0, 0.8, 25, 25, 35, 35)))
+    assert missed.result()[1] == 0.0

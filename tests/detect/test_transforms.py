@@ -327,3 +327,21 @@ def test_any_box_of_any_image_lands_where_it_belongs(
             # Less than two pixels of the input are blurred away by its neighbours.
             if min(box[2] - box[0], box[3] - box[1]) > 2:
                 assert_boxes_fit(out, 1.6)
+
+
+@pytest.mark.parametrize("make", [lambda: YOLOv3Training(4), lambda: CenterNetTraining(4)])
+def test_unknown_places_are_seen_wherever_a_part_of_them_is_and_draw_no_crop(
+    tmp_path: Path, make: Any
+) -> None:
+    objects = [[0, 10, 10, 30, 30]]
+    sample = drawn(tmp_path / "1.jpg", 120, 80, objects)
+    rows = np.array([*objects, [-1, 70, 10, 118, 78]], np.float32)
+    hidden = Sample(sample.image, 120, 80, rows)
+    for seed in range(12):
+        plain, out = run(make(), sample, (64, 64), seed), run(make(), hidden, (64, 64), seed)
+        # The same picture and the same objects.
+        np.testing.assert_array_equal(plain["image"], out["image"])
+        real = out["boxes"][:, 4] >= 0
+        np.testing.assert_array_equal(out["boxes"][real], plain["boxes"][plain["boxes"][:, 4] >= 0])
+        places = out["boxes"][~real & (out["boxes"][:, 2] > out["boxes"][:, 0])]
+        assert len(places) <= 1

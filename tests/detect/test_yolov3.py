@@ -324,6 +324,33 @@ def test_an_image_without_objects_trains_and_pulls_every_objectness_down() -> No
     assert (objectness > 0).all()
 
 
+def test_an_unknown_place_is_out_of_the_loss_and_nothing_else_is() -> None:
+    made = task().build(["a", "b"], CPU, None)
+    block, _ = made.training_block()
+
+    def losses(*rows: list[float]) -> list[np.ndarray]:
+        content = batch()
+        content.arrays["boxes"][:] = -1
+        for number, row in enumerate(rows):
+            content.arrays["boxes"][:, number] = row
+        inputs = made.training_inputs(content)
+        arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
+        return [loss.asnumpy() for loss in block(*arrays)]
+
+    width, height = batch().shape
+    objects = [[10, 10, 30, 30, 0], [5, 5, 25, 40, 1]]
+    everything = [0, 0, width, height, -1]
+    plain, hidden = losses(*objects), losses(*objects, everything)
+    np.testing.assert_array_equal(plain[1], hidden[1])
+    np.testing.assert_array_equal(plain[3], hidden[3])
+    assert (hidden[2] < plain[2] - 1).all()
+    assert (hidden[2] > 0).all()  # the predictions that answer for the objects
+    assert (losses(everything)[0] == 0).all()
+    # Rows may come in any order, as in a mosaic.
+    for one, other in zip(losses(everything, *objects), hidden, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
 def test_rows_that_no_image_has_used_so_far_are_cut_off_and_change_no_loss() -> None:
     made = task().build(["a", "b"], CPU, None)
     block, _ = made.training_block()

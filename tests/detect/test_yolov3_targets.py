@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detect.yolov3.targets import ANCHORS, STRIDES, assign, grid
+from detect.yolov3.targets import ANCHORS, STRIDES, assign, grid, known_places
 
 
 def test_the_grid_lists_scales_from_coarse_to_fine_then_rows_columns_and_anchors() -> None:
@@ -89,3 +89,23 @@ def test_objects_of_a_pixel_or_less_have_an_anchor(size: float) -> None:
     boxes = np.array([[[63, 63, 63 + size, 63 + size, 0]]], np.float32)
     index, _ = assign(boxes, grid((64, 64)), 0.3)
     assert (index >= 0).sum() == 1
+
+
+def test_cells_that_touch_an_unknown_place_are_not_trained_to_be_empty_and_others_are() -> None:
+    layout = grid((96, 64))
+    boxes = np.full((2, 4, 5), -1, np.float32)
+    boxes[0, 0] = [0, 0, 90, 60, 1]  # an object
+    boxes[1, 1] = [30, 20, 50, 30, -1]
+    boxes[1, 2] = [64, 0, 65, 1, -3]
+    known = known_places(boxes, layout)
+    assert known.dtype == np.float32
+    assert (known[0] == 1).all()
+    low = layout.cells * layout.strides
+    high = low + layout.strides
+    for number in range(len(layout.cells)):
+        touched = any(
+            (low[number] < boxes[1, row, 2:4]).all() and (high[number] > boxes[1, row, :2]).all()
+            for row in (1, 2)
+        )
+        assert known[1, number] == (0 if touched else 1)
+    assert 0 < known[1].mean() < 1
