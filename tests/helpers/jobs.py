@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import socket
@@ -78,7 +79,7 @@ def make_data(folder: Path, train: int = 12, valid: int = 4) -> Path:
 def config(task: str, log_dir: Path, data: Path, **train: Any) -> dict[str, Any]:
     """The configuration of a job of seconds."""
     kind = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}.get(task, "classes")
-    sections = _SECTIONS[task]
+    sections = copy.deepcopy(_SECTIONS[task])
     folders = {"data_root": str(data), "train_dir": f"{kind}_train", "valid_dir": f"{kind}_valid"}
     common = {
         "epochs": EPOCHS,
@@ -112,7 +113,12 @@ def command(
     path = log_dir.parent / f"{log_dir.name}.json"
     path.write_text(json.dumps(values))
     words = [sys.executable, script, "--config", str(path), "--port", str(port or free_port())]
-    return [*words, "--linger", str(linger), *options]
+    return [*words, *(() if linger is None else ("--linger", str(linger))), *options]
+
+
+_THEN_THE_SCRIPT = (
+    "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 
 
 @dataclass
@@ -140,11 +146,18 @@ def fit(
     values: dict[str, Any],
     *options: str,
     environment: dict[str, str] | None = None,
-    linger: float = 0,
+    linger: float | None = 0,
     polled: bool = False,
+    before: str = "",
 ) -> Ended:
-    """Run a job of `script` (its path in the project) to its end. polled: ask for its progress all the time."""
+    """Run a job of `script` (its path in the project) to its end.
+
+    polled: ask for its progress all the time. before: Python that is to run before the script, in its process.
+    """
     port, polls = free_port(), []
+    words = command(script, values, *options, port=port, linger=linger)
+    if before:
+        words[1:1] = ["-c", f"{before}\n{_THEN_THE_SCRIPT}"]
     began, over = time.monotonic(), threading.Event()
 
     def ask() -> None:
@@ -157,7 +170,7 @@ def fit(
         poller.start()
     try:
         done = subprocess.run(
-            command(script, values, *options, port=port, linger=linger),
+            words,
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             capture_output=True,
