@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,6 +129,11 @@ def summary(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]
     return counted({name: counts.get(index, 0) for index, name in enumerate(classes)}, samples)
 
 
+def single(counts: Mapping[str, int]) -> list[str]:
+    """A warning of a set that has one class alone. counts: by class."""
+    return ["one class alone: there is nothing to tell apart"] if len(counts) == 1 else []
+
+
 def counted(counts: dict[str, int], samples: Sequence[Sample]) -> dict[str, Any]:
     """What a set with `counts` samples of its classes looks like; sizes are those of images or boxes, in pixels."""
     boxes = np.array([box_of(sample) for sample in samples]).reshape(-1, 4)
@@ -136,7 +141,7 @@ def counted(counts: dict[str, int], samples: Sequence[Sample]) -> dict[str, Any]
         "samples_by_class": counts,
         "width": spread(boxes[:, 2] - boxes[:, 0], 1),
         "height": spread(boxes[:, 3] - boxes[:, 1], 1),
-        "warnings": list(unevenness(counts, "sample")),
+        "warnings": [*single(counts), *unevenness(counts, "sample")],
     }
 
 

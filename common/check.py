@@ -17,13 +17,14 @@ from common.config.sections import JobConfig
 from common.data.figures import listed
 from common.data.problems import Problem
 from common.data.report import Report
-from common.datasets import Datasets
+from common.datasets import WORDS, Datasets
 from common.engine.devices import contexts, processors
 from common.errors import DataError, JobError, PretrainedError
 from common.images.decoding import ImageError, decode
 from common.networks.pretrained import fetchable, models_folder, present, published
 from common.prepare import prepare
 from common.processes.pool import WorkerPool
+from common.reporting import warnings
 from common.reporting.endings import explain
 from common.reporting.log import bar, last_words, open_console
 from common.reporting.progress import Step
@@ -148,7 +149,7 @@ def _say(name: str, samples: int, summary: dict[str, Any]) -> None:
     for key, value in summary.items():
         if key == "warnings":
             for warning in value:
-                log.warning("The %s set: %s", name, warning)
+                warnings.warn(f"The {WORDS[name]} set: {warning}")
         elif isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
             for part, figures in list(value.items())[:_MOST_TOLD]:
                 log.info("    %s: %s", part, _told(figures))

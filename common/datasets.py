@@ -24,6 +24,7 @@ from common.data.splits import return_trained, split
 from common.errors import DataError
 from common.images.decoding import printable
 from common.processes.pool import WorkerPool
+from common.reporting import warnings
 from common.reporting.progress import Step
 from common.task import Task
 
@@ -34,7 +35,7 @@ Steps = Callable[[Step], AbstractContextManager[Callable[[float], None]]]
 
 _MISSING = "does not exist"
 _IDENTICAL_LOGGED = 10
-_WORDS = {"train": "training", "valid": "validation", "test": "test"}
+WORDS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,12 @@ def load_datasets(
         _say_known(sets, marks, trained)
         if dataset.valid_share or dataset.test_share:
             sets = _split_off(task, sets, listings["train"].folder, marks, trained, report)
-        classes = task.classes(listings, [sets.get(name, []) for name in _WORDS])
+        classes = task.classes(listings, [sets.get(name, []) for name in WORDS])
         for name, samples in sets.items():
-            report.summarise(name, task.summary(samples, classes))
+            summary = task.summary(samples, classes)
+            report.summarise(name, summary)
+            for sentence in summary.get("warnings", ()):
+                warnings.warn(f"The {WORDS[name]} set: {sentence}")
         trained |= {marks[sample.image] for sample in sets["train"]}
         report.note("trained_images", {"count": len(trained), "marks": _text(trained)})
     finally:
@@ -151,14 +155,14 @@ def _keep_apart(sets: dict[str, list[Sample]], marks: Mapping[str, int], report:
     for first, second in itertools.combinations(held, 2):
         if held[first].keys() == held[second].keys():
             raise DataError(
-                f"dataset.{second}_dir: the {_WORDS[second]} set holds the same images as the {_WORDS[first]} set "
+                f"dataset.{second}_dir: the {WORDS[second]} set holds the same images as the {WORDS[first]} set "
                 f"(dataset.{first}_dir), byte for byte; give it others, or set it to null"
             )
     identical = find_identical(sets, marks)
     report.note("identical_images", identical)
     _say_identical(identical)
     elsewhere = {
-        mark: f"the {_WORDS[name]} set has it as well: {image}"
+        mark: f"the {WORDS[name]} set has it as well: {image}"
         for name in ("test", "valid")
         for mark, image in held.get(name, {}).items()
     }
@@ -166,7 +170,7 @@ def _keep_apart(sets: dict[str, list[Sample]], marks: Mapping[str, int], report:
     if not taken:
         return
     report.leave_out_quietly("train", [Problem(image, None, reason) for image, reason in taken.items()])
-    log.warning("%d images stay out of training: the validation or test set has them as well", len(taken))
+    warnings.warn(f"{len(taken)} images stay out of training: the validation or test set has them as well")
     sets["train"] = [sample for sample in sets["train"] if sample.image not in taken]
     if not sets["train"]:
         raise DataError(
@@ -177,9 +181,9 @@ def _keep_apart(sets: dict[str, list[Sample]], marks: Mapping[str, int], report:
 def _say_identical(identical: Sequence[dict[str, Any]]) -> None:
     between = sum(len(group["files"]) > 1 for group in identical)
     if between:
-        log.warning("%d images are in more than one set, byte for byte", between)
+        warnings.warn(f"{between} images are in more than one set, byte for byte")
     if len(identical) > between:
-        log.warning("%d images are in a set more than once, byte for byte", len(identical) - between)
+        warnings.warn(f"{len(identical) - between} images are in a set more than once, byte for byte")
     for group in identical[:_IDENTICAL_LOGGED]:
         files = [f"{printable(file)} ({name})" for name, files in group["files"].items() for file in files]
         differently = ", annotated differently" if group["annotated_differently"] else ""
@@ -193,10 +197,10 @@ def _say_known(sets: Mapping[str, list[Sample]], marks: Mapping[str, int], train
     for name in sets.keys() - {"train"}:
         images = {sample.image for sample in sets[name]}
         if known := sum(marks[image] in trained for image in images):
-            log.warning(
-                "The model has been trained on %d of the %d images of the %s set before: its figures say too much",
-                known, len(images), _WORDS[name],
-            )  # fmt: skip
+            warnings.warn(
+                f"The model has been trained on {known} of the {len(images)} images of the {WORDS[name]} set before: "
+                "its figures say too much"
+            )
 
 
 def _split_off(
@@ -213,9 +217,9 @@ def _split_off(
     parts = split(samples, [Path(folder)], task.groups, dataset.valid_share, dataset.test_share, marks)
     parts, returned = return_trained(samples, parts, marks, trained)
     if returned:
-        log.warning(
-            "The model has been trained on %d of the images that the split takes away from training: they stay in it",
-            returned,
+        warnings.warn(
+            f"The model has been trained on {returned} of the images that the split takes away from training: "
+            "they stay in it"
         )
     report.note("returned_to_training", returned)
     new = {"train": parts[0]}
@@ -227,9 +231,9 @@ def _split_off(
             new[name] = part
             report.add(name, FolderReport.split_off(folder, len(part)))
         elif share:
-            log.warning("dataset.%s_size: no image can be spared for a %s set", name, _WORDS[name])
+            warnings.warn(f"dataset.{name}_size: no image can be spared for a {WORDS[name]} set")
     new = {**sets, **new}
-    return {name: new[name] for name in _WORDS if name in new}
+    return {name: new[name] for name in WORDS if name in new}
 
 
 def _text(marks: Collection[int]) -> str:
@@ -238,7 +242,7 @@ def _text(marks: Collection[int]) -> str:
 
 def list_folders(folders: Folders) -> dict[str, Listing]:
     """What lies in the folders of the sets, by name; one within another belongs to that other set no more."""
-    paths = {name: str(getattr(folders, name)) for name in _WORDS if getattr(folders, name) is not None}
+    paths = {name: str(getattr(folders, name)) for name in WORDS if getattr(folders, name) is not None}
     return {name: Listing(path, list(paths.values())) for name, path in paths.items()}
 
 

@@ -32,6 +32,7 @@ from common.loading.loader import Loader
 from common.predictor import Predictor
 from common.prepare import Prepared, prepare
 from common.processes.pool import WorkerPool
+from common.reporting import warnings
 from common.reporting.endings import ending, fail_before, watch_signals
 from common.reporting.lock import lock
 from common.reporting.log import open_log
@@ -107,6 +108,7 @@ class Job:
 
 def run(config: JobConfig, options: Options, task_name: str, status: Status) -> None:
     """The job. Raises JobError where it cannot go on."""
+    warnings.forget()
     with ExitStack() as stack:
         earlier = earlier_points(config.log_dir) if options.resume else []
         if not options.resume:
@@ -139,6 +141,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
                 log.info("Exported: %s", path)
             if config.export.onnx:
                 _export_onnx(job, model, predictor)
+        warnings.repeat()
         log.info("Finished: results are in %s", config.log_dir)
         status.update(state="finished")
         _linger(options.linger)

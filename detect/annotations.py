@@ -115,6 +115,8 @@ def summary(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
 def _warnings(ids: np.ndarray, sides: np.ndarray, names: Sequence[str]) -> list[str]:
     """What may be meant otherwise, or will be hard to learn."""
     counts = np.bincount(ids, minlength=len(names))[: len(names)].tolist()
+    if not len(sides):
+        return ["no image shows an object"]
     found = list(unevenness(dict(zip(names, counts, strict=True)), "object"))
     beyond = np.unique(ids[ids >= len(names)]).tolist()
     if beyond:

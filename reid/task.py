@@ -15,6 +15,7 @@ from common.data.listing import Listing
 from common.data.samples import Sample
 from common.images.resize import Resize
 from common.loading.loader import Transform
+from common.reporting import warnings
 from common.task import Model
 from reid.config import ReIDConfig
 from reid.network import EmbeddingInference, ReidTraining, build_embedding
@@ -48,6 +49,15 @@ class ReIDModel(ClassifierModel):
         }
 
 
+def _alone(counts: Mapping[str, int]) -> list[str]:
+    """A warning of identities of which there is one image. counts: images by identity."""
+    alone = [name for name, count in counts.items() if count == 1]
+    if not alone:
+        return []
+    which = "every identity" if len(alone) == len(counts) else f"{len(alone)} of the {len(counts)} identities"
+    return [f"one image alone of {which}: there is no other to find it by"]
+
+
 class ReIDTask(FolderTask[ReIDConfig]):
     """Re-identification by configuration. Validation and test sets may show identities that training does not."""
 
@@ -63,7 +73,9 @@ class ReIDTask(FolderTask[ReIDConfig]):
 
     def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
         counts = Counter(sample.label for sample in samples)
-        return counted(dict(sorted(counts.items())), samples)
+        found = counted(dict(sorted(counts.items())), samples)
+        found["warnings"] += _alone(counts)
+        return found
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform()
@@ -80,6 +92,11 @@ class ReIDTask(FolderTask[ReIDConfig]):
             return None
         identities = np.array([sample.annotation[0] for sample in samples])
         keys = self.config.train
+        if keys.batch_size <= _IMAGES_PER_IDENTITY:
+            warnings.warn(
+                f"train.batch_size {keys.batch_size} shows one identity at a time: the triplet loss has nothing to "
+                f"compare with; {2 * _IMAGES_PER_IDENTITY} show two"
+            )
         return lambda epoch, rng: identity_batches(
             identities, keys.batch_size, _IMAGES_PER_IDENTITY, keys.seed, epoch
         )

@@ -144,3 +144,52 @@ def test_folders_as_people_have_them_become_the_classes_that_they_mean(tmp_path:
     # Every file is UTF-8 without halves of surrogate pairs.
     for path in (tmp_path / "out").glob("*.json"):
         json.dumps(json.loads(path.read_bytes().decode()), ensure_ascii=False).encode()
+
+
+def test_what_is_odd_about_the_sets_is_said_at_the_start_and_at_the_end(tmp_path: Path) -> None:
+    make_data(tmp_path, train=2, valid=1)
+    finish(start("reid", tmp_path / "out", tmp_path, epochs=1, batch_size=4))
+    lines = (tmp_path / "out" / "estimator.log").read_text().splitlines()
+    begun = next(number for number, line in enumerate(lines) if "Training: epochs 0 to 0" in line)
+    ended = next(number for number, line in enumerate(lines) if "Finished" in line)
+    for sentence in (
+        "The validation set: one image alone of every identity: there is no other to find it by",
+        "train.batch_size 4 shows one identity at a time",
+    ):
+        assert [sentence in line for line in lines[:begun]].count(True) == 1
+        assert [sentence in line and "Once more" in line for line in lines[begun:ended]].count(True) == 1
+    finish(start("reid", tmp_path / "out", tmp_path, "--resume", epochs=1, batch_size=4))
+    log = (tmp_path / "out" / "estimator.log").read_text()
+    assert "Training: nothing is left of its 1 epochs" in log
+    assert "to -1" not in log
+    assert "epochs 1 to 0" not in log
+
+
+def test_one_class_alone_is_said(tmp_path: Path) -> None:
+    make_data(tmp_path, train=3, valid=1)
+    for part in ("train", "valid"):
+        shutil.rmtree(tmp_path / f"classes_{part}" / "light")
+    output = finish(start("classification", tmp_path / "out", tmp_path, "--check"))
+    assert output.count("The training set: one class alone: there is nothing to tell apart") == 1
+    assert "data_report.json" not in output
+
+
+def test_entries_and_images_that_are_left_out_are_counted_apart(tmp_path: Path) -> None:
+    make_data(tmp_path, train=2, valid=1)
+    (tmp_path / "boxes_train" / "dark0.txt").write_text("nonsense\n")
+    (tmp_path / "boxes_train" / "dark1.txt").write_text("0,4,6,30,34\n0,9,9,9,9\n0,70,70,80,80\n")
+    output = finish(start("yolov3", tmp_path / "out", tmp_path, "--check"))
+    assert (
+        "boxes_train: 4 images, 3 samples; left out: 1 images, 2 entries of others; 0 clipped, 0 skipped"
+        in output
+    )
+
+
+def test_a_job_that_began_with_load_is_resumed_without_a_word_on_the_model(tmp_path: Path) -> None:
+    make_data(tmp_path, train=3, valid=1)
+    finish(start("classification", tmp_path / "first", tmp_path, epochs=1))
+    load = ("--load", str(tmp_path / "first" / "best_checkpoint.pkl"))
+    finish(start("classification", tmp_path / "out", tmp_path, *load, epochs=1))
+    output = finish(start("classification", tmp_path / "out", tmp_path, *load, "--resume", epochs=2))
+    assert "model.base_network" not in output
+    assert "Resuming after epoch 0" in output

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-_UNEVEN = 50
+# Classes that have so many times more than others are worth a word: the rare ones may hardly be learnt.
+_UNEVEN = 10
 
 
 def spread(values: np.ndarray, digits: int) -> dict[str, float] | None:

@@ -51,10 +51,10 @@ class BadSample(Exception):
 class FolderReport:
     """What was found in a folder.
 
-    images: files that are images by their extension. samples: made of them. problems: what was left out.
-    clipped: what was changed to fit. skipped: files and folders that were not looked into. other_files:
-    neither images nor skipped, texts beside images among them. notes: what is used as it is, and may be
-    meant otherwise.
+    images: files that are images by their extension. samples: made of them. problems: what was left out: whole images
+    (images_left_out), and entries of the annotations of images that stay (entries_left_out). clipped: what was changed
+    to fit. skipped: files and folders that were not looked into. other_files: neither images nor skipped, texts beside
+    images among them. notes: what is used as it is, and may be meant otherwise.
     """
 
     folder: str
@@ -65,6 +65,8 @@ class FolderReport:
     skipped: list[Problem] = field(default_factory=list)
     other_files: int = 0
     notes: list[Problem] = field(default_factory=list)
+    images_left_out: int = 0
+    entries_left_out: int = 0
 
     @staticmethod
     def split_off(folder: str | Path, samples: int) -> FolderReport:
@@ -79,6 +81,8 @@ class FolderReport:
             "images": self.images,
             "samples": self.samples,
             "other_files": self.other_files,
+            "images_left_out": self.images_left_out,
+            "entries_left_out": self.entries_left_out,
             "left_out": [_entry(problem) for problem in self.problems],
             "clipped": [_entry(problem) for problem in self.clipped],
             "skipped": [_entry(problem) for problem in self.skipped],
@@ -112,9 +116,9 @@ def _entry(problem: Problem) -> dict[str, Any]:
 def log_report(report: FolderReport) -> None:
     """Say what was found in a folder, and the first PROBLEMS_LOGGED of what was wrong with it."""
     log.info(
-        "%s: %d images, %d samples, %d left out, %d clipped, %d skipped",
-        printable(report.folder), report.images, report.samples,
-        len(report.problems), len(report.clipped), len(report.skipped),
+        "%s: %d images, %d samples; left out: %d images, %d entries of others; %d clipped, %d skipped",
+        printable(report.folder), report.images, report.samples, report.images_left_out,
+        report.entries_left_out, len(report.clipped), len(report.skipped),
     )  # fmt: skip
     notes = [(problem, "left out") for problem in report.problems]
     notes += [(problem, "skipped") for problem in report.skipped]
@@ -123,7 +127,7 @@ def log_report(report: FolderReport) -> None:
     for problem, kind in notes[:PROBLEMS_LOGGED]:
         log.warning("%s: %s", kind.capitalize(), problem)
     if len(notes) > PROBLEMS_LOGGED:
-        log.warning("... and %d more in data_report.json", len(notes) - PROBLEMS_LOGGED)
+        log.warning("... and %d more in the report", len(notes) - PROBLEMS_LOGGED)
 
 
 def _nothing_left(report: FolderReport) -> str:

@@ -42,11 +42,13 @@ class Report:
         if problems:
             for problem in problems:
                 log.warning("Left out: %s", problem)
+            self._folders[name].images_left_out += len(problems)
             self._folders[name].problems.extend(problems)
             self.write()
 
     def leave_out_quietly(self, name: str, problems: Sequence[Problem]) -> None:
         """Samples of the set `name` that the caller says something of."""
+        self._folders[name].images_left_out += len(problems)
         self._folders[name].problems.extend(problems)
 
     def write(self) -> None:

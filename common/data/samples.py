@@ -118,6 +118,8 @@ def read_folder(
             samples.append(Sample(path, width, height, annotation, label))
         for problem in problems:
             (report.clipped if problem.clipped else report.problems).append(problem)
+        report.images_left_out += not annotations
+        report.entries_left_out += sum(not problem.clipped for problem in problems) if annotations else 0
         if done % chunk == 0 or done == len(paths):
             progress(done / len(paths))
     report.samples = len(samples)

@@ -28,7 +28,10 @@ class LogLines(Hook):
         self._began = time.monotonic()
 
     def before_training(self, state: TrainingState) -> None:
-        log.info("Training: epochs %d to %d, %d batches each", state.epoch, state.epochs - 1, state.steps)
+        if state.stop_reason or state.epoch >= state.epochs:
+            log.info("Training: nothing is left of its %d epochs", state.epochs)
+        else:
+            log.info("Training: epochs %d to %d, %d batches each", state.epoch, state.epochs - 1, state.steps)
         self._began = time.monotonic()
 
     def after_step(self, state: TrainingState) -> None:
@@ -151,8 +154,8 @@ class Validation(Hook):
 class EarlyStopping(Hook):
     """Ends training when the metric has not improved for `patience` epochs, or has reached `max_value` and is settled.
 
-    A change of at most `min_delta` is no improvement. Patience is negative: it never ends for that reason. Before the
-    metric has reached `baseline` (None: no such condition) patience does not count.
+    A change smaller than `min_delta` is no improvement, nor is none. Patience is negative: it never ends for that
+    reason. Before the metric has reached `baseline` (None: no such condition) patience does not count.
     """
 
     def __init__(self, patience: int, min_delta: float, baseline: float | None, max_value: float) -> None:
@@ -170,7 +173,7 @@ class EarlyStopping(Hook):
         if value >= self._max_value and not state.evaluation.unsettled:
             state.stop_reason = f"the metric {value:.4f} has reached early_stop_max_value {self._max_value:g}"
             return
-        if self._best_epoch is None or value > self._best + self._min_delta:
+        if self._best_epoch is None or self._improves(value):
             self._best, self._best_epoch = (
                 max(value, self._best) if value == value else self._best,
                 state.epoch,
@@ -180,6 +183,10 @@ class EarlyStopping(Hook):
         if 0 <= self._patience <= waited and (self._baseline is None or self._best >= self._baseline):
             allowed = f"early_stop_patience {self._patience}"
             state.stop_reason = f"no improvement over {self._best:.4f} for {waited} epochs ({allowed})"
+
+    def _improves(self, value: float) -> bool:
+        """Whether `value` is better by `min_delta`, within what is lost where such numbers are subtracted."""
+        return value > self._best and value - self._best >= self._min_delta * (1 - 1e-9) - 1e-12
 
     def state(self) -> dict[str, Any]:
         return {"best": self._best, "best_epoch": self._best_epoch}

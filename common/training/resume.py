@@ -22,6 +22,7 @@ from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.errors import CheckpointError, ConfigurationError, DataError, TrainingError
 from common.evaluator import Evaluation
+from common.reporting import warnings
 from common.reporting.status import Status
 from common.task import Model, Task
 from common.training.checkpoint import is_finite, read_checkpoint, write_checkpoint
@@ -204,10 +205,10 @@ def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:
         return None
     state = read_checkpoint(path, task, _STATE_KEYS)
     before, now = _flat(state["configuration"]), _flat(config.model_dump(mode="json"))
-    changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
-    fixed = [
-        key for key in changed if key not in CHANGEABLE and not (state["loaded"] and key.startswith("model."))
-    ]
+    # The network of a training that began with --load is that of the checkpoint, whatever the configuration says.
+    considered = [key for key in now if not (state["loaded"] and key.startswith("model."))]
+    changed = {key: (before.get(key), now[key]) for key in considered if before.get(key) != now[key]}
+    fixed = [key for key in changed if key not in CHANGEABLE]
     if fixed:
         raise ConfigurationError(
             "\n".join(
@@ -217,7 +218,7 @@ def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:
             )
         )
     for key, (old, new) in changed.items():
-        log.warning("--resume: %s was %r and is %r now", key, old, new)
+        warnings.warn(f"--resume: {key} was {old!r} and is {new!r} now")
     if any(key == "train.epochs" or key.startswith("train.early_stop_") for key in changed):
         state["stop_reason"] = None  # what ended the training may not end it now
     log.info("Resuming after epoch %d", state["epoch"])
@@ -261,7 +262,7 @@ def take_up(
     state.epoch = saved["epoch"] if state.stop_reason else saved["epoch"] + 1
     state.skipped = saved["skipped"]
     if saved["files"] != sets["files"]:
-        log.warning(
+        warnings.warn(
             "--resume: the training set is not the one that the job began with; it goes on with what is there"
         )
     return changed
@@ -272,7 +273,7 @@ def trained_images(checkpoint: dict[str, Any] | None) -> set[int]:
     if not checkpoint:
         return set()
     if "trained" not in checkpoint:
-        log.warning(
+        warnings.warn(
             "The checkpoint does not say which images it was trained on; a split may validate on some of them"
         )
         return set()
@@ -293,9 +294,8 @@ def measure_anew(hooks: Sequence[Hook], evaluation: Evaluation) -> None:
             hook.restore({**hook.state(), "value": evaluation.value, "tie_break": evaluation.tie_break})
         elif isinstance(hook, EarlyStopping):
             hook.restore({**hook.state(), "best": evaluation.value})
-    log.warning(
-        "--resume: the validation set is another one now; on it the best epoch so far has %.4f",
-        evaluation.value,
+    warnings.warn(
+        f"--resume: the validation set is another one now; on it the best epoch so far has {evaluation.value:.4f}"
     )
 
 

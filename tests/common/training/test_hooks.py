@@ -41,6 +41,12 @@ def stopped_after(values: list[float], interval: int = 1, **keys: Any) -> int | 
         ([0.5, 0.5009, 0.5018, 0.5027], {"patience": 2, "min_delta": 0.001}, None),
         ([0.5, 0.5009, 0.5009, 0.5009], {"patience": 2, "min_delta": 0.001}, 2),
         ([0.5, 0.5009, 0.5018], {"patience": 2, "min_delta": 0.0}, None),
+        # A change of min_delta itself is an improvement, also where it is a little less in binary.
+        ([0.5, 0.501, 0.502, 0.503], {"patience": 1, "min_delta": 0.001}, None),
+        ([0.7, 0.8, 0.9, 1.0 - 1e-9], {"patience": 1, "min_delta": 0.1, "max_value": 9.0}, 3),
+        ([0.7, 0.8, 0.9, 0.999], {"patience": 1, "min_delta": 0.1}, 3),
+        ([-3.0, -2.75, -2.5, -2.25], {"patience": 1, "min_delta": 0.25, "baseline": None}, None),
+        ([0.5, 0.5], {"patience": 1, "min_delta": 0.0}, 1),
         ([0.5] * 10, {"patience": 2, "baseline": 0.6}, None),
         ([0.5, 0.5, 0.5, 0.7, 0.7, 0.7], {"patience": 2, "baseline": 0.6}, 5),
         ([0.5, 0.9, 0.95], {"max_value": 0.9}, 1),
