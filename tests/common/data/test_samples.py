@@ -285,6 +285,8 @@ def test_the_report_file_has_every_entry(tmp_path: Path) -> None:
         "images": 3,
         "samples": 1,
         "other_files": 0,
+        "images_left_out": 0,
+        "entries_left_out": 0,
         "left_out": [{"file": "a.txt", "line": 2, "reason": "no area"}],
         "clipped": [{"file": "b.txt", "line": 1, "reason": "sticks out"}],
         "skipped": [{"file": "c.JPG", "line": None, "reason": "extension"}],
