@@ -9,6 +9,7 @@ import numpy as np
 
 from common.data.samples import Sample
 from common.evaluation.document import evaluation_document
+from landmark.annotations import visible
 from landmark.metric import landmark_metric, span
 
 # The cumulative curve goes to this error, and its area is a share of that up to here (Bulat & Tzimiropoulos 2017).
@@ -23,18 +24,17 @@ def evaluate_keypoints(
     predicted: np.ndarray,
     *,
     which: str,
-    visible: np.ndarray | None = None,
     names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The document of a set (`common.evaluation.document`).
 
-    predicted (N, k, 2): keypoints in pixels of the images. visible (N, k) bool: points that are annotated; the others
-    count nowhere. names: of the k points; none: their numbers from 0.
+    predicted (N, k, 2): keypoints in pixels of the images; those that are invisible in the annotation count nowhere.
+    names: of the k points; none: their numbers from 0.
     """
     annotated = np.stack([sample.annotation for sample in samples]).astype(np.float64)
     found = np.nan_to_num(np.asarray(predicted, np.float64), nan=-1, posinf=-1, neginf=-1)
-    seen = np.ones(annotated.shape[:2], bool) if visible is None else np.asarray(visible, bool)
-    metric = landmark_metric(found, annotated, visible)
+    seen = visible(annotated)
+    metric = landmark_metric(found, annotated)
     distance = np.where(seen, np.sqrt(((found - annotated) ** 2).sum(axis=2)), np.nan)
     size = span(annotated, seen)
     share = distance / np.where(size > 0, size, np.nan)[:, None]

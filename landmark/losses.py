@@ -14,13 +14,16 @@ UNIT = 100.0
 
 
 class L2Loss(nn.HybridBlock):
-    """Half the mean square difference: predicted and annotated points (B, k, 2) to losses (B,)."""
+    """Half the mean square difference: predicted and annotated points (B, k, 2) to losses (B,).
+
+    visible (B, k), of every loss: 1 for the points that count; none: all do.
+    """
 
     def __init__(self) -> None:
         super().__init__(prefix="")
 
-    def hybrid_forward(self, F: Any, predicted: Any, points: Any) -> Any:
-        return F.mean(F.square(UNIT * (predicted - points)), axis=0, exclude=True) / 2.0
+    def hybrid_forward(self, F: Any, predicted: Any, points: Any, visible: Any = None) -> Any:
+        return _mean(F, F.square(UNIT * (predicted - points)), visible) / 2.0
 
 
 class SmoothL1Loss(nn.HybridBlock):
@@ -30,10 +33,10 @@ class SmoothL1Loss(nn.HybridBlock):
         super().__init__(prefix="")
         self._beta = beta
 
-    def hybrid_forward(self, F: Any, predicted: Any, points: Any) -> Any:
+    def hybrid_forward(self, F: Any, predicted: Any, points: Any, visible: Any = None) -> Any:
         # MXNet's smooth_l1 with scalar s: (s x)^2 / 2 where |x| < 1 / s^2, |x| - 1 / (2 s^2) elsewhere.
         smooth = F.smooth_l1(UNIT * (predicted - points), scalar=1.0 / math.sqrt(self._beta))
-        return F.mean(smooth, axis=0, exclude=True)
+        return _mean(F, smooth, visible)
 
 
 class WingLoss(nn.HybridBlock):
@@ -47,11 +50,19 @@ class WingLoss(nn.HybridBlock):
         super().__init__(prefix="")
         self._width, self._curvature = width, curvature
 
-    def hybrid_forward(self, F: Any, predicted: Any, points: Any) -> Any:
+    def hybrid_forward(self, F: Any, predicted: Any, points: Any, visible: Any = None) -> Any:
         distance = F.abs(UNIT * (predicted - points))
         near = self._width * F.log1p(distance / self._curvature)
         far = distance - self._width * (1.0 - math.log1p(self._width / self._curvature))
-        return F.mean(F.where(distance < self._width, near, far), axis=0, exclude=True)
+        return _mean(F, F.where(distance < self._width, near, far), visible)
+
+
+def _mean(F: Any, values: Any, visible: Any) -> Any:
+    """Mean (B,) of values (B, k, 2) over the points that are visible (B, k), at least one."""
+    if visible is None:
+        return F.mean(values, axis=0, exclude=True)
+    total = F.sum(F.broadcast_mul(values, visible.expand_dims(2)), axis=0, exclude=True)
+    return total / F.clip(2.0 * F.sum(visible, axis=1), 2.0, 1e9)
 
 
 #: The losses by name.
@@ -61,7 +72,8 @@ LOSSES: dict[str, type[nn.HybridBlock]] = {"l2": L2Loss, "smooth_l1": SmoothL1Lo
 class LandmarkTraining(nn.HybridBlock):
     """Images and points to losses (B,): their weighted sum, and with a teacher its two parts.
 
-    images (B, H, W, 3) uint8 RGB; points (B, k, 2) normalised; share (1,), only with mixup: what every image
+    images (B, H, W, 3) uint8 RGB; points (B, k, 2) normalised; visible (B, k): 1 for the points that count; share
+    (1,), only with mixup: what every image
     keeps of itself, the rest being the opposite image of the batch ("mixup", Zhang et al. 2017). A mixture is
     held against the points of both images by their shares: the mean of two faces' points is no face's.
     teacher: a frozen network of the same points; with 1 - hard_weight the network is held against its points.
@@ -82,17 +94,17 @@ class LandmarkTraining(nn.HybridBlock):
         self.loss = loss
         self.teacher = teacher
         self._mixup, self._hard_weight = mixup, hard_weight
-        self.inputs = ("images", "points", "share") if mixup else ("images", "points")
+        self.inputs = ("images", "points", "visible", *(("share",) if mixup else ()))
         self.losses = ("loss", "points", "teacher") if teacher is not None else ("loss",)
 
-    def hybrid_forward(self, F: Any, images: Any, points: Any, share: Any = None) -> Any:
+    def hybrid_forward(self, F: Any, images: Any, points: Any, visible: Any, share: Any = None) -> Any:
         x = self.normalise(images)
         if self._mixup:
             x = F.broadcast_mul(x, share) + F.broadcast_mul(F.reverse(x, axis=0), 1.0 - share)
         found = self.network(x)
-        hard = self.loss(found, points)
+        hard = self.loss(found, points, visible)
         if self._mixup:
-            other = self.loss(found, F.reverse(points, axis=0))
+            other = self.loss(found, F.reverse(points, axis=0), F.reverse(visible, axis=0))
             hard = F.broadcast_mul(hard, share) + F.broadcast_mul(other, 1.0 - share)
         if self.teacher is None:
             return hard

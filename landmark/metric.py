@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from landmark.annotations import visible
+
 
 @dataclass(frozen=True)
 class LandmarkMetric:
-    """rmse: root of the mean square over all coordinates of the set, in pixels of the original images.
+    """rmse: root of the mean square over all coordinates of the set's visible points, in pixels of the original
+    images.
 
     nme: mean over the images of the points' mean distance, divided by sqrt(width * height) of the box around
     the annotated keypoints (Bulat & Tzimiropoulos 2017); nan where no image's keypoints span an area. Both
@@ -20,17 +23,15 @@ class LandmarkMetric:
     nme: float
 
 
-def landmark_metric(
-    predicted: np.ndarray, annotated: np.ndarray, visible: np.ndarray | None = None
-) -> LandmarkMetric:
+def landmark_metric(predicted: np.ndarray, annotated: np.ndarray) -> LandmarkMetric:
     """Hold predicted keypoints (N, k, 2) against annotated ones (N, k, 2), both in original pixels.
 
-    visible (N, k) bool: the points that count; None: all of them.
+    Annotated points that are nan are invisible, and count for nothing.
     """
-    if not len(annotated) or (visible is not None and not visible.any()):
-        return LandmarkMetric(float("nan"), float("nan"))
     annotated = np.asarray(annotated, np.float64)
-    seen = np.ones(annotated.shape[:2], bool) if visible is None else visible
+    seen = visible(annotated)
+    if not seen.any():
+        return LandmarkMetric(float("nan"), float("nan"))
     difference = np.asarray(predicted, np.float64) - annotated
     distance = np.sqrt((difference**2).sum(axis=2))
     size = span(annotated, seen)

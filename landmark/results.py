@@ -14,7 +14,7 @@ from common.evaluation.pictures import Mark, Points
 from common.evaluator import Evaluation, Evaluator
 from common.predictor import Decoder, whole
 from common.trained import Reading
-from landmark.annotations import LandmarkAnnotations
+from landmark.annotations import LandmarkAnnotations, visible
 from landmark.evaluation import evaluate_keypoints
 from landmark.metric import landmark_metric
 
@@ -22,6 +22,12 @@ from landmark.metric import landmark_metric
 def keypoints(points: np.ndarray) -> list[dict[str, float]]:
     """Points (k, 2) as the result file has them; what is no number (a network gone astray) stands as -1."""
     return [{"x": x, "y": y} for x, y in np.nan_to_num(points, nan=-1, posinf=-1, neginf=-1).tolist()]
+
+
+def _groundtruth(points: np.ndarray) -> list[dict[str, float] | None]:
+    """Annotated points (k, 2) as the result file has them: none in the place of one that is invisible."""
+    seen = visible(points).tolist()
+    return [point if there else None for point, there in zip(keypoints(points), seen, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class LandmarkEvaluator(Evaluator):
             "RMSE": -written.value,
             "NME": None if np.isnan(nme) else nme,
             "Result": [
-                {**self._decoder.row(sample, points), "groundtruth": keypoints(sample.annotation)}
+                {**self._decoder.row(sample, points), "groundtruth": _groundtruth(sample.annotation)}
                 for sample, points in zip(samples, predictions, strict=True)
             ],
         }

@@ -21,7 +21,7 @@ from common.networks.base_networks import freeze
 from common.networks.transfer import NetworkTask, fill, restore, set_multipliers, variants
 from common.task import Inputs, Model
 from common.training.checkpoint import read_checkpoint
-from landmark.annotations import LandmarkAnnotations, mean_shape, summary
+from landmark.annotations import LandmarkAnnotations, mean_shape, summary, visible
 from landmark.config import LandmarkConfig
 from landmark.losses import LOSSES, LandmarkTraining
 from landmark.mirroring import mirror_table
@@ -61,7 +61,8 @@ class LandmarkModel(Model):
         return self._training, self._training.inputs
 
     def training_inputs(self, batch: Batch) -> Inputs:
-        split = [batch.arrays["image"], batch.arrays["points"]]
+        points = batch.arrays["points"]
+        split = [batch.arrays["image"], np.nan_to_num(points), visible(points).astype(np.float32)]
         return Inputs(split, [self._mixup(batch)] if self._mixup else [])
 
     def description(self) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from common.images.augment import (
 def layout(shape: tuple[int, int], num_joints: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Arrays of one sample.
 
-    "image" (H, W, 3) uint8 RGB; "points" (num_joints, 2), x and y as shares of the input's width and height;
-    "matrix" (2, 3), from pixels of the input back to pixels of the original image.
+    "image" (H, W, 3) uint8 RGB; "points" (num_joints, 2), x and y as shares of the input's width and height, nan for
+    one that is invisible; "matrix" (2, 3), from pixels of the input back to pixels of the original image.
     """
     return {
         "image": ((shape[1], shape[0], 3), "uint8"),
@@ -83,7 +83,7 @@ class TrainingTransform:
     def _matrix(
         self, sample: Sample, shape: tuple[int, int], mirrors: bool, rng: np.random.Generator
     ) -> np.ndarray:
-        x, y = sample.annotation.astype(np.float64).mean(axis=0).tolist()
+        x, y = np.nanmean(sample.annotation.astype(np.float64), axis=0).tolist()
         turn, size, right, down = rng.uniform(-1.0, 1.0, 4).tolist()
         factor = (1.0 + self.scale) ** size
         steps = [

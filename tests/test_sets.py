@@ -193,3 +193,22 @@ def test_a_job_that_began_with_load_is_resumed_without_a_word_on_the_model(tmp_p
     output = finish(start("classification", tmp_path / "out", tmp_path, *load, "--resume", epochs=2))
     assert "model.base_network" not in output
     assert "Resuming after epoch 0" in output
+
+
+def test_keypoints_that_cannot_be_seen_go_through_a_whole_job(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", train=4, valid=2)
+    for path in data.glob("points_*/*0.txt"):
+        path.write_text("-1,-1\n20,8\n10,30\n")
+    finish(start("landmark", tmp_path / "out", data, epochs=1))
+    report = json.loads((tmp_path / "out" / "data_report.json").read_text())
+    assert [report[part]["invisible_points"] for part in ("train", "valid")] == [2, 2]
+    result = json.loads((tmp_path / "out" / "valid_data_result.json").read_text())
+    hidden = [row for row in result["Result"] if row["image"].endswith("0.png")]
+    assert len(hidden) == 2
+    errors = []
+    for row in result["Result"]:
+        assert (row["groundtruth"][0] is None) == (row in hidden)
+        for found, truth in zip(row["keypoints"], row["groundtruth"], strict=True):
+            if truth is not None:
+                errors += [found[axis] - truth[axis] for axis in "xy"]
+    assert result["RMSE"] == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-6)

@@ -58,7 +58,28 @@ def test_the_mean_shape_and_the_summary_are_of_the_whole_set() -> None:
     ]
     np.testing.assert_allclose(mean_shape(samples), [[0.2, 0.3], [0.6, 0.8]], rtol=1e-6)
     assert summary(samples) == {
+        "invisible_points": 0,
         "images_with_points_outside": 1,
         "width_of_the_points": {"min": 4.0, "median": 22.0, "max": 40.0},
         "height_of_the_points": {"min": 7.0, "median": 11.0, "max": 15.0},
     }
+
+
+def test_a_point_at_minus_one_is_invisible_and_one_near_it_is_not(tmp_path: Path) -> None:
+    points = read(tmp_path, "-1,-1\n-1,5\n3,4\n")
+    np.testing.assert_array_equal(points, [[np.nan, np.nan], [-1, 5], [3, 4]])
+    with pytest.raises(BadSample, match="none of its keypoints is visible"):
+        read(tmp_path, "-1,-1\n-1.0，-1\n-1,-1\n")
+
+
+def test_invisible_points_are_counted_and_no_part_of_the_mean_shape() -> None:
+    nan = np.nan
+    samples = [
+        Sample("1.jpg", 100, 50, np.array([[10, 10], [nan, nan], [nan, nan]], np.float32)),
+        Sample("2.jpg", 100, 50, np.array([[30, 20], [50, 25], [nan, nan]], np.float32)),
+    ]
+    told = summary(samples)
+    assert told["invisible_points"] == 3
+    assert told["images_with_points_outside"] == 0
+    assert told["width_of_the_points"] == {"min": 0.0, "median": 10.0, "max": 20.0}
+    np.testing.assert_allclose(mean_shape(samples), [[0.2, 0.3], [0.5, 0.5], [0.5, 0.5]])

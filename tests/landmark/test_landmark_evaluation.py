@@ -15,9 +15,11 @@ from landmark.results import LandmarkDecoder, LandmarkEvaluator
 SQUARE = np.array([[0, 0], [100, 0], [100, 100], [0, 100]], np.float32)
 
 
-def evaluated(offsets: list[float], **options: Any) -> dict[str, Any]:
-    """The document of images whose first point is so many pixels off."""
-    samples = [Sample(f"/data/{number}.jpg", 200, 200, SQUARE) for number in range(len(offsets))]
+def evaluated(offsets: list[float], visible: np.ndarray | None = None, **options: Any) -> dict[str, Any]:
+    """The document of images whose first point is so many pixels off; visible (N, 4) bool: points that can be seen."""
+    seen = np.ones((len(offsets), 4), bool) if visible is None else visible
+    annotations = np.where(seen[..., None], SQUARE, np.nan).astype(np.float32)
+    samples = [Sample(f"/data/{n}.jpg", 200, 200, points) for n, points in enumerate(annotations)]
     predicted = np.stack([SQUARE] * len(offsets)).astype(np.float64)
     predicted[:, 0, 0] += offsets
     document = evaluate_keypoints(samples, predicted, which="valid", **options)
@@ -52,7 +54,7 @@ def test_errors_are_told_by_point_and_by_image() -> None:
 def test_points_that_are_not_annotated_count_nowhere() -> None:
     visible = np.ones((2, 4), bool)
     visible[1, 0] = False
-    document = evaluated([4.0, 1000.0], visible=visible)
+    document = evaluated([4.0, 1000.0], visible)
     # The face of the second image spans the same box without its first point.
     assert document["figures"]["NME"] == pytest.approx(0.005)
     assert document["figures"]["RMSE"] == pytest.approx(np.sqrt(16 / 14))

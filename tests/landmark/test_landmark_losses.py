@@ -41,6 +41,24 @@ def test_a_loss_is_its_formula(name: str) -> None:
     np.testing.assert_allclose(found, EXPECTED[name].mean(axis=(1, 2)), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_a_loss_is_the_mean_over_visible_points(name: str) -> None:
+    visible = np.array([[1, 0, 1, 1, 0], [1] * 5, [0] * 5], np.float32)
+    loss = LOSSES[name]()
+    loss.hybridize()
+    points = mx.nd.array(PREDICTED)
+    points.attach_grad()
+    with autograd.record():
+        found = loss(
+            points, mx.nd.array(np.where(visible[..., None] > 0, ANNOTATED, 0)), mx.nd.array(visible)
+        )
+    found.backward()
+    expected = EXPECTED[name]
+    wanted = [expected[0][visible[0] > 0].mean(), expected[1].mean(), 0]
+    np.testing.assert_allclose(found.asnumpy(), wanted, rtol=1e-4)
+    np.testing.assert_array_equal((points.grad.asnumpy() != 0).all(axis=2), visible > 0)
+
+
 def test_smooth_l1_turns_linear_at_its_beta() -> None:
     found = SmoothL1Loss(beta=4.0)(mx.nd.array([[[0.02, 0.08]]]), mx.nd.zeros((1, 1, 2))).asscalar()
     assert found == pytest.approx((2**2 / 8 + 8 - 2) / 2, rel=1e-4)
@@ -62,6 +80,19 @@ def test_the_metric_is_over_all_coordinates() -> None:
     metric = landmark_metric(predicted, annotated)
     assert metric.rmse == pytest.approx(np.sqrt((9 + 16 + 4) / 8))
     assert metric.nme == pytest.approx(((5 / 2) / 6 + (2 / 2) / 8) / 2)
+
+
+def test_the_metric_is_over_visible_points() -> None:
+    annotated = np.array(
+        [[[0, 0], [4, 9], [np.nan] * 2], [[0, 0], [8, 8], [4, 4]], [[np.nan] * 2] * 3], float
+    )
+    predicted = np.zeros((3, 3, 2)) + 77
+    predicted[:2] = np.nan_to_num(annotated[:2], nan=1000.0)
+    predicted[0, 0] += (3, 4)
+    metric = landmark_metric(predicted, annotated)
+    assert metric.rmse == pytest.approx(np.sqrt((9 + 16) / 10))
+    assert metric.nme == pytest.approx(((5 / 2) / 6 + 0) / 2)
+    assert np.isnan(landmark_metric(predicted[2:], annotated[2:]).rmse)
 
 
 def test_points_that_span_no_area_have_no_normalised_error() -> None:
@@ -101,7 +132,7 @@ def test_the_network_begins_with_the_mean_shape_and_learns(tmp_path: Path) -> No
     losses = []
     for _ in range(25):
         with autograd.record():
-            loss = block(images, points)
+            loss = block(images, points, mx.nd.ones((4, 3)))
         assert loss.shape == (4,)
         loss.backward()
         trainer.step(4)

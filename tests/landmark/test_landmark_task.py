@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +152,11 @@ def test_optimizer_and_precision_are_the_configured_ones() -> None:
 
 def test_mixup_mixes_images_and_holds_them_against_the_points_of_both() -> None:
     model = build(train__mixup=True)
-    images, points = model.training_inputs(batch()).split
+    images, points, visible = model.training_inputs(batch()).split
     opposite = np.ascontiguousarray(points[::-1])
 
     def loss(images: np.ndarray, points: np.ndarray, share: float) -> np.ndarray:
-        return losses(model, Inputs([images, points], [np.array([share], np.float32)]))[0]
+        return losses(model, Inputs([images, points, visible], [np.array([share], np.float32)]))[0]
 
     (plain,) = losses(build(), build().training_inputs(batch()))
     np.testing.assert_allclose(loss(images, points, 1.0), plain, rtol=1e-4)
@@ -206,3 +207,32 @@ def test_a_teacher_of_other_keypoints_is_refused_with_its_key(tmp_path: Path) ->
         build(train__teacher=str(tmp_path / "teacher.pkl"))
     with pytest.raises(CheckpointError, match=r"^train\.teacher: .*nowhere\.pkl"):
         build(train__teacher="nowhere.pkl")
+
+
+@pytest.mark.parametrize("mixup", [False, True])
+def test_invisible_points_are_out_of_the_loss(mixup: bool) -> None:
+    model = build(train__mixup=mixup)
+    content = batch()
+    seen = losses(model, model.training_inputs(content))[0]
+    content.arrays["points"][:, 1] = np.nan
+    hidden = losses(model, model.training_inputs(content))[0]
+    assert np.isfinite(hidden).all()
+    assert (hidden != seen).all()
+    # Whatever the other points are: as if there were none.
+    others = batch()
+    others.arrays["points"][:, 1] = others.arrays["points"][:, 0]
+    assert (losses(model, model.training_inputs(others))[0] != hidden).any()
+
+
+def test_an_invisible_point_is_null_in_the_result_and_counts_for_nothing() -> None:
+    model = build()
+    annotation = np.array([[0, 0], [40, 0], [np.nan, np.nan]], np.float32)
+    sample = Sample("a.jpg", 100, 50, annotation)
+    predicted = np.array([[3.0, 0.0], [43.0, 0.0], [-500.0, 0.0]])
+    evaluation, document = task().evaluator(model).results([sample], [predicted])
+    assert evaluation.value == pytest.approx(-np.sqrt(4.5))
+    assert document["RMSE"] == pytest.approx(np.sqrt(4.5))
+    (row,) = document["Result"]
+    assert row["groundtruth"] == [{"x": 0, "y": 0}, {"x": 40, "y": 0}, None]
+    assert row["keypoints"][2] == {"x": -500.0, "y": 0.0}
+    json.dumps(document, allow_nan=False)

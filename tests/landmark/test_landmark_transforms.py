@@ -126,3 +126,19 @@ def test_a_table_must_be_a_mirroring_of_all_points() -> None:
         mirror_table(3, [1, 2, 0])
     with pytest.raises(ValueError, match="entry 1 is 9"):
         mirror_table(2, [0, 9])
+
+
+def test_invisible_points_stay_so_and_move_the_others_no_less(sample: Sample) -> None:
+    points = np.array(POINTS)
+    points[1] = np.nan
+    hidden = Sample(sample.image, 200, 150, points)
+    transform = TrainingTransform(len(points), (3, 2, 1, 0), **PLAIN)
+    places = set()
+    for seed in range(8):
+        out = apply(transform, hidden, (200, 150), seed)
+        (place,) = np.flatnonzero(np.isnan(out["points"]).any(axis=1)).tolist()
+        places.add(place)
+        there = dots(out["image"])[(slice(None), slice(None, None, -1))[place == 2]]
+        seen = ~np.isnan(there).any(axis=1) & (np.arange(4) != place)
+        assert np.abs(out["points"][seen] * (200, 150) - there[seen]).max(initial=0) < 2
+    assert places == {1, 2}  # mirrored, it is the point that it becomes
