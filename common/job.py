@@ -26,8 +26,9 @@ from common.datasets import Datasets, Steps, first_step
 from common.engine.devices import processors
 from common.errors import ConfigurationError, DataError, JobError
 from common.evaluator import Evaluation, Evaluator
-from common.export.outputs import RESULT, remove_outputs
+from common.export.outputs import DATA_REPORT, EVALUATION, RESULT, remove_outputs
 from common.files import write_json
+from common.job_report import aside, show_configuration, show_pictures, thresholds, write_report
 from common.loading.loader import Loader
 from common.predictor import Predictor
 from common.prepare import Prepared, prepare
@@ -44,7 +45,6 @@ from common.task import Model, Task
 
 log = logging.getLogger("visualtl")
 
-DATA_REPORT = "data_report.json"
 # Images of a batch when ONNX files are held against MXNet: both then take little memory.
 _PROOF_BATCH = 8
 _STATES = {
@@ -132,15 +132,17 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         model = prepared.build(job.devices)
         remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)
         predictor = _predictor(job, model)
+        show_configuration(config, progress)
         best = train(job, model, predictor)
-        predict_and_write(job, predictor, job.task.evaluator(model, job.data.valid or ()))
+        documents = predict_and_write(job, predictor, job.task.evaluator(model, job.data.valid or ()))
         with steps(Step.EXPORT):
             from common.export.model_files import export_model
 
-            for path in export_model(model, job.task, config.log_dir, best):
+            for path in export_model(model, job.task, config.log_dir, best, thresholds(documents)):
                 log.info("Exported: %s", path)
             if config.export.onnx:
                 _export_onnx(job, model, predictor)
+            write_report(config, model, best, documents, progress)
         warnings.repeat()
         log.info("Finished: results are in %s", config.log_dir)
         status.update(state="finished")
@@ -245,7 +247,10 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
             assert valid is not None
             with estimator.averaged():
                 predictions = predictor.predict(valid)
-            return evaluator.evaluate(*_paired(valid.samples, predictions))
+            pairs = _paired(valid.samples, predictions)
+            step = (state.epoch + 1) * state.steps
+            show_pictures(job.progress, predictor.decoder, *pairs, count=config.valid.pictures, step=step)
+            return evaluator.evaluate(*pairs)
 
         def evaluate_best() -> Evaluation:
             """Of the best epoch's parameters; those that are being trained stay what they are."""
@@ -307,8 +312,12 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def predict_and_write(job: Job, predictor: Predictor, evaluator: Evaluator) -> None:
-    """Predict validation and test set with what is going to be exported, in float32, and write the result files."""
+def predict_and_write(job: Job, predictor: Predictor, evaluator: Evaluator) -> dict[str, dict[str, Any]]:
+    """Predict validation and test set with what is going to be exported, in float32, and write the result files.
+
+    Returns what is said of each set beyond them, by its name.
+    """
+    documents: dict[str, dict[str, Any]] = {}
     config, report = job.task.config, job.data.report
     for name, samples, which in (
         ("valid", job.data.valid, Step.PREDICT_VALID),
@@ -322,14 +331,20 @@ def predict_and_write(job: Job, predictor: Predictor, evaluator: Evaluator) -> N
         ):
             predictions = predictor.predict(loader, advance)
             report.leave_out(name, loader.problems)
-            evaluation, document = evaluator.results(*_paired(samples, predictions))
+            pairs = _paired(samples, predictions)
+            evaluation, document = evaluator.results(*pairs)
             write_json(config.log_dir / RESULT.format(name), document)
+            path = config.log_dir / EVALUATION.format(name)
+            with aside(path.name):
+                documents[name] = evaluator.document(*pairs, name)
+                write_json(path, documents[name])
             figures = {evaluator.metric: evaluation.value, **evaluation.curves}
             log.info(
                 "%s set: %s",
                 {"valid": "Validation", "test": "Test"}[name],
                 ", ".join(f"{key}={value:.4f}" for key, value in figures.items()),
             )
+    return documents
 
 
 def _export_onnx(job: Job, model: Model, predictor: Predictor) -> None:

@@ -27,7 +27,7 @@ from common.evaluation.pictures import save_picture
 from common.files import json_line, new_folder
 from common.images.decoding import ImageError, printable, probe
 from common.inputs import Inputs, InputTransform, box_region, find_inputs, frames, free_folder, relative_name
-from common.loading.loader import Loader
+from common.loading.loader import Batch, Loader
 from common.predictor import Compute, Decoder, whole
 from common.processes.pool import WorkerPool
 from common.reporting.log import bar
@@ -222,7 +222,8 @@ class _Run:
             batch_size=min(self._options.batch, len(samples)),
             shapes=lambda epoch, batch: self._card.shape,
         ) as loader:
-            for batch in loader.epoch(0):
+            batches = loader.epoch(0)
+            while (batch := _next(batches, loader)) is not None:
                 outputs = self._compute(batch.arrays["image"])
                 predictions = self._decoder.predictions(outputs, batch.arrays["matrix"], batch.shape)
                 reasons = {problem.file: problem.reason for problem in loader.problems}
@@ -346,13 +347,23 @@ class _Run:
             print(f"--as {self._options.format}: left out: {count} {what}", file=sys.stderr)
 
 
+def _next(batches: Iterator[Batch], loader: Loader) -> Batch | None:
+    """The next batch; a set of which no image could be read ends like any other, as its rows have said so."""
+    try:
+        return next(batches, None)
+    except DataError:
+        if len(loader.problems) < len({sample.image for sample in loader.samples}):
+            raise
+        return None
+
+
 def _unread(path: str) -> Sample:
-    return Sample(path, 0, 0, np.zeros(5, np.float32))
+    return _whole(path, 0, 0)
 
 
 def _whole(path: str, width: int, height: int) -> Sample:
     """An image of which nothing is annotated."""
-    return Sample(path, width, height, np.array([-1, 0, 0, width, height], np.float32))
+    return Sample(path, width, height, np.array([-1], np.float32))
 
 
 if __name__ == "__main__":

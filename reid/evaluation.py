@@ -62,7 +62,7 @@ def evaluate_embeddings(
     }
     if (
         probabilities is not None
-        and len(identities)
+        and probabilities.size
         and 0 <= identities.min() <= identities.max() < len(classes)
     ):
         figures = {"accuracy": classification_metric(probabilities, identities).accuracy, **figures}

@@ -31,7 +31,7 @@ ROOMS = (
     ("prepare",),
     ("check", "models", "convert", "inputs"),
     ("commands",),
-    ("predict", "evaluate"),
+    ("predict", "evaluate", "job_report"),
     ("job",),
 )
 

@@ -301,6 +301,13 @@ class ValidConfig(Section):
     """How to validate."""
 
     interval: Whole = key(1, "Epochs between two validations.", "每隔多少轮验证一次。", ge=1, le=1_000_000)
+    pictures: Whole = key(
+        0,
+        "Images of the validation set that TensorBoard's page shows with what is predicted, at every validation.",
+        "每次验证时在 TensorBoard 页面上显示多少张带预测结果的验证集图像。",
+        ge=0,
+        le=1000,
+    )
 
 
 class ExportConfig(Section):

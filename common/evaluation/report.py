@@ -121,7 +121,7 @@ def _curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Iterator[str
 def _sets(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """What there is in each set, by class, and what was left out."""
     columns: dict[str, Words] = {
-        "images": ("images", "图片"),
+        "images": ("images", "图像"),
         "samples": ("samples", "样本"),
         "left_out": ("left out", "略去"),
         "clipped": ("clipped", "裁剪"),

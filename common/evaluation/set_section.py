@@ -102,7 +102,7 @@ class SetSection:
             yield titled(("Is it right as often as it says?", "置信度是否可信"), chart)
         if errors := curves.get("cumulative_error"):
             line = Line("", errors["nme"], errors["share"], main=True)
-            labels = ("NME of an image", "单图 NME"), ("share of the images", "图片比例")
+            labels = ("NME of an image", "单图 NME"), ("share of the images", "图像比例")
             yield titled(
                 ("Cumulative curve of errors", "累积误差曲线"), line_chart([line], *labels, y_range=(0, 1))
             )
@@ -137,7 +137,7 @@ class SetSection:
         linked = {cell for _, cell in wrong[:_CELLS_SHOWN] if images.get(cell)}
         note = (
             "Rows: what is annotated. Columns: what is predicted. A number leads to its images.",
-            "行：标注；列：预测。点击数字查看图片。",
+            "行：标注；列：预测。点击数字查看图像。",
         )
         yield f'<h3>{said(("Confusion matrix", "混淆矩阵"))}</h3><p class="soft">{said(note)}</p>'
         if len(counts) <= _MOST_IN_MATRIX:
@@ -158,7 +158,7 @@ class SetSection:
             if cell in linked
         ]
         if cells:
-            yield folded(("Images of the cells", "各格的图片"), len(cells), "".join(cells), is_open=True)
+            yield folded(("Images of the cells", "各格的图像"), len(cells), "".join(cells), is_open=True)
 
     def _matrix(self, counts: Sequence[Sequence[int]], labels: Sequence[str], linked: set[Cell]) -> str:
         rows = ""
@@ -197,7 +197,7 @@ class SetSection:
     def _gallery(self) -> Iterator[str]:
         if not self._worst:
             return
-        yield f"<h3>{said(('The worst images', '最差的图片'))}</h3>"
+        yield f"<h3>{said(('The worst images', '最差的图像'))}</h3>"
         if any("objects" in entry for entry in self._worst):
             yield legend((f"k-{kind}", said(name)) for kind, name in words.VERDICTS.items())
         elif any("keypoints" in entry for entry in self._worst):
@@ -256,7 +256,7 @@ def _caption(entry: Mapping[str, Any]) -> Iterator[str]:
             f"{said(('predicted', '预测'))}: <b>{predicted}</b>{score}"
         )
     if "identity" in entry:
-        place = said(("place of the first right image", "首个正确图片的名次"))
+        place = said(("place of the first right image", "首个正确图像的名次"))
         yield f"<b>{escaped(entry['identity'])}</b> · AP {number(entry['AP'])} · {place} {number(entry['first_right'])}"
     if "nme" in entry:
         yield f"NME <b>{number(entry['nme'])}</b>"

@@ -59,7 +59,7 @@ FIGURES: dict[str, tuple[Words, Words]] = {
         ("Calibration error", "校准误差"),
         ("mean distance of confidence and accuracy", "置信度与准确率的平均差距"),
     ),
-    "rank1": (("Rank-1", "Rank-1"), ("the nearest image is of the same identity", "最近的图片属于同一身份")),
+    "rank1": (("Rank-1", "Rank-1"), ("the nearest image is of the same identity", "最近的图像属于同一身份")),
     "rank5": (("Rank-5", "Rank-5"), ("", "")),
     "rank10": (("Rank-10", "Rank-10"), ("", "")),
     "queries": (("Queries", "查询数"), ("", "")),
@@ -70,7 +70,7 @@ FIGURES: dict[str, tuple[Words, Words]] = {
         ("mean distance as a share of the points' extent", "平均距离与关键点范围之比"),
     ),
     "AUC": (("AUC", "AUC"), ("area below the cumulative curve of errors", "累积误差曲线下的面积")),
-    "failure_rate": (("Failures", "失败率"), ("images with a large error", "误差过大的图片比例")),
+    "failure_rate": (("Failures", "失败率"), ("images with a large error", "误差过大的图像比例")),
 }
 # Figures that stand first and large; the others follow in a table.
 LEADING = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from common.files import replacing, write_json
 from common.task import Model, Task
 
 
-def export_model(model: Model, task: Task[Any], folder: Path, metric: dict[str, Any]) -> list[Path]:
+def export_model(
+    model: Model, task: Task[Any], folder: Path, metric: dict[str, Any], further: Mapping[str, Any]
+) -> list[Path]:
     """Write NAME-symbol.json, NAME-0000.params and model.json to `folder`, each whole or not at all.
 
     The graph computes in float32 and needs nothing of this project. Each of the model's further exports is another
-    graph for the same parameters: NAME-EXPORT.json. metric: name, value and epoch of the best.
+    graph for the same parameters: NAME-EXPORT.json. metric: name, value and epoch of the best. further: what else
+    the card says.
     """
     symbol = export_symbol(model.network)
     values = model.network.collect_params()
@@ -62,6 +66,7 @@ def export_model(model: Model, task: Task[Any], folder: Path, metric: dict[str, 
             "classes": model.classes,
             "metric": metric,
             **task.card(),
+            **further,
             **model.interface(),
         },
     )

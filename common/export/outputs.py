@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 RESULT = "{}_data_result.json"
+DATA_REPORT = "data_report.json"
 EVALUATION = "{}_evaluation.json"
 REPORT = "report.html"
 MODEL_CARD = "model.json"

@@ -1,0 +1,236 @@
+"""From a finished job to new images: rows, pictures and labels, whatever is among the files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.evaluate import main as evaluate
+from common.predict import main as predict
+from tests.helpers.jobs import SCRIPTS, config, fit, make_data
+
+KIND = {
+    "yolov3": "boxes",
+    "centernet": "boxes",
+    "landmark": "points",
+    "classification": "classes",
+    "reid": "classes",
+}
+CPU = ["--gpus", "none", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def log_dirs(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Any:
+    """The log_dir of a finished job of a task; each task's job runs once."""
+    finished: dict[str, Path] = {}
+
+    def log_dir(task: str) -> Path:
+        if task not in finished:
+            folder = tmp_path_factory.mktemp(task) / "out"
+            values = config(task, folder, data, epochs=1, lr_decay_epoch="")
+            values["valid"] = {"pictures": 2} | ({"score_thresh": 0.01} if KIND[task] == "boxes" else {})
+            assert fit(SCRIPTS[task], values).status == 0
+            finished[task] = folder
+        return finished[task]
+
+    return log_dir
+
+
+def result(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "predictions.json").read_text()))
+
+
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_a_finished_job_s_model_says_the_same_again(
+    task: str, log_dirs: Any, data: Path, tmp_path: Path
+) -> None:
+    job, folder = log_dirs(task), data / f"{KIND[task]}_valid"
+    written = json.loads((job / "valid_data_result.json").read_text())
+    own = json.loads((job / "valid_evaluation.json").read_text())
+    assert (job / "report.html").read_text().startswith("<!doctype html>")
+
+    assert (
+        evaluate([str(job), "--data", str(folder), "--out", str(tmp_path / "e"), "--batch", "4", *CPU]) == 0
+    )
+    again = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    assert (tmp_path / "e" / "report.html").is_file()
+    known = {name: value for name, value in own["figures"].items() if task != "reid" or name != "accuracy"}
+    assert again["figures"] == known
+    named = {
+        "mAP": "mAP",
+        "accuracy": "Accuray",
+        "RMSE": "RMSE",
+        "NME": "NME",
+        "rank1": "Rank1",
+        "rank5": "Rank5",
+    }
+    flat = {**written, **{key: value for part in written.get("AP", ()) for key, value in part.items()}}
+    compared = [name for name, key in named.items() if name in own["figures"] and key in flat]
+    assert compared
+    for name in compared:
+        value = own["figures"][name]
+        assert flat[named[name]] in (value, repr(value), "nan" if value is None else value), name
+
+    score = ["--score", "0.01"] if KIND[task] == "boxes" else []
+    assert predict([str(job), str(folder), "--out", str(tmp_path / "p"), "--batch", "4", *score, *CPU]) == 0
+    found = {row["image"]: row for row in result(tmp_path / "p")["Result"]}
+    assert len(found) == len(written["Result"])
+    for row in written["Result"]:
+        same = {key: value for key, value in row.items() if key not in ("groundtruth", "result")}
+        if task == "reid":  # what is exported knows no identities
+            same = {"image": row["image"]}
+        assert found[row["image"]] == same
+
+
+def test_whatever_lies_in_a_folder_has_a_row(log_dirs: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "deep"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (60, 90, 3)).astype(np.uint8)
+    for name in ("UPPER.JPG", "name with 漢字.png", "alpha.png", "one.bmp"):
+        picture = Image.fromarray(noise)
+        (picture.convert("RGBA") if name == "alpha.png" else picture).save(folder / name)
+    (folder / "half.png").write_bytes((folder / "alpha.png").read_bytes()[:300])
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "notes.txt").write_text("of no interest")
+    (folder / ".hidden.png").write_bytes((folder / "alpha.png").read_bytes())
+    video = cv2.VideoWriter(str(folder / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (90, 60))
+    for _ in range(5):
+        video.write(noise)
+    video.release()
+    (folder / "broken.mp4").write_bytes(b"no video")
+    out = tmp_path / "out"
+    arguments = [
+        str(log_dirs("yolov3")),
+        str(tmp_path / "in"),
+        "--out",
+        str(out),
+        "--batch",
+        "2",
+        "--score",
+        "0.001",
+    ]
+    assert predict([*arguments, "--pictures", *CPU]) == 0
+    rows = result(out)["Result"]
+    by_name = {Path(row["image"]).name: row for row in rows if row.get("frame", 0) == 0}
+    assert len(rows) == 4 + 2 + 5 + 1
+    assert [row["frame"] for row in rows if "frame" in row] == [0, 1, 2, 3, 4]
+    for name in ("half.png", "text.jpg", "broken.mp4"):
+        assert by_name[name]["error"]
+        assert "objects" not in by_name[name]
+    # The same pixels, whatever the file is called or however it is packed.
+    alike = [by_name[name]["objects"] for name in ("name with 漢字.png", "alpha.png", "one.bmp")]
+    assert alike[0] == alike[1] == alike[2] != []
+    drawn = {path.relative_to(out / "pictures").as_posix() for path in (out / "pictures").rglob("*.jpg")}
+    assert drawn == {
+        *("name with 漢字.png.jpg", "alpha.png.jpg", "one.bmp.jpg"),
+        *(f"clip.avi/00000{number}.jpg" for number in range(5)),
+    }
+    assert [path.name for path in (out / "pictures").iterdir() if path.suffix == ".JPG"] == ["UPPER.JPG"]
+
+
+def test_predictions_are_labels_that_the_job_reads_again(log_dirs: Any, data: Path, tmp_path: Path) -> None:
+    out, model = tmp_path / "out", log_dirs("yolov3")
+    (tmp_path / "a").mkdir()
+    shutil.copy(data / "boxes_valid" / "dark0.png", tmp_path / "a" / "x.png")
+    Image.open(data / "boxes_valid" / "dark1.png").save(tmp_path / "a" / "x.jpg")
+    assert (
+        predict([str(model), str(tmp_path / "a"), "--out", str(out), "--score", "0.01", "--as", "txt", *CPU])
+        == 0
+    )
+    written = sorted(path.name for path in (out / "labels").iterdir())
+    assert written == ["classes.txt", "x-2.png", "x-2.txt", "x.jpg", "x.txt"]
+    rows = {Path(row["image"]).name: row["objects"] for row in result(out)["Result"]}
+    assert len((out / "labels" / "x-2.txt").read_text().split()) == len(rows["x.png"]) > 0
+    assert evaluate([str(model), "--data", str(out / "labels"), "--out", str(tmp_path / "e"), *CPU]) == 0
+
+
+def test_a_gallery_is_searched(log_dirs: Any, data: Path, tmp_path: Path) -> None:
+    gallery = data / "classes_train"
+    out = tmp_path / "out"
+    image = gallery / "light" / "light3.png"
+    assert (
+        predict([str(log_dirs("reid")), str(image), "--gallery", str(gallery), "--out", str(out), *CPU]) == 0
+    )
+    [row] = result(out)["Result"]
+    assert row["nearest"][0]["image"] == str(image)
+    assert row["nearest"][0]["cosine"] == pytest.approx(1.0, abs=1e-5)
+    assert (row["class"], len(row["nearest"])) == ("light", 5)
+    with np.load(out / "embeddings.npz") as arrays:
+        assert arrays["images"].tolist() == [str(image)]
+        assert np.linalg.norm(arrays["embeddings"], axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_boxes_are_predicted_one_by_one(log_dirs: Any, data: Path, tmp_path: Path) -> None:
+    image = data / "classes_valid" / "dark" / "dark0.png"
+    boxes = tmp_path / "boxes.json"
+    annotations = [
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": box}
+        for number, box in enumerate([[0, 0, 20, 20], [5, 6, 30, 30]])
+    ]
+    coco = {
+        "images": [{"id": 1, "file_name": image.name}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    boxes.write_text(json.dumps(coco))
+    out = tmp_path / "out"
+    assert (
+        predict([str(log_dirs("classification")), str(image), "--boxes", str(boxes), "--out", str(out), *CPU])
+        == 0
+    )
+    assert [row["bbox"] for row in result(out)["Result"]] == [
+        "0.000000, 0.000000, 20.000000, 20.000000",
+        "5.000000, 6.000000, 35.000000, 36.000000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "status"),
+    [
+        (["MODEL", "nowhere", "--out", "OUT"], "IMAGES: nowhere does not exist", 2),
+        (["nowhere", "IMAGE", "--out", "OUT"], "nowhere does not exist", None),
+        (["MODEL", "IMAGE", "--out", "FULL"], "is not empty", 2),
+        (["MODEL", "IMAGE", "--out", "OUT", "--gpus", "a"], "--gpus: 'a'", 2),
+        (["MODEL", "IMAGE", "--out", "OUT", "--batch", "0"], "--batch: 0", 2),
+        (["MODEL", "IMAGE", "--out", "OUT", "--score", "7"], "--score: 7", 2),
+        (["MODEL", "IMAGE", "--out", "OUT", "--gallery", "FULL"], "--gallery", 2),
+        (["MODEL", "IMAGE", "--out", "OUT", "--as", "csv"], "--as csv: cannot hold detection", 2),
+        (["MODEL", "BAD", "--out", "OUT"], "nothing could be predicted", None),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_leaves_nothing(
+    arguments: list[str],
+    said: str,
+    status: int | None,
+    log_dirs: Any,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no picture")
+    words = {
+        "MODEL": str(log_dirs("yolov3")),
+        "IMAGE": str(data / "boxes_valid" / "dark0.png"),
+        "BAD": str(bad),
+        "OUT": str(tmp_path / "out"),
+        "FULL": str(data),
+    }
+    found = predict([*(words.get(word, word) for word in arguments), "--workers", "1"])
+    assert found == status if status is not None else found not in (0, 2)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert said in lines[-1]
+    assert "Traceback" not in "".join(lines)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jpg"]
