@@ -107,7 +107,7 @@ def test_exported_graphs_give_what_was_evaluated(tmp_path: Path) -> None:
     normalised = (images / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     data = mx.nd.array(normalised.transpose(0, 3, 1, 2))
     made = settled({"base_network": "resnet18_v1b_dcnv2"}, flip_test=True)
-    written = export_model(made, tmp_path, (64, 64), {}, {})
+    written = export_model(made, task(), tmp_path, {}, {})
     assert len(written) == 4
     params = str(tmp_path / f"{made.name}-0000.params")
 
