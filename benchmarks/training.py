@@ -85,6 +85,7 @@ def ours(options: argparse.Namespace) -> Iterator[None]:
 
     from common.data.listing import Listing
     from common.data.samples import read_folder
+    from common.engine.mxnet_engine import MXNetEngine
     from common.loading.loader import Loader
     from common.training.estimator import Estimator
 
@@ -93,23 +94,25 @@ def ours(options: argparse.Namespace) -> Iterator[None]:
     annotate = task.annotations(listings, task.names(listings))
     samples, _ = read_folder(folder, annotate, pool, lambda share: None)
     model = task.build(task.classes(listings, [samples]), [mx.cpu()], None)
-    estimator = Estimator(
-        model,
+    recipe = task.recipe(on_gpu=False)
+    engine = MXNetEngine(
+        model.blocks(),
         [mx.cpu()],
-        task.optimizer(),
+        recipe.optimizer,
         precision=options.side,
-        limit=task.limit(),
-        compiled=task.compiled(),
+        limit=recipe.limit,
+        compiled=recipe.compiled,
         ema_decay=task.config.train.ema_decay,
     )
+    estimator = Estimator(model, engine)
     loader = Loader(
         samples,
         task.training_transform(samples),
         pool,
         batch_size=options.batch,
-        shapes=task.training_shapes(),
+        shapes=recipe.shapes or (lambda epoch, number: task.shape),
         training=True,
-        order=task.training_order(samples),
+        order=recipe.order(samples) if recipe.order else None,
     )
     for epoch in range(10**6):
         for batch in loader.epoch(epoch):

@@ -8,6 +8,8 @@ from typing import Any
 import mxnet as mx
 from mxnet.gluon import nn
 
+from common.engine.inner_members import value_of
+from common.engine.parameters import set_value
 from common.networks.base_networks import Network, base_network, initialize
 
 
@@ -30,9 +32,9 @@ def transfer_classes(
     as an untrained layer's and the mean of the known biases. Returns the names that were known.
     """
     old = network.output
-    arrays = {"weight": old.weight.data().asnumpy()}
+    arrays = {"weight": value_of(old.weight)}
     if old.bias is not None:
-        arrays["bias"] = old.bias.data().asnumpy()
+        arrays["bias"] = value_of(old.bias)
     row = {name: index for index, name in enumerate(old_classes)}
     known = [name for name in new_classes if name in row]
     here, there = (
@@ -49,10 +51,10 @@ def transfer_classes(
     output.initialize(ctx=old.weight.list_ctx())
     for part, values in arrays.items():
         parameter = getattr(output, part)
-        fresh = parameter.data().asnumpy()
+        fresh = value_of(parameter)
         if part == "bias" and known:
             fresh[:] = values[there].mean()
         fresh[here] = values[there]
-        parameter.set_data(mx.nd.array(fresh))
+        set_value(parameter, fresh)
     network.output = output
     return known

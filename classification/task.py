@@ -26,12 +26,12 @@ from common.config.network_sections import NetworkConfig
 from common.data.figures import listed
 from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
-from common.errors import CheckpointError, DataError
+from common.errors import DataError
 from common.images.augment import mixup_share
 from common.images.decoding import printable
 from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Transform
-from common.networks.transfer import N, NetworkTask, fill, set_multipliers, variants
+from common.networks.transfer import C, NetworkTask, set_multipliers, variants
 from common.task import Inputs, Model
 from common.training.checkpoint import classes_of
 
@@ -83,7 +83,7 @@ class ClassifierModel(Model):
         }
 
 
-class FolderTask(NetworkTask[N]):
+class FolderTask(NetworkTask[C]):
     """What classification and ReID share: folders as classes, a base network that tells them apart."""
 
     def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
@@ -113,15 +113,13 @@ class FolderTask(NetworkTask[N]):
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> gluon.HybridBlock:
         """The network for `classes`, with parameters to begin with and their rate multipliers."""
-        keys = self.config.model
         known = classes_of(checkpoint) if checkpoint else list(classes)
-        try:
-            network = self.build_network(keys.base_network, len(known), contexts, **variants(keys))
-        except (
-            ValueError
-        ) as error:  # a variant that the network does not have, which only a checkpoint can say
-            raise CheckpointError(f"the checkpoint's model: {error}") from None
-        pretrained = fill(network, keys, checkpoint)
+        network, pretrained = self.start(
+            checkpoint,
+            lambda section, _: self.build_network(
+                section.base_network, len(known), contexts, **variants(section)
+            ),
+        )
         if known != list(classes):
             kept = transfer_classes(network, known, classes)
             log.info("Classes known from before: %s", ", ".join(kept) or "none")

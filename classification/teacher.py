@@ -12,11 +12,9 @@ from mxnet import gluon
 from classification.networks import transfer_classes
 from common.config.network_names import BASE_NETWORKS, parameters_name
 from common.config.network_sections import NetworkConfig
-from common.config.sections import with_model
-from common.errors import CheckpointError
-from common.networks.base_networks import base_network, freeze, initialize, load_pretrained
-from common.networks.pretrained import find_parameters
-from common.networks.transfer import restore, variants
+from common.networks.base_networks import base_network, freeze, imagenet, initialize
+from common.networks.start import load, named, start
+from common.networks.transfer import variants
 from common.training.checkpoint import classes_of, read_checkpoint
 
 log = logging.getLogger("visualtl")
@@ -42,30 +40,26 @@ def make_teacher(
     if given in BASE_NETWORKS:
         network = base_network(given, _IMAGENET)
         initialize(network, contexts)
-        load_pretrained(network, find_parameters(parameters_name(given)), with_output=True)
+        load(imagenet(network, parameters_name(given), with_output=True))
         same, what = False, f"{given}, trained on ImageNet"
     else:
-        network, name, known = _trained(config, task, Path(given), contexts, build)
+        with named("train.teacher"):
+            checkpoint = read_checkpoint(
+                Path(given), task, ("classes", "model", "parameters"), arrays_of=("parameters",)
+            )
+            known = classes_of(checkpoint)
+            network, section, _ = start(
+                config,
+                checkpoint,
+                lambda section, _: (
+                    build(section.base_network, len(known), contexts, **variants(section)),
+                    None,
+                ),
+            )
         same = set(known) >= set(classes)
         if same and known != list(classes):
             transfer_classes(network, known, classes)
-        what = f"{name} of {given}, which knows {'all' if same else 'not all'} of the classes"
+        what = f"{section.base_network} of {given}, which knows {'all' if same else 'not all'} of the classes"
     freeze(network)
     log.info("Teacher: %s", what)
     return network, same
-
-
-def _trained(
-    config: NetworkConfig, task: str, path: Path, contexts: Sequence[Any], build: Build
-) -> tuple[gluon.HybridBlock, str, list[str]]:
-    try:
-        checkpoint = read_checkpoint(
-            path, task, ("classes", "model", "parameters"), arrays_of=("parameters",)
-        )
-        model = with_model(config, checkpoint["model"]).model
-        known = classes_of(checkpoint)
-        network = build(model.base_network, len(known), contexts, **variants(model))
-        restore(network, checkpoint["parameters"])
-    except (CheckpointError, ValueError) as error:  # ValueError: a variant that the network does not have
-        raise CheckpointError(f"train.teacher: {error}") from None
-    return network, model.base_network, known

@@ -24,6 +24,7 @@ from common.config.sections import JobConfig, read_configuration
 from common.data.report import Report
 from common.datasets import Datasets, Steps, first_step
 from common.engine.devices import processors
+from common.engine.engine import Engine
 from common.errors import ConfigurationError, DataError, JobError
 from common.evaluator import Evaluation, Evaluator
 from common.export.outputs import DATA_REPORT, EVALUATION, RESULT, remove_outputs
@@ -33,6 +34,7 @@ from common.loading.loader import Loader
 from common.predictor import Predictor
 from common.prepare import Prepared, prepare
 from common.processes.pool import WorkerPool
+from common.recipe import Recipe
 from common.reporting import warnings
 from common.reporting.endings import ending, fail_before, watch_signals
 from common.reporting.lock import lock
@@ -95,6 +97,7 @@ class Job:
     prepared: Prepared
     data: Datasets
     devices: Sequence[Any]
+    recipe: Recipe
     pool: WorkerPool
     progress: Progress
     status: Status
@@ -127,13 +130,15 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         prepared = prepare(config, options, task_name, pool=pool, steps=steps, report=report, keep=True)
         assert prepared.data is not None
         assert prepared.devices is not None
-        job = Job(prepared, prepared.data, prepared.devices, pool, progress, status, steps)
+        assert prepared.recipe is not None
+        job = Job(prepared, prepared.data, prepared.devices, prepared.recipe, pool, progress, status, steps)
         _say(job.data)
         model = prepared.build(job.devices)
         remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)
-        predictor = _predictor(job, model)
+        engine = _engine(job, model)
+        predictor = _predictor(job.task, model, engine)
         show_configuration(config, progress)
-        best = train(job, model, predictor)
+        best = train(job, model, engine, predictor)
         documents = predict_and_write(job, predictor, job.task.evaluator(model, job.data.valid or ()))
         with steps(Step.EXPORT):
             from common.export.model_files import export_model
@@ -176,36 +181,37 @@ def _say(data: Datasets) -> None:
         )
 
 
-def _predictor(job: Job, model: Model) -> Predictor:
-    """What predicts with the parameters that the model has at the time."""
-    from common.engine.inference import DeviceInference
+def _engine(job: Job, model: Model) -> Engine:
+    """What computes: the steps of the training, and predictions with the parameters that the model has at the time."""
+    from common.engine.mxnet_engine import MXNetEngine
 
-    compute = DeviceInference(model.inference_block(), job.devices)
-    task = job.task
-    return Predictor(task.resize, task.shape, compute, task.decoder(model), task.region())
+    recipe = job.recipe
+    return MXNetEngine(
+        model.blocks(),
+        job.devices,
+        recipe.optimizer,
+        precision=recipe.precision,
+        limit=recipe.limit,
+        compiled=recipe.compiled,
+        ema_decay=job.task.config.train.ema_decay,
+    )
 
 
-def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
+def _predictor(task: Task[Any], model: Model, engine: Engine) -> Predictor:
+    return Predictor(task.resize, task.shape, engine.predict, task.decoder(model), task.region())
+
+
+def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[str, Any]:
     """Train, and leave the best parameters in the model. Returns name, value and epoch of the best metric."""
-    from common.engine.parameters import set_parameters
     from common.engine.schedule import Schedule
     from common.training import hooks as around
     from common.training import resume
     from common.training.estimator import Estimator, TrainingState
 
-    task, config, data = job.task, job.task.config, job.data
+    task, recipe, config, data = job.task, job.recipe, job.task.config, job.data
     saved, loaded = job.prepared.saved, job.prepared.loaded
     keys = config.train
-    estimator = Estimator(
-        model,
-        job.devices,
-        task.optimizer(),
-        precision=job.prepared.precision,
-        limit=task.limit(),
-        compiled=task.compiled(),
-        ema_decay=keys.ema_decay,
-        from_average=task.from_average,
-    )
+    estimator = Estimator(model, engine)
     with ExitStack() as stack:
         loader = stack.enter_context(
             Loader(
@@ -213,11 +219,13 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
                 task.training_transform(data.train),
                 job.pool,
                 batch_size=keys.batch_size,
-                shapes=task.training_shapes(),
+                shapes=recipe.shapes or (lambda epoch, batch: task.shape),
                 seed=keys.seed,
                 training=True,
-                order=task.training_order(data.train),
-                last=task.final_transform(data.train),
+                order=recipe.order(data.train) if recipe.order else None,
+                last=(keys.first_plain_epoch, recipe.plain_transform(data.train))
+                if recipe.plain_transform
+                else None,
             )
         )
         valid = (
@@ -237,7 +245,7 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
             decay_period=keys.lr_decay_period,
             warmup_lr=keys.warmup_lr,
             warmup_epochs=keys.warmup_epochs,
-            soft_steps=0 if keys.warmup_epochs else task.soft_steps,
+            soft_steps=0 if keys.warmup_epochs else recipe.soft_steps,
             first_step=first * state.steps,
         )
 
@@ -245,7 +253,7 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
 
         def evaluate() -> Evaluation:
             assert valid is not None
-            with estimator.averaged():
+            with engine.averaged():
                 predictions = predictor.predict(valid)
             pairs = _paired(valid.samples, predictions)
             step = (state.epoch + 1) * state.steps
@@ -255,11 +263,11 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
         def evaluate_best() -> Evaluation:
             """Of the best epoch's parameters; those that are being trained stay what they are."""
             assert valid is not None
-            now = estimator.parameters()
+            now = engine.parameters()
             checkpoint = resume.read_given(config.log_dir / resume.BEST_CHECKPOINT, task.name)
-            set_parameters(model.network, checkpoint["parameters"])
+            engine.set_parameters(checkpoint["parameters"])
             predictions = predictor.predict(valid)
-            set_parameters(model.network, now)
+            engine.set_parameters(now)
             return evaluator.evaluate(*_paired(valid.samples, predictions))
 
         sets = resume.state_of_sets(data.train, data.valid, data.trained)
@@ -277,6 +285,8 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
             around.LogLines(keys.log_interval),
             around.Curves(job.progress),
         ]
+        if recipe.from_average and keys.ema_decay:
+            hooks.append(around.FromAverage(engine, schedule))
         with job.steps(Step.TRAIN) as advance:
             hooks.append(around.Watch(advance, job.status))
             hooks.append(around.Problems({"train": loader}, data.report))
@@ -288,7 +298,7 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
                     around.EarlyStopping(
                         keys.early_stop_patience,
                         keys.early_stop_min_delta,
-                        task.early_stop_baseline,
+                        recipe.early_stop_baseline,
                         keys.early_stop_max_value,
                     )
                 )
@@ -304,7 +314,7 @@ def train(job: Job, model: Model, predictor: Predictor) -> dict[str, Any]:
                 log.info("Stopped early after epoch %d: %s", state.epoch, state.stop_reason)
     if best.epoch is not None:
         checkpoint = resume.read_given(config.log_dir / resume.BEST_CHECKPOINT, task.name)
-        set_parameters(model.network, checkpoint["parameters"])
+        engine.set_parameters(checkpoint["parameters"])
     return {
         "name": evaluator.metric,
         "value": None if math.isnan(best.value) else best.value,

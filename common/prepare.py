@@ -19,6 +19,7 @@ from common.data.report import Report
 from common.datasets import Datasets, Steps, load_datasets
 from common.engine.devices import check_gpus, contexts, load_mxnet, visible_gpus
 from common.processes.pool import WorkerPool
+from common.recipe import Recipe
 from common.task import Model, Task
 
 log = logging.getLogger("visualtl")
@@ -31,14 +32,14 @@ class Prepared:
     """What a job begins with.
 
     task: by a configuration whose model section is that of the checkpoint, where there is one. devices: the framework's
-    contexts, None where they cannot be had; precision: of the training on them. checkpoint: what parameters come from,
+    contexts, and recipe: of the training on them; None where they cannot be had. checkpoint: what parameters come from,
     if any; saved: the state of the training that is resumed, if one is. loaded: the training began with a checkpoint
     given with --load. data: None where it cannot be read.
     """
 
     task: Task[Any]
     devices: Sequence[Any] | None
-    precision: str
+    recipe: Recipe | None
     checkpoint: dict[str, Any] | None
     saved: dict[str, Any] | None
     loaded: bool
@@ -76,8 +77,7 @@ def prepare(
     from common.training import resume
 
     task = _task(task_name, config)
-    saved = checkpoint = devices = data = None
-    precision = "float32"
+    saved = checkpoint = devices = recipe = data = None
     with attempt():
         saved = resume.read_state(config, task.name) if options.resume else None
         # A training that is resumed has long begun with what --load names.
@@ -88,11 +88,11 @@ def prepare(
             log.info("The model is that of the checkpoint: %s", one_line(str(checkpoint["model"])))
     with attempt():
         devices = contexts(config.gpus)
-        precision = task.precision(on_gpu=bool(config.gpus))
+        recipe = task.recipe(on_gpu=bool(config.gpus))
     with attempt():
         data = load_datasets(task, steps, pool, report, keep=keep, trained=resume.trained_images(checkpoint))
     loaded = saved["loaded"] if saved else options.load is not None
-    return Prepared(task, devices, precision, checkpoint, saved, loaded, data)
+    return Prepared(task, devices, recipe, checkpoint, saved, loaded, data)
 
 
 def _task(name: str, config: JobConfig) -> Task[Any]:

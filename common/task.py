@@ -12,10 +12,12 @@ import numpy as np
 from common.config.sections import JobConfig
 from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
+from common.engine.engine import Blocks, OptimizerSettings
 from common.evaluator import Evaluator
 from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Transform
 from common.predictor import Decoder, whole
+from common.recipe import Recipe
 
 C = TypeVar("C", bound=JobConfig)
 
@@ -62,6 +64,11 @@ class Model(ABC):
 
         return Inference(self.network)
 
+    def blocks(self) -> Blocks:
+        """What an engine trains and predicts with."""
+        training, inputs = self.training_block()
+        return Blocks(self.network, training, inputs, self.inference_block())
+
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """The model section of the configuration that makes this network again (kept in the checkpoint)."""
@@ -78,11 +85,6 @@ class Task(ABC, Generic[C]):
     """
 
     name: ClassVar[str]
-    # Steps over which the learning rate rises where the configuration asks for no warm-up.
-    soft_steps: ClassVar[int] = 50
-    # Whether training goes on from the moving average where the learning rate steps down: helps where parameters jump
-    # about a point, and throws those back that are still on their way (benchmarks/QUALITY.md).
-    from_average: ClassVar[bool] = False
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -112,10 +114,6 @@ class Task(ABC, Generic[C]):
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         """How a training sample becomes arrays."""
 
-    def final_transform(self, samples: Sequence[Sample]) -> tuple[int, Transform] | None:
-        """An epoch from which on another transform is used, and that one; None: the same to the end."""
-        return None
-
     @property
     @abstractmethod
     def resize(self) -> Resize:
@@ -143,41 +141,13 @@ class Task(ABC, Generic[C]):
     def shape(self) -> tuple[int, int]:
         """Width and height of the network's input."""
 
-    def training_shapes(self) -> Callable[[int, int], tuple[int, int]]:
-        """Input size by epoch and batch; the same for all unless a task varies it."""
-        return lambda epoch, batch: self.shape
-
-    def training_order(
-        self, samples: Sequence[Sample]
-    ) -> Callable[[int, np.random.Generator], np.ndarray] | None:
-        """Samples of an epoch, as indices, by its number and a generator; None: each once, shuffled."""
-        return None
-
-    def optimizer(self) -> Any:
-        """The framework's optimizer, as configured; the learning rate is set before every step."""
-        from common.engine.optimizers import create
-
+    def recipe(self, on_gpu: bool) -> Recipe:
+        """How it is trained on such devices. Raises DeviceError where they have not the precision that is asked for."""
         train = self.config.train
-        return create("sgd", train.lr, train.momentum, train.wd)
-
-    def precision(self, on_gpu: bool) -> str:
-        """Type in which the operators that gain from it compute in training: float32, bfloat16 or float16."""
-        return "float32"
-
-    def limit(self) -> Any:
-        """How far a step of the optimizer may move a weight: a `common.engine.limits.StepLimit`, or None."""
-        from common.engine.limits import GradientLimit
-
-        return GradientLimit()
-
-    def compiled(self) -> bool:
-        """Whether a training step runs as one compiled graph, or operator by operator."""
-        return True
-
-    @property
-    def early_stop_baseline(self) -> float | None:
-        """What the metric must have reached before patience counts; None: no such condition."""
-        return self.config.train.early_stop_baseline
+        return Recipe(
+            OptimizerSettings("sgd", train.lr, train.momentum, train.wd),
+            early_stop_baseline=train.early_stop_baseline,
+        )
 
     @abstractmethod
     def build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -166,6 +167,11 @@ class YOLOv3TrainConfig(DetectTrainConfig):
         ge=0,
         le=1,
     )
+
+    @property
+    def plain_epochs(self) -> int:
+        """A tenth of them see no mosaics: images are whole, as they are when the network is used."""
+        return math.ceil(self.epochs / 10) if self.mosaic else 0
 
 
 class YOLOv3Config(DetectConfig):

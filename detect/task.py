@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-import mxnet as mx
-import numpy as np
-
-from common.config.sections import with_model
 from common.data.boxes import objects_of
 from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
-from common.engine.devices import bfloat16_supported
-from common.engine.parameter_file import check_parameter_file
-from common.engine.parameters import set_parameters
-from common.errors import CheckpointError, DataError, DeviceError, PretrainedError
-from common.networks.pretrained import find_parameters
+from common.engine.devices import check_bfloat16
+from common.engine.graph import allocate
+from common.engine.inner_members import named_parameters
+from common.errors import DataError
+from common.networks.start import Pretrained, start
+from common.recipe import Recipe
 from common.task import Model, Task
 from common.training.checkpoint import classes_of
 from detect.annotations import DetectionAnnotations, summary
@@ -64,17 +62,14 @@ class DetectionTask(Task[D]):
         width, height = self.config.model.data_shape
         return width, height
 
-    def precision(self, on_gpu: bool) -> str:
-        if not self.config.model.amp:
-            return "float32"
-        if on_gpu:
-            return "float16"
-        if not bfloat16_supported():
-            raise DeviceError(
-                "model.amp: this processor has no bfloat16 (avx512_bf16 or amx_bf16), so that mixed precision would "
-                "only be slower; set model.amp to false, or train on a GPU"
-            )
-        return "bfloat16"
+    def recipe(self, on_gpu: bool) -> Recipe:
+        precision = "float32"
+        if self.config.model.amp and on_gpu:
+            precision = "float16"
+        elif self.config.model.amp:
+            check_bfloat16("model.amp", "set model.amp to false, or train on a GPU")
+            precision = "bfloat16"
+        return replace(super().recipe(on_gpu), precision=precision)
 
     def start(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
@@ -85,23 +80,20 @@ class DetectionTask(Task[D]):
         model.transfer_dataset, or are random, with a backbone from ImageNet if train.pretrained_base says so.
         What the first two know of the classes is kept. Raises CheckpointError or PretrainedError.
         """
-        section = self.config.model
         published = None
-        names = list(classes)
-        if checkpoint:
-            section = with_model(self.config, checkpoint["model"]).model
-            names = classes_of(checkpoint)
-        elif self.config.detector_name:
-            published = names = _published_classes(section.transfer_dataset)
-        network, backbone = self.make_network(section, names, contexts)
-        if published:
-            load_pretrained(network, str(self.config.detector_name), contexts, self.unpublished(network))
-        else:
+        if checkpoint is None and self.config.detector_name:
+            published = _published_classes(self.config.model.transfer_dataset)
+        names = classes_of(checkpoint) if checkpoint else published or list(classes)
+
+        def build(section: Any, _: dict[str, Any] | None) -> tuple[Any, Pretrained | None]:
+            network, backbone = self.make_network(section, names, contexts)
+            if published:
+                allocate(network, contexts)
+                return network, self._detector(network)
             self.initialise(network, contexts)
-            if checkpoint:
-                _restore(network, checkpoint["parameters"])
-            elif name := self.config.backbone_name:
-                load_pretrained(backbone, name, contexts)
+            return network, self._backbone(network, backbone)
+
+        network, section, _ = start(self.config, checkpoint, build)
         if names != list(classes):
             known = self.transfer_classes(network, classes, contexts)
             log.info(
@@ -110,6 +102,23 @@ class DetectionTask(Task[D]):
         if published:
             self.slow_down(network)
         return network, section
+
+    def _detector(self, network: Any) -> Pretrained:
+        """Published parameters of the whole network."""
+        unpublished = set(self.unpublished(network))
+        named = named_parameters(network)
+        optional = [name for name, parameter in named.items() if parameter in unpublished]
+        return Pretrained(str(self.config.detector_name), named, optional)
+
+    def _backbone(self, network: Any, backbone: Any) -> Pretrained | None:
+        """ImageNet's parameters of the backbone, if they are asked for."""
+        if self.config.backbone_name is None:
+            return None
+        own = set(network.collect_params().values())
+        named = {
+            name: parameter for name, parameter in named_parameters(backbone).items() if parameter in own
+        }
+        return Pretrained(self.config.backbone_name, named)
 
     @abstractmethod
     def make_network(self, section: Any, classes: Sequence[str], contexts: Sequence[Any]) -> tuple[Any, Any]:
@@ -150,37 +159,6 @@ class DetectionTask(Task[D]):
 def most_objects(samples: Sequence[Sample]) -> int:
     """The largest number of rows of an annotation; at least 1, so that arrays of objects have a row."""
     return max((len(sample.annotation) for sample in samples), default=1) or 1
-
-
-def load_pretrained(
-    network: Any, name: str, contexts: Sequence[Any], unpublished: Sequence[Any] = ()
-) -> None:
-    """Load the pretrained parameters `name` onto the contexts; those the network does not have are left out.
-
-    unpublished: parameters of a network without values that the file need not have; they begin as they are declared.
-    Raises PretrainedError if parameters cannot be had or do not fit.
-    """
-    path = find_parameters(name)
-    check_parameter_file(path)
-    try:
-        network.load_parameters(
-            str(path), ctx=list(contexts), allow_missing=bool(unpublished), ignore_extra=True
-        )
-        for parameter in unpublished:
-            if parameter._data is None:
-                parameter.initialize(ctx=list(contexts))
-        for parameter in network.collect_params().values():
-            parameter.list_data()  # raises for one that is still without values
-    except (AssertionError, ValueError, KeyError, OSError, RuntimeError, mx.MXNetError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PretrainedError(f"{path}: its parameters do not fit {name}: {reason}") from None
-
-
-def _restore(network: Any, values: dict[str, np.ndarray]) -> None:
-    try:
-        set_parameters(network, values)
-    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, mx.MXNetError) as error:
-        raise CheckpointError(f"the checkpoint's parameters do not fit its network: {error}") from None
 
 
 def _published_classes(dataset: str) -> list[str]:

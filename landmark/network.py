@@ -9,6 +9,8 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import nn
 
+from common.engine.graph import infer_shapes
+from common.engine.parameters import set_value
 from common.networks.base_networks import AveragePool, base_map, initialize
 from landmark.losses import UNIT
 
@@ -88,11 +90,11 @@ def _last_of_size(features: nn.HybridSequential, divisor: int) -> int:
 def build_landmark(name: str, num_joints: int, contexts: Sequence[Any], **variants: bool) -> LandmarkNetwork:
     """The network with random parameters; options and errors of `common.networks.base_networks.base_features`."""
     network = LandmarkNetwork(name, num_joints, **variants)
-    network.infer_shape(mx.nd.zeros((1, 3, 32, 32)))
+    infer_shapes(network, (1, 3, 32, 32))
     initialize(network, contexts)
     return network
 
 
 def set_mean_shape(network: LandmarkNetwork, shape: np.ndarray) -> None:
     """Let the network begin with `shape` (num_joints, 2), normalised: the mean of the training set."""
-    network.output.bias.set_data(mx.nd.array(UNIT * np.asarray(shape, np.float32).reshape(-1)))
+    set_value(network.output.bias, UNIT * np.asarray(shape, np.float32).reshape(-1))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.config.network_sections import NetworkModelConfig
-from common.config.sections import with_model
 from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
 from common.errors import CheckpointError
@@ -18,7 +18,9 @@ from common.images.augment import mixup_share
 from common.images.resize import Resize
 from common.loading.loader import Batch, Transform
 from common.networks.base_networks import freeze
-from common.networks.transfer import NetworkTask, fill, restore, set_multipliers, variants
+from common.networks.start import named, start
+from common.networks.transfer import NetworkTask, set_multipliers, variants, with_imagenet
+from common.recipe import Recipe
 from common.task import Inputs, Model
 from common.training.checkpoint import read_checkpoint
 from landmark.annotations import LandmarkAnnotations, mean_shape, summary, visible
@@ -107,10 +109,10 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
     def resize(self) -> Resize:
         return Resize("stretch")
 
-    @property
-    def early_stop_baseline(self) -> float | None:
-        """-RMSE is never above 0: a baseline of 0 is none."""
-        return self.config.train.early_stop_baseline or None
+    def recipe(self, on_gpu: bool) -> Recipe:
+        # -RMSE is never above 0: a baseline of 0 is none.
+        baseline = self.config.train.early_stop_baseline or None
+        return replace(super().recipe(on_gpu), early_stop_baseline=baseline)
 
     def decoder(self, model: Model) -> LandmarkDecoder:
         return LandmarkDecoder()
@@ -122,8 +124,8 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> LandmarkModel:
         keys, train = self.config.model, self.config.train
-        network = self._network(keys, contexts, checkpoint)
-        set_multipliers(network, fill(network, keys, checkpoint), train)
+        network, pretrained = self.start(checkpoint, self._maker(contexts))
+        set_multipliers(network, pretrained, train)
         training = LandmarkTraining(
             network,
             LOSSES[_LOSS](),
@@ -137,29 +139,29 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
         """A fresh network begins at the mean of the training set's keypoints."""
         set_mean_shape(model.network, mean_shape(samples))
 
-    def _network(
-        self, keys: NetworkModelConfig, contexts: Sequence[Any], checkpoint: dict[str, Any] | None
-    ) -> LandmarkNetwork:
-        """The network with random parameters. Raises CheckpointError if `checkpoint` has other keypoints."""
+    def _maker(
+        self, contexts: Sequence[Any]
+    ) -> Callable[[NetworkModelConfig, dict[str, Any] | None], LandmarkNetwork]:
+        """Makes networks with random parameters; raises CheckpointError for a checkpoint of other keypoints."""
         joints = self.config.dataset.num_joints
-        if checkpoint and checkpoint["model"].get("num_joints") != joints:
-            known = checkpoint["model"].get("num_joints")
-            raise CheckpointError(f"the checkpoint has {known} keypoints; dataset.num_joints is {joints}")
-        return build_landmark(keys.base_network, joints, contexts, **variants(keys))
+
+        def make(section: NetworkModelConfig, checkpoint: dict[str, Any] | None) -> LandmarkNetwork:
+            if checkpoint and checkpoint["model"].get("num_joints") != joints:
+                known = checkpoint["model"].get("num_joints")
+                raise CheckpointError(f"the checkpoint has {known} keypoints; dataset.num_joints is {joints}")
+            return build_landmark(section.base_network, joints, contexts, **variants(section))
+
+        return make
 
     def _teacher(self, path: str, contexts: Sequence[Any]) -> LandmarkNetwork:
         """The network of the checkpoint at `path`, as a constant. Raises CheckpointError."""
-        try:
+        with named("train.teacher"):
             checkpoint = read_checkpoint(
                 Path(path), self.name, ("model", "parameters"), arrays_of=("parameters",)
             )
-            keys = with_model(self.config, checkpoint["model"]).model
-            network = self._network(keys, contexts, checkpoint)
-            restore(network, checkpoint["parameters"])
-        except (CheckpointError, ValueError) as error:  # ValueError: a variant that the network does not have
-            raise CheckpointError(f"train.teacher: {error}") from None
+            network, section, _ = start(self.config, checkpoint, with_imagenet(self._maker(contexts)))
         freeze(network)
-        log.info("Teacher: %s (train.temperature has no effect on keypoints)", keys.base_network)
+        log.info("Teacher: %s (train.temperature has no effect on keypoints)", section.base_network)
         return network
 
     def _mixup_share(self, batch: Batch) -> np.ndarray:

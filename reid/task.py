@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from common.data.listing import Listing
 from common.data.samples import Sample
 from common.images.resize import Resize
 from common.loading.loader import Transform
+from common.recipe import Order, Recipe
 from common.reporting import warnings
 from common.task import Model
 from reid.config import ReIDConfig
@@ -84,12 +86,13 @@ class ReIDTask(FolderTask[ReIDConfig]):
     def resize(self) -> Resize:
         return Resize("stretch")
 
-    def training_order(
-        self, samples: Sequence[Sample]
-    ) -> Callable[[int, np.random.Generator], np.ndarray] | None:
+    def recipe(self, on_gpu: bool) -> Recipe:
+        # Mixed images are nobody's, and have no triplets.
+        order = None if self.config.train.mixup else self._identity_batches
+        return replace(super().recipe(on_gpu), order=order)
+
+    def _identity_batches(self, samples: Sequence[Sample]) -> Order:
         """Batches of several images of each identity, as the triplet loss needs them."""
-        if self.config.train.mixup:
-            return None
         identities = np.array([sample.annotation[0] for sample in samples])
         keys = self.config.train
         if keys.batch_size <= _IMAGES_PER_IDENTITY:

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ ROOMS = (
     ("predictor",),
     ("evaluator",),
     ("trained",),
+    ("recipe",),
     ("task",),
     ("networks", "training", "export"),
     ("datasets",),
@@ -124,6 +126,39 @@ def test_rooms_import_what_lies_below_them() -> None:
             other = name.split(".")[1]
             allowed = room == other or room == "__init__" or place[other] < place[room]
             assert allowed, f"{path} imports {name}"
+
+
+def _project_trees() -> Iterator[tuple[Path, ast.Module]]:
+    for folder in TOP:
+        for path in (ROOT / folder).rglob("*.py"):
+            yield path, ast.parse(path.read_text())
+
+
+def test_what_others_keep_to_themselves_is_used_by_one_module() -> None:
+    for path, tree in _project_trees():
+        if path == ROOT / "common" / "engine" / "inner_members.py":
+            continue
+        attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        own = {node.attr for node in attributes if ast.unparse(node.value) in ("self", "super()")}
+        own |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        for node in attributes:
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            allowed = node.attr in own or ast.unparse(node) == "os._exit"
+            assert allowed or not private, f"{path}:{node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if re.match("_[^_]", name)], f"{path}:{node.lineno}"
+
+
+def test_arrays_of_a_device_stay_within_the_engine() -> None:
+    members = ("asnumpy", "asscalar", "list_data", "list_grad", "set_data", "wait_to_read")
+    for path, tree in _project_trees():
+        if path.is_relative_to(ROOT / "common" / "engine"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                found = node.attr in members or ast.unparse(node) in ("mx.nd", "mxnet.nd")
+                assert not found, f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
 def test_light_modules_do_not_import_the_framework() -> None:

@@ -193,9 +193,14 @@ class NetworkTrainConfig(TrainConfig):
         """Number of the first epoch of a run that starts afresh or, if `loaded`, from a given checkpoint."""
         return max(self.start_epoch, self.resume_epoch) if loaded else self.start_epoch
 
+    @property
+    def plain_epochs(self) -> int:
+        """Epochs at the end without mixup."""
+        return self.mixup_off_epoch
+
     def mixup_in(self, epoch: int) -> float:
         """mixup_alpha in an epoch that mixes, 0 in one that does not."""
-        return self.mixup_alpha if self.mixup and epoch < self.epochs - self.mixup_off_epoch else 0.0
+        return self.mixup_alpha if self.mixup and epoch < self.first_plain_epoch else 0.0
 
     def conflicts(self) -> Iterator[Conflict]:
         """Those of every training, and no epoch to resume at."""

@@ -279,6 +279,16 @@ class TrainConfig(Section):
         le=2**31 - 1,
     )
 
+    @property
+    def plain_epochs(self) -> int:
+        """Epochs at the end that train on images as they are: neither mixed nor put together."""
+        return 0
+
+    @property
+    def first_plain_epoch(self) -> int:
+        """Number of the first of the plain epochs."""
+        return self.epochs - self.plain_epochs
+
     def first_epoch(self, loaded: bool) -> int:
         """Number of the first epoch of a run that starts afresh or, if `loaded`, from a given checkpoint."""
         return self.start_epoch

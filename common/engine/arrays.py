@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import mxnet as mx
 import numpy as np
-from mxnet.base import _LIB, check_call
+
+from common.engine.inner_members import host_view
 
 
 def on_device(value: Any, context: Any) -> Any:
@@ -24,18 +25,10 @@ def plain(value: Any) -> Any:
     return value.asnumpy() if isinstance(value, mx.nd.NDArray) else value
 
 
-def host_view(array: Any) -> np.ndarray:
-    """The numbers of an NDArray in the CPU's memory, without a copy, to be read before MXNet writes to them again.
-
-    The view does not keep the array alive. Where an inference has brought the numbers into an order of oneDNN's own,
-    they are brought back. DLPack, which is the standard for this, has MXNet call back into Python when the view ends:
-    an exception that a signal raises there is lost.
-    """
-    array.wait_to_read()
-    address = ctypes.c_void_p()
-    check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
-    dtype = np.dtype(array.dtype)
-    memory = (ctypes.c_char * (array.size * dtype.itemsize)).from_address(address.value)
-    numbers: np.ndarray = np.ndarray(array.shape, dtype, memory)
-    numbers.flags.writeable = False
-    return numbers
+def norms(arrays: Sequence[Any]) -> np.ndarray:
+    """The norm of each of the NDArrays, which are on one device."""
+    if arrays[0].context.device_type == "cpu":  # BLAS takes a fifth of the time
+        flat = [host_view(array).ravel() for array in arrays]
+        return np.sqrt([np.dot(numbers, numbers) for numbers in flat])
+    found: np.ndarray = np.sqrt(mx.nd.multi_sum_sq(*arrays, num_arrays=len(arrays)).asnumpy())
+    return found

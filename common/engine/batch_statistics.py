@@ -93,8 +93,8 @@ class BatchStatistics:
             variances = inverse**-2  # with epsilon
             deviation = np.sqrt(variances.mean(0))
             before = [parameters[name].list_data()[0].asnumpy() for name in (layer.mean, layer.variance)]
-            mean = _shrunk(means.mean(0) / deviation, means / deviation, before[0] / deviation)
-            variance = _shrunk(
+            mean = shrunk(means.mean(0) / deviation, means / deviation, before[0] / deviation)
+            variance = shrunk(
                 np.log(variances.mean(0)),
                 np.log(variances),
                 np.log(before[1].astype(np.float64) + layer.epsilon),
@@ -104,7 +104,7 @@ class BatchStatistics:
         return found
 
 
-def _shrunk(measured: np.ndarray, pieces: np.ndarray, known: np.ndarray) -> np.ndarray:
+def shrunk(measured: np.ndarray, pieces: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Between what was measured (C,) and what was known (C,), by how sure the former is: from its pieces (N, C)."""
     distance = float(((measured - known) ** 2).mean())
     if len(pieces) == 1 or distance == 0.0:

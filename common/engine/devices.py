@@ -164,6 +164,14 @@ def return_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def check_bfloat16(key: str, remedy: str) -> None:
+    """Raise DeviceError, which names the key that asks for it, unless the processor multiplies bfloat16."""
+    if not bfloat16_supported():
+        raise DeviceError(
+            f"{key}: this processor has no bfloat16 (avx512_bf16 or amx_bf16): it would only be slower; {remedy}"
+        )
+
+
 def bfloat16_supported() -> bool:
     """Whether the processor multiplies bfloat16 (avx512_bf16 or amx_bf16)."""
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import mxnet as mx
 from mxnet import autograd, gluon
 
+from common.engine.inner_members import finish_initialisation, forget_graph
 from common.engine.lowering import lower
 
 # ImageNet's mean and standard deviation of red, green and blue in [0, 1], as GluonCV's networks expect.
@@ -120,15 +121,28 @@ def _is_true(node: Mapping[str, Any], attribute: str) -> bool:
     return str(node["attrs"].get(attribute, False)) in ("True", "1")
 
 
+def infer_shapes(network: gluon.HybridBlock, shape: Sequence[int] = (1, 3, 64, 64)) -> None:
+    """Let every parameter have the shape that it needs for normalised images of `shape` (B, 3, H, W)."""
+    network.infer_shape(mx.nd.zeros(shape))
+    forget_graph(network)  # layers may still be put in the place of others
+
+
 def settle(network: gluon.HybridBlock, shape: Sequence[int] = (1, 3, 64, 64)) -> None:
     """Give every initialised parameter its shape and values, by shape inference alone.
 
     Running an image through would do it too, but on the CPU an inference in float32 brings weights into an order of
     memory that a graph of mixed precision cannot read.
     """
-    network.infer_shape(mx.nd.zeros(shape))
+    infer_shapes(network, shape)
     for parameter in network.collect_params().values():
-        parameter._finish_deferred_init()
+        finish_initialisation(parameter)
+
+
+def allocate(network: gluon.HybridBlock, contexts: Sequence[Any]) -> None:
+    """Give every parameter memory for values to come; until then it is 0, or where its layer lets it begin."""
+    network.initialize(mx.init.Zero(), ctx=list(contexts))
+    network.collect_params().reset_ctx(list(contexts))
+    settle(network)
 
 
 def export_symbol(network: gluon.HybridBlock) -> Any:

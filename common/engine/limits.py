@@ -10,38 +10,52 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
-
-import mxnet as mx
-import numpy as np
-
-from common.engine.arrays import host_view
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 #: Share of its own size by which a weight may change in one step.
 LONGEST_STEP = 0.02
 
+#: Optimizers whose steps are as long as the gradient: limiting the gradient limits the step.
+PROPORTIONAL = ("ccsgd", "dcasgd", "lbsgd", "nag", "sgd")
 
+#: Optimizers that move every number by about the learning rate, whatever the gradient.
+BY_RATE = ("adagrad", "adam", "adamax", "adamw", "ftml", "nadam", "rmsprop", "signum")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What a limit depends on of a weight as it is at a step.
+
+    size: its norm. gradient: the norm of the gradient that the optimizer is given. lr_mult: multiplier of the learning
+    rate. begins_at_0: it is made to begin there.
+    """
+
+    shape: tuple[int, ...]
+    size: float
+    gradient: float
+    lr_mult: float = 1.0
+    begins_at_0: bool = False
+
+
+@dataclass(frozen=True)
 class StepLimit(ABC):
     """Steps that change a weight by at most `share` of its size; a momentum adds what it has gathered before.
 
     Biases and BatchNorm's gamma and beta stand for values of about 1, and are measured by that where they are smaller.
+    of_gradient: it is the gradient that is to be made smaller where a step would be too long, else the learning rate.
     """
 
-    def __init__(self, share: float = LONGEST_STEP) -> None:
-        self.share = share
+    share: float = LONGEST_STEP
+    of_gradient: ClassVar[bool]
 
     @abstractmethod
-    def applied(
-        self, parameters: Sequence[Any], gradient_norms: np.ndarray, learning_rate: float
-    ) -> AbstractContextManager[None]:
-        """Within the block an update of `parameters` keeps to the limit.
-
-        gradient_norms: of what the optimizer is given, one a parameter.
-        """
+    def factor(self, weight: Weight, learning_rate: float) -> float:
+        """What the weight's gradient or learning rate is to be multiplied by: 1, or less where a step is too long."""
 
 
+@dataclass(frozen=True)
 class GradientLimit(StepLimit):
     """For optimizers whose steps are as long as the gradient: one that is too long is scaled down.
 
@@ -49,23 +63,18 @@ class GradientLimit(StepLimit):
     at random: its own share of nothing would hold it there for ever.
     """
 
-    @contextmanager
-    def applied(
-        self, parameters: Sequence[Any], gradient_norms: np.ndarray, learning_rate: float
-    ) -> Iterator[None]:
+    of_gradient = True
+
+    def factor(self, weight: Weight, learning_rate: float) -> float:
         """See StepLimit."""
-        for parameter, gradient_norm, size in zip(
-            parameters, gradient_norms, _sizes(parameters), strict=True
-        ):
-            change = gradient_norm * learning_rate * parameter.lr_mult
-            if len(parameter.shape) == 1 or _begins_at_0(parameter):
-                size = max(size, _usual(parameter.shape) * math.sqrt(math.prod(parameter.shape)))
-            if change > self.share * size:
-                for gradient in parameter.list_grad():
-                    gradient *= self.share * size / change
-        yield
+        change = weight.gradient * learning_rate * weight.lr_mult
+        size = weight.size
+        if len(weight.shape) == 1 or weight.begins_at_0:
+            size = max(size, _usual(weight.shape) * math.sqrt(math.prod(weight.shape)))
+        return self.share * size / change if change > self.share * size else 1.0
 
 
+@dataclass(frozen=True)
 class RateLimit(StepLimit):
     """For optimizers such as Adam, which move every number by about the learning rate: that is limited.
 
@@ -73,39 +82,20 @@ class RateLimit(StepLimit):
     near 0 could not learn otherwise.
     """
 
-    @contextmanager
-    def applied(
-        self, parameters: Sequence[Any], gradient_norms: np.ndarray, learning_rate: float
-    ) -> Iterator[None]:
+    of_gradient = False
+
+    def factor(self, weight: Weight, learning_rate: float) -> float:
         """See StepLimit."""
-        multipliers = [parameter.lr_mult for parameter in parameters]
-        for parameter, size in zip(parameters, _sizes(parameters), strict=True):
-            number = max(size / math.sqrt(math.prod(parameter.shape)), _usual(parameter.shape))
-            rate = learning_rate * parameter.lr_mult
-            if rate > self.share * number:
-                parameter.lr_mult *= self.share * number / rate
-        try:
-            yield
-        finally:  # checkpoints hold what was asked for
-            for parameter, multiplier in zip(parameters, multipliers, strict=True):
-                parameter.lr_mult = multiplier
+        number = max(weight.size / math.sqrt(math.prod(weight.shape)), _usual(weight.shape))
+        rate = learning_rate * weight.lr_mult
+        return self.share * number / rate if rate > self.share * number else 1.0
 
 
-def norms(arrays: Sequence[Any]) -> np.ndarray:
-    """The norm of each of the arrays, which are on one device."""
-    if arrays[0].context.device_type == "cpu":  # BLAS takes a fifth of the time
-        flat = [host_view(array).ravel() for array in arrays]
-        return np.sqrt([np.dot(numbers, numbers) for numbers in flat])
-    found: np.ndarray = np.sqrt(mx.nd.multi_sum_sq(*arrays, num_arrays=len(arrays)).asnumpy())
-    return found
-
-
-def _sizes(parameters: Sequence[Any]) -> np.ndarray:
-    return norms([parameter.list_data()[0] for parameter in parameters])
-
-
-def _begins_at_0(parameter: Any) -> bool:
-    return parameter.init == "zeros" or isinstance(parameter.init, mx.init.Zero)
+def limit_for(optimizer: str, share: float = LONGEST_STEP) -> StepLimit | None:
+    """The limit that suits an optimizer; None for one that sets the length of its steps by itself."""
+    if optimizer in PROPORTIONAL:
+        return GradientLimit(share)
+    return RateLimit(share) if optimizer in BY_RATE else None
 
 
 def _usual(shape: Sequence[int]) -> float:

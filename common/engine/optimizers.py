@@ -1,4 +1,4 @@
-"""Optimizers that MXNet lacks, or has and that do not do what a training asks of every optimizer here.
+"""MXNet's optimizers, those that it lacks, and those that it has and that do not do what every optimizer must here.
 
 That is: follow the learning rate, a rate of 0 included (a warm-up begins there, frozen layers stay there), and take no
 more time than they must.
@@ -7,9 +7,15 @@ more time than they must.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mxnet as mx
+from mxnet import gluon
+
+from common.engine.arrays import on_device, plain
+from common.engine.engine import OptimizerSettings
+from common.engine.inner_members import optimizer_states, update_counts
 
 
 class SGD(mx.optimizer.SGD):
@@ -151,16 +157,81 @@ OWN = {
 MOMENTUM = ("ccsgd", "dcasgd", "lars", "lbsgd", "nag", "sgd", "signum")
 """Optimizers with a momentum; the others know no such thing, or call something else so."""
 
-PROPORTIONAL = ("ccsgd", "dcasgd", "lbsgd", "nag", "sgd")
-"""Optimizers whose steps are as long as the gradient: limiting the gradient limits the step."""
-
-BY_RATE = ("adagrad", "adam", "adamax", "adamw", "ftml", "nadam", "rmsprop", "signum")
-"""Optimizers that move every number by about the learning rate, whatever the gradient."""
+# Whose state is the momentum and nothing else, and which take several weights in a call unless told otherwise.
+_PLAIN_MOMENTUM = ("ccsgd", "sgd")
 
 
-def create(name: str, learning_rate: float, momentum: float, wd: float) -> Any:
-    """The optimizer `name`, with the momentum where it has one."""
-    options: dict[str, Any] = {"learning_rate": learning_rate, "wd": wd}
+def create(settings: OptimizerSettings, device: str) -> Any:
+    """The optimizer that the settings describe; device: "cpu" or "gpu", what it is going to compute on."""
+    options: dict[str, Any] = {"learning_rate": settings.learning_rate, "wd": settings.wd}
+    name = settings.name
     if name in MOMENTUM:
-        options["momentum"] = momentum
-    return OWN[name](**options) if name in OWN else mx.optimizer.create(name, **options)
+        options["momentum"] = settings.momentum
+    optimizer = OWN[name](**options) if name in OWN else mx.optimizer.create(name, **options)
+    if name in _PLAIN_MOMENTUM and device == "cpu":  # see SGD
+        optimizer.aggregate_num = 0
+    return optimizer
+
+
+class Updater:
+    """Steps of an optimizer on all devices, over trained parameters by name, and what it keeps of them."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, gluon.Parameter],
+        settings: OptimizerSettings,
+        contexts: Sequence[Any],
+    ) -> None:
+        self._settings = settings
+        self._contexts = contexts
+        self._names = list(parameters)
+        self._optimizer = create(settings, contexts[0].device_type)
+        self._trainer = gluon.Trainer(
+            list(parameters.values()),
+            self._optimizer,
+            kvstore="device" if len(contexts) > 1 else None,
+            update_on_kvstore=False,
+        )
+
+    def sum_gradients(self) -> None:
+        """Give every device the sum of all devices' gradients."""
+        if len(self._contexts) > 1:
+            self._trainer.allreduce_grads()
+
+    def update(self, learning_rate: float, rows: float) -> None:
+        """One step. rows: what the gradients are divided by."""
+        self._trainer.set_learning_rate(learning_rate)
+        self._trainer.update(rows)
+
+    def forget_momentum(self) -> None:
+        """Let a momentum that is a sum of steps begin anew; what other optimizers keep stays."""
+        if self._settings.name in _PLAIN_MOMENTUM:
+            for device in optimizer_states(self._trainer):
+                for momentum in device.states.values():
+                    if momentum is not None:
+                        momentum[:] = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, as plain data: counts of updates and arrays by the parameter's name."""
+        counts = update_counts(self._optimizer)
+        return {
+            "num_update": int(self._optimizer.num_update),
+            "counts": {self._names[i]: int(n) for i, n in counts.items()},
+            "states": {
+                self._names[i]: plain(value) for i, value in optimizer_states(self._trainer)[0].states.items()
+            },
+            "m_schedule": float(getattr(self._optimizer, "m_schedule", 1.0)),  # of Nadam
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` returned. Raises KeyError for a parameter that is not here."""
+        index = {name: i for i, name in enumerate(self._names)}
+        counts = {index[name]: n for name, n in state["counts"].items()}
+        self._optimizer.num_update = state["num_update"]
+        if hasattr(self._optimizer, "m_schedule"):
+            self._optimizer.m_schedule = state["m_schedule"]
+        for device, context in zip(optimizer_states(self._trainer), self._contexts, strict=True):
+            update_counts(self._optimizer, context).update(counts)
+            for name, value in state["states"].items():
+                device.states[index[name]] = on_device(value, context)
+                device.states_synced[index[name]] = True

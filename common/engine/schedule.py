@@ -35,6 +35,14 @@ class Schedule:
         """Learning rate of the step with this number (0 is the first step of epoch 0)."""
         return self._decayed(step) * min((step - self.first_step + 1) / max(self.soft_steps, 1), 1.0)
 
+    def steps_down_at(self, epoch: int) -> bool:
+        """Whether the rate falls by half or more from above 0 between the last step before this epoch and its first."""
+        first = epoch * self.steps_per_epoch
+        if first <= self.first_step:
+            return False
+        before = self(first - 1)
+        return self(first) <= before / 2 < before
+
     def _decayed(self, step: int) -> float:
         epoch = step / self.steps_per_epoch
         if epoch < self.warmup_epochs:

@@ -14,9 +14,10 @@ from mxnet import autograd, gluon
 from common.engine.arrays import on_device
 from common.engine.devices import return_memory
 from common.engine.graph import trace
+from common.engine.inner_members import mark_fresh
 
 # Shapes of batches that executors are kept for. Another one takes some 20 ms to make.
-_MOST_EXECUTORS = 32
+_MOST_SHAPES = 32
 
 
 class TrainingStep(ABC):
@@ -44,14 +45,20 @@ class TrainingGraph(TrainingStep):
     """A block traced into one operator graph for both ways.
 
     Memory is planned for both at once: what no later operator needs is used again, and maps that take little time are
-    computed a second time (see `_for_training`). All shapes of batches share the memory of the largest one. inputs,
-    precision: as for `common.engine.lowering.lower`.
+    computed a second time (see `for_training`). All shapes of batches share the memory of the largest one. inputs,
+    precision: as for `common.engine.lowering.lower`. most_shapes: that are kept ready.
     """
 
     def __init__(
-        self, block: gluon.HybridBlock, inputs: Sequence[str], context: Any, precision: str = "float32"
+        self,
+        block: gluon.HybridBlock,
+        inputs: Sequence[str],
+        context: Any,
+        precision: str = "float32",
+        most_shapes: int = _MOST_SHAPES,
     ) -> None:
-        self._symbol = _for_training(
+        self._most_shapes = most_shapes
+        self._symbol = for_training(
             trace(block, inputs, precision, context.device_type)[0], context.device_type
         )
         self._inputs = list(inputs)
@@ -79,7 +86,7 @@ class TrainingGraph(TrainingStep):
     def backward(self, scale: float) -> None:
         self._current.backward([mx.nd.full(o.shape, scale, ctx=self._context) for o in self._current.outputs])
         for name in self._trained:  # autograd would say so to the trainer
-            self._parameters[name].data(self._context)._fresh_grad = True
+            mark_fresh(self._parameters[name], self._context)
 
     def _executor(self, arrays: Sequence[np.ndarray]) -> Any:
         """The graph bound to memory for arrays of these shapes."""
@@ -91,7 +98,7 @@ class TrainingGraph(TrainingStep):
                 self._largest = self._current = None
                 mx.nd.waitall()  # what goes with them is deleted by MXNet's threads
                 return_memory()
-            elif len(self._executors) == _MOST_EXECUTORS:
+            elif len(self._executors) == self._most_shapes:
                 self._executors.popitem()
             self._executors[shapes] = self._bind(arrays)
             if self._largest is None:
@@ -141,7 +148,7 @@ class RecordedStep(TrainingStep):
         autograd.backward(total, mx.nd.full(total.shape, scale, ctx=self._context))
 
 
-def _for_training(symbol: Any, device: str) -> Any:
+def for_training(symbol: Any, device: str) -> Any:
     """The graph with gradients of its first output alone, and marks on what is computed again on the way back.
 
     Those are LeakyReLUs and, on the CPU, the BatchNorms before them, which have two maps a layer to keep otherwise;

@@ -8,6 +8,7 @@ from typing import Any
 
 from common import __version__
 from common.engine.graph import MEAN, STD, export_symbol
+from common.engine.inner_members import value_of
 from common.engine.parameter_file import write_parameter_file
 from common.export.outputs import MODEL_CARD, graph_file, params_file, symbol_file
 from common.files import replacing, write_json
@@ -26,10 +27,8 @@ def export_model(
     symbol = export_symbol(model.network)
     values = model.network.collect_params()
     arguments = [name for name in symbol.list_arguments() if name != "data"]
-    arrays = {f"arg:{name}": values[name]._reduce().asnumpy() for name in arguments}
-    arrays.update(
-        {f"aux:{name}": values[name]._reduce().asnumpy() for name in symbol.list_auxiliary_states()}
-    )
+    arrays = {f"arg:{name}": value_of(values[name]) for name in arguments}
+    arrays.update({f"aux:{name}": value_of(values[name]) for name in symbol.list_auxiliary_states()})
     symbol_path = folder / symbol_file(model.name)
     params_path = folder / params_file(model.name)
     # The parameters first: a reader that sees the graph finds its parameters beside it.

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import gluoncv
@@ -29,9 +28,16 @@ from common.config.network_names import (
     parameters_name,
     variant_problems,
 )
-from common.engine.parameter_file import check_parameter_file
-from common.errors import PretrainedError
-from common.networks.initializers import HeNormal
+from common.engine.graph import infer_shapes
+from common.engine.initializers import HeNormal
+from common.engine.inner_members import (
+    children,
+    descendants,
+    drop_nothing,
+    named_parameters,
+    operator_options,
+)
+from common.networks.start import Pretrained
 
 __all__ = [
     "AveragePool",
@@ -42,8 +48,8 @@ __all__ = [
     "base_network",
     "embedding_dimension",
     "freeze",
+    "imagenet",
     "initialize",
-    "load_pretrained",
     "parameters_name",
     "set_lr_multipliers",
     "set_no_weight_decay",
@@ -175,7 +181,7 @@ def base_features(
     if name.startswith("vgg"):
         _replace(features, nn.MaxPool2D, last=True, make=_PoolTo7)
     features.add(nn.Flatten())
-    features.infer_shape(mx.nd.zeros((1, 3, SMALLEST_SIZE, SMALLEST_SIZE)))
+    infer_shapes(features, (1, 3, SMALLEST_SIZE, SMALLEST_SIZE))
     _replace_activations(features)
     if use_gn:
         _replace_normalisation(features)
@@ -183,13 +189,14 @@ def base_features(
 
 
 def _replace(layers: nn.HybridSequential, kind: type, *, last: bool, make: Any) -> None:
-    found = [key for key, layer in layers._children.items() if type(layer) is kind]
-    for key in found[-1:] if last else found:
-        layers._children[key] = make(layers._children[key])
+    layer_of = children(layers)
+    names = [name for name, layer in layer_of.items() if type(layer) is kind]
+    for name in names[-1:] if last else names:
+        layer_of[name] = make(layer_of[name])
 
 
 def _replace_activations(block: nn.HybridBlock) -> None:
-    for key, child in list(block._children.items()):
+    for key, child in list(children(block).items()):
         if isinstance(child, gluoncv.nn.ReLU6):
             _exchange(block, key, ReLU6())
         else:
@@ -201,17 +208,17 @@ def _exchange(block: nn.HybridBlock, key: str, child: nn.HybridBlock) -> None:
         delattr(block, key)
         setattr(block, key, child)
     else:
-        block._children[key] = child
+        children(block)[key] = child
 
 
 def _replace_normalisation(block: nn.HybridBlock) -> None:
-    for key, child in list(block._children.items()):
+    for key, child in list(children(block).items()):
         if not isinstance(child, nn.BatchNorm):
             _replace_normalisation(child)
             continue
         group_norm = GroupNorm(
             child.gamma.shape[0],
-            epsilon=child._kwargs["eps"],
+            epsilon=operator_options(child)["eps"],
             center=child.beta.grad_req != "null",
             scale=child.gamma.grad_req != "null",
             gamma_initializer=child.gamma.init,
@@ -227,7 +234,7 @@ def base_map(name: str, **variants: bool) -> nn.HybridSequential:
     """
     features = base_features(name, **variants)
     kinds = (nn.GlobalAvgPool2D, _PoolTo7)
-    last = next(int(key) for key, layer in features._children.items() if isinstance(layer, kinds))
+    last = next(int(key) for key, layer in children(features).items() if isinstance(layer, kinds))
     return features[: last + 1 if name.startswith("vgg") else last]
 
 
@@ -245,64 +252,28 @@ def initialize(network: nn.HybridBlock, contexts: Sequence[Any]) -> None:
     network.initialize(HeNormal("in"), ctx=list(contexts), force_reinit=True)
 
 
-def load_pretrained(network: nn.HybridBlock, path: Path, *, with_output: bool = False) -> frozenset[str]:
-    """Load a parameter file of the model zoo into an initialised network's `features`.
+def imagenet(network: nn.HybridBlock, name: str, *, with_output: bool = False) -> Pretrained:
+    """What of an initialised network begins at the parameter file `name` of the model zoo: its `features`.
 
-    with_output: the output layer too (a teacher with the file's own classes); both must have as many outputs.
-    Returns the names that were loaded, as in `network._collect_params_with_prefix()`. Squeeze-and-excite
-    layers, which no file has, stay as they are, and so do GroupNorm's gamma and beta: a BatchNorm's belong to
-    other statistics.
-    Raises PretrainedError if the file is no parameter file or of another network.
+    with_output: the output layer too (a teacher with the file's own classes); both must have as many outputs. No file
+    has squeeze-and-excite layers, some have no bias at the end. GroupNorm's gamma and beta stay as they are: a
+    BatchNorm's belong to other statistics.
     """
-    check_parameter_file(path)
-    loaded = mx.nd.load(str(path))
-    arrays = {key.removeprefix("arg:").removeprefix("aux:"): value for key, value in loaded.items()}
     parts = ("features", "output") if with_output else ("features",)
     unnormalised = _normalisation_names(network)
     wanted = {
-        name: parameter
-        for name, parameter in network._collect_params_with_prefix().items()
-        if name.split(".")[0] in parts and name not in unnormalised
+        key: parameter
+        for key, parameter in named_parameters(network).items()
+        if key.split(".")[0] in parts and key not in unnormalised
     }
-    values: dict[str, Any] = {}
-    for name, parameter in wanted.items():
-        value = _output_value(arrays, name, parameter) if name.startswith("output.") else arrays.get(name)
-        if value is None:
-            if _ADDED_LAYER.search(name):
-                continue
-            raise PretrainedError(
-                f"{path}: parameters of another network: {name} {parameter.shape} is not among them"
-            )
-        if value.shape != parameter.shape:
-            raise PretrainedError(
-                f"{path}: parameters of another network: {name} is {value.shape}, not {parameter.shape}"
-            )
-        values[name] = value
-    for name, value in values.items():
-        wanted[name].set_data(value.astype(wanted[name].dtype))
-    return frozenset(values)
+    optional = {key for key in wanted if _ADDED_LAYER.search(key) or key == "output.bias"}
+    return Pretrained(name, wanted, optional)
 
 
 def _normalisation_names(network: nn.HybridBlock) -> set[str]:
-    groups = [block for block in _descendants(network) if isinstance(block, GroupNorm)]
+    groups = [block for block in descendants(network) if isinstance(block, GroupNorm)]
     own = {id(parameter) for block in groups for parameter in (block.gamma, block.beta)}
-    return {name for name, parameter in network._collect_params_with_prefix().items() if id(parameter) in own}
-
-
-def _descendants(block: nn.HybridBlock) -> Iterable[nn.HybridBlock]:
-    for child in block._children.values():
-        yield child
-        yield from _descendants(child)
-
-
-def _output_value(arrays: dict[str, Any], name: str, parameter: Any) -> Any:
-    """The zoo's last layer is a Dense or a 1 x 1 convolution, perhaps without bias; here a Dense with one."""
-    value = arrays.get(name)
-    if value is None:
-        value = arrays.get(name.replace("output.", "output.0."))
-    if value is None:
-        return mx.nd.zeros(parameter.shape) if name == "output.bias" else None
-    return value.reshape(value.shape[:2]) if value.ndim == 4 else value
+    return {name for name, parameter in named_parameters(network).items() if id(parameter) in own}
 
 
 def set_lr_multipliers(
@@ -313,13 +284,13 @@ def set_lr_multipliers(
     Without pretrained parameters nothing is transferred, and every multiplier is 1.
     """
     known = frozenset(pretrained)
-    for name, parameter in network._collect_params_with_prefix().items():
+    for name, parameter in named_parameters(network).items():
         parameter.lr_mult = 1.0 if not known else transfer if name in known else output
 
 
 def set_no_weight_decay(network: nn.HybridBlock) -> None:
     """No weight decay on biases, gamma and beta."""
-    for name, parameter in network._collect_params_with_prefix().items():
+    for name, parameter in named_parameters(network).items():
         if name.rsplit(".", 1)[-1] in ("bias", "gamma", "beta"):
             parameter.wd_mult = 0.0
 
@@ -328,8 +299,8 @@ def freeze(network: nn.HybridBlock) -> None:
     """Make a network a constant even within a training graph: no gradients, dropout or new statistics."""
     for parameter in network.collect_params().values():
         parameter.grad_req = "null"
-    for block in _descendants(network):
+    for block in descendants(network):
         if isinstance(block, nn.BatchNorm):
-            block._kwargs["use_global_stats"] = True
+            operator_options(block)["use_global_stats"] = True
         elif isinstance(block, nn.Dropout):
-            block._rate = 0
+            drop_nothing(block)

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from common.data.report import Report
+from common.engine.engine import Engine
+from common.engine.schedule import Schedule
 from common.evaluator import Evaluation
 from common.loading.loader import Loader
 from common.reporting.log import bar
@@ -104,6 +106,24 @@ class Watch(Hook):
             images_per_second=round(state.images_per_second, 2),
             seconds_left=round(elapsed / done * (1.0 - state.fraction), 1) if done > 0 else None,
         )
+
+
+class FromAverage(Hook):
+    """Where the learning rate steps down by half or more, training goes on from the moving average.
+
+    At the higher rate parameters jump about a point that their average is near ("Averaging Weights Leads to Wider
+    Optima and Better Generalization", Izmailov et al. 2018). At the lower one they would creep there from where the
+    last jump left them, and the average with them. Momentum would carry them away from it again.
+    """
+
+    def __init__(self, engine: Engine, schedule: Schedule) -> None:
+        self._engine = engine
+        self._schedule = schedule
+
+    def before_epoch(self, state: TrainingState) -> None:
+        if self._schedule.steps_down_at(state.epoch):
+            log.info("[Epoch %d] The learning rate steps down: going on from the average", state.epoch)
+            self._engine.adopt_average()
 
 
 class Problems(Hook):

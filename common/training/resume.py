@@ -142,13 +142,10 @@ def write_state(
     sets: Mapping[str, Any],
 ) -> None:
     """Write all that the next epoch depends on. sets: see `state_of_sets`."""
-    multipliers = {
-        name: [float(parameter.lr_mult), float(parameter.wd_mult)]
-        for name, parameter in model.network._collect_params_with_prefix().items()
-    }
-    average = estimator.average_state()
-    with estimator.averaged():
-        parameters, companions = estimator.parameters(), estimator.companions()
+    engine = estimator.engine
+    average = engine.average_state()
+    with engine.averaged():
+        parameters, companions = engine.parameters(), engine.companions()
     _require_finite({**parameters, **companions}, state.epoch)
     write_checkpoint(
         path,
@@ -161,7 +158,7 @@ def write_state(
             "companions": companions,
             "average": average,
             "optimizer": estimator.optimizer_state(),
-            "multipliers": multipliers,
+            "multipliers": engine.multipliers(),
             "epoch": state.epoch,
             "skipped": state.skipped,
             "stop_reason": state.stop_reason,
@@ -242,12 +239,11 @@ def take_up(
             f"--resume: the classes are {model.classes} and were {saved['classes']} when the job began; "
             "leave out --resume to start afresh, or use --load to go on with other classes"
         )
-    parameters = model.network._collect_params_with_prefix()
+    engine = estimator.engine
     try:
-        for name, (lr_mult, wd_mult) in saved["multipliers"].items():
-            parameters[name].lr_mult, parameters[name].wd_mult = lr_mult, wd_mult
-        estimator.restore_companions(saved["companions"])
-        estimator.restore_average(saved["average"])
+        engine.set_multipliers(saved["multipliers"])
+        engine.set_companions(saved["companions"])
+        engine.restore_average(saved["average"])
         estimator.restore_optimizer(saved["optimizer"])
         for hook in hooks:
             if type(hook).__name__ in saved["hooks"]:

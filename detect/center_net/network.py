@@ -17,7 +17,10 @@ from gluoncv.model_zoo.center_net.deconv_resnet import BilinearUpSample
 from mxnet import gluon
 from mxnet.gluon import nn
 
-from common.networks.initializers import HeNormal
+from common.engine.graph import infer_shapes
+from common.engine.initializers import HeNormal
+from common.engine.inner_members import value_of
+from common.engine.parameters import set_value
 from detect.center_net.deformable import ModulatedDeformableConvolution
 from detect.center_net.targets import check_scale
 
@@ -79,8 +82,7 @@ def build_network(
         post_nms=post_nms,
     )
     # All shapes are known from here on: parameters can be set and compared before the first image.
-    network.infer_shape(mx.nd.zeros((1, 3, 64, 64)))
-    network._clear_cached_op()
+    infer_shapes(network)
     return network, backbone
 
 
@@ -338,10 +340,10 @@ def initialise(
         head[0].weight.init, head[-1].weight.init = _rectified(), mx.init.Normal(0.01)
     network.initialize(HeNormal("avg"), ctx=list(contexts))
     for _, normalisation in network.base_network.laterals:
-        normalisation.gamma.set_data(mx.nd.ones(normalisation.gamma.shape))
+        set_value(normalisation.gamma, np.ones(normalisation.gamma.shape, np.float32))
     priors = (np.full(len(network.classes), -np.log((1 - _PRIOR) / _PRIOR)), np.zeros(2), np.full(2, 0.5))
     for head, prior in zip(network.heads, priors, strict=True):
-        head[-1].bias.set_data(mx.nd.array(prior))
+        set_value(head[-1].bias, prior.astype(np.float32))
     if mean_size:
         expect_size(network, mean_size)
 
@@ -358,7 +360,7 @@ def _rectified() -> mx.init.Initializer:
 
 def expect_size(network: CenterNetNetwork, mean_size: Sequence[float]) -> None:
     """Let a new network's sizes begin at `mean_size`: width and height in input pixels."""
-    network.heads[1][-1].bias.set_data(mx.nd.array(np.divide(mean_size, network.scale)))
+    set_value(network.heads[1][-1].bias, np.divide(mean_size, network.scale).astype(np.float32))
 
 
 def transfer_classes(network: CenterNetNetwork, classes: Sequence[str], contexts: Sequence[Any]) -> list[str]:
@@ -374,12 +376,12 @@ def transfer_classes(network: CenterNetNetwork, classes: Sequence[str], contexts
         layer = nn.Conv2D(len(new_names), kernel_size=1, in_channels=_HEAD_CHANNELS)
     layer.initialize(mx.init.Normal(0.01), ctx=list(contexts))
     for old, new in ((old_layer.weight, layer.weight), (old_layer.bias, layer.bias)):
-        kept, values = old._reduce().asnumpy(), new._reduce().asnumpy()
+        kept, values = value_of(old), value_of(new)
         # A class that is new begins as an average class: as rare, and at places that look like objects.
         values += kept.mean(axis=0)
         for name in known:
             values[new_names.index(name)] = kept[old_names.index(name)]
-        new.set_data(mx.nd.array(values))
+        set_value(new, values)
     head = nn.HybridSequential(prefix="")
     head.add(*list(old_head)[:-1], layer)
     heads = nn.HybridSequential(prefix="")

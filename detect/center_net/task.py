@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy as np
 from common.data.boxes import objects_of
 from common.data.samples import Sample
 from common.engine.graph import Inference
-from common.engine.limits import GradientLimit, StepLimit
+from common.engine.limits import GradientLimit
 from common.images.resize import Resize
 from common.loading.loader import Batch, Transform
+from common.recipe import Recipe
 from common.task import Inputs, Model
 from detect.center_net.loss import CenterNetTraining
 from detect.center_net.network import (
@@ -130,9 +132,9 @@ class CenterNetTask(DetectionTask[CenterNetConfig]):
 
     name = "centernet"
 
-    def limit(self) -> StepLimit | None:
+    def recipe(self, on_gpu: bool) -> Recipe:
         # At the usual 0.02 trainings from scratch went well for some epochs, and then back to where they had begun.
-        return GradientLimit(0.003)
+        return replace(super().recipe(on_gpu), limit=GradientLimit(0.003))
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform(most_objects(samples))

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import mxnet as mx
+import numpy as np
 from gluoncv.model_zoo.mobilenet import get_mobilenet
 from gluoncv.model_zoo.yolo.darknet import darknet53
 from gluoncv.model_zoo.yolo.yolo3 import YOLOV3
 from mxnet import gluon
 
-from common.networks.initializers import HeNormal
+from common.engine.initializers import HeNormal
+from common.engine.inner_members import value_of, yolo_output
+from common.engine.parameters import set_value
 from detect.yolov3.targets import ANCHORS, STRIDES
 
 BASE_NETWORKS = ("darknet53", "mobilenet1.0")
@@ -137,7 +140,7 @@ class _Decoder(gluon.HybridBlock):
     def __init__(self, output: Any) -> None:
         super().__init__(prefix="")
         self.anchors, self.offsets = output.anchors, output.offsets
-        self._classes, self._stride = output._classes, output._stride
+        self._classes, self._stride = yolo_output(output)
 
     def hybrid_forward(self, F: Any, raw: Any, anchors: Any, offsets: Any) -> Any:
         cells = F.slice_like(offsets, raw, axes=(2, 3)).reshape((1, -1, 1, 2))
@@ -173,10 +176,10 @@ def set_priors(network: YOLOv3Network, contexts: Sequence[Any]) -> None:
     outputs = 5 + len(network.classes)
     for head in head_layers(network):
         shape = (3 * outputs,)
-        bias = mx.nd.zeros(shape).asnumpy()
+        bias = np.zeros(shape, np.float32)
         bias[4::outputs] = -math.log((1 - _PRIOR) / _PRIOR)
         head.bias.shape = shape
-        head.bias.set_data(mx.nd.array(bias))
+        set_value(head.bias, bias)
 
 
 def transfer_classes(network: YOLOv3Network, classes: Sequence[str], contexts: Sequence[Any]) -> list[str]:
@@ -186,19 +189,17 @@ def transfer_classes(network: YOLOv3Network, classes: Sequence[str], contexts: S
     """
     old_names, new_names = list(network.classes), list(classes)
     known = [name for name in new_names if name in old_names]
-    old_parameters = [
-        (head.weight.data().asnumpy(), head.bias.data().asnumpy()) for head in head_layers(network)
-    ]
+    old_parameters = [(value_of(head.weight), value_of(head.bias)) for head in head_layers(network)]
     network.reset_class(new_names)
     for head, old in zip(head_layers(network), old_parameters, strict=True):
         head.initialize(mx.init.Normal(0.01), ctx=list(contexts), force_reinit=True)
         for parameter, values in zip((head.weight, head.bias), old, strict=True):
-            fresh = parameter.data().asnumpy().reshape((3, 5 + len(new_names), -1))
+            fresh = value_of(parameter).reshape((3, 5 + len(new_names), -1))
             kept = values.reshape((3, 5 + len(old_names), -1))
             fresh[:, :5] = kept[:, :5]
             # A class that is new begins as an average class: its logits are as large as those of the others.
             fresh[:, 5:] += kept[:, 5:].mean(1, keepdims=True)
             for name in known:
                 fresh[:, 5 + new_names.index(name)] = kept[:, 5 + old_names.index(name)]
-            parameter.set_data(mx.nd.array(fresh.reshape(parameter.shape)))
+            set_value(parameter, fresh.reshape(parameter.shape))
     return known

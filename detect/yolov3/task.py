@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from common.data.samples import Sample
 from common.engine.graph import settle
-from common.engine.limits import GradientLimit, StepLimit
+from common.engine.limits import GradientLimit
 from common.images.resize import Resize
 from common.loading.loader import Batch, Transform
+from common.recipe import Recipe
 from common.task import Inputs, Model
 from detect.config import YOLOv3Config, YOLOv3ModelConfig
 from detect.task import DetectionTask, most_objects
@@ -36,8 +37,6 @@ _SCALES = (0.75, 1.25)
 _BATCHES_OF_ONE_SHAPE = 10
 # Objects of an image of COCO's training set, on average.
 _OBJECTS_OF_COCO = 7.3
-# One epoch of so many, at the end of the training, sees images as they are used: whole, and one at a time.
-_EPOCHS_A_PLAIN_ONE = 10
 
 
 class YOLOv3Model(Model):
@@ -117,29 +116,27 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     """YOLOv3 by configuration."""
 
     name = "yolov3"
-    from_average = True
 
-    def limit(self) -> StepLimit | None:
-        # The usual 0.02 is too far for a set of a hundred images (benchmarks/QUALITY.md).
-        return GradientLimit(0.005)
+    def recipe(self, on_gpu: bool) -> Recipe:
+        train = self.config.train
+        return replace(
+            super().recipe(on_gpu),
+            # The usual 0.02 is too far for a set of a hundred images (benchmarks/QUALITY.md).
+            limit=GradientLimit(0.005),
+            from_average=True,  # mends the dip behind a step of the rate (benchmarks/QUALITY.md)
+            plain_transform=self._plain_transform if train.mosaic else None,
+            shapes=None if train.no_random_shape else RandomShapes(self.shape, train.seed),
+        )
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform(most_objects(samples), mosaic=self.config.train.mosaic)
 
-    def final_transform(self, samples: Sequence[Sample]) -> tuple[int, Transform] | None:
-        if not self.config.train.mosaic:
-            return None
-        epochs = self.config.train.epochs
-        return epochs - math.ceil(epochs / _EPOCHS_A_PLAIN_ONE), TrainingTransform(most_objects(samples))
+    def _plain_transform(self, samples: Sequence[Sample]) -> Transform:
+        return TrainingTransform(most_objects(samples))
 
     @property
     def resize(self) -> Resize:
         return Resize("stretch")
-
-    def training_shapes(self) -> Callable[[int, int], tuple[int, int]]:
-        if self.config.train.no_random_shape:
-            return super().training_shapes()
-        return RandomShapes(self.shape, self.config.train.seed)
 
     def build(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None

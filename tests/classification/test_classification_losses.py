@@ -12,6 +12,7 @@ from mxnet import autograd, gluon
 from classification.losses import ClassificationTraining, cross_entropy, distillation_loss
 from classification.losses import target_distributions as targets_of
 from classification.networks import build_classifier, transfer_classes
+from common.engine.inner_members import named_parameters
 from common.networks.base_networks import Network, freeze
 
 CLASSES = 3
@@ -106,15 +107,12 @@ def test_a_teacher_is_followed_and_not_changed(teacher_classes: int) -> None:
     block = ClassificationTraining(network, CLASSES, teacher=teacher, hard_weight=0.25, temperature=4.0)
     if block.teacher_output is not None:
         block.teacher_output.initialize()
-    before = {k: p.data().asnumpy() for k, p in teacher._collect_params_with_prefix().items()}
+    before = {k: p.data().asnumpy() for k, p in named_parameters(teacher).items()}
     total, hard, soft = run(block, [0, 2, 1, 1], train=True)
     np.testing.assert_allclose(total, 0.25 * hard + 0.75 * soft, rtol=1e-5)
     again = run(block, [0, 2, 1, 1], train=True)[2]
     np.testing.assert_array_equal(again, soft)  # no dropout in the teacher
-    assert all(
-        np.array_equal(before[k], p.data().asnumpy())
-        for k, p in teacher._collect_params_with_prefix().items()
-    )
+    assert all(np.array_equal(before[k], p.data().asnumpy()) for k, p in named_parameters(teacher).items())
     assert (block.teacher_output is not None) == (teacher_classes != CLASSES)
 
 
@@ -152,4 +150,4 @@ def test_a_change_of_classes_keeps_what_is_known_of_the_ones_that_stay() -> None
     assert after.shape == (2, 4)
     np.testing.assert_allclose(after[:, [1, 2]], before[:, [2, 0]], rtol=1e-5)
     assert network.output.bias.data().asnumpy().tolist() == [2.5, 4.0, 1.0, 2.5]
-    assert set(network._collect_params_with_prefix()) >= {"output.weight", "output.bias"}
+    assert set(named_parameters(network)) >= {"output.weight", "output.bias"}

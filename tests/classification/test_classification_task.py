@@ -16,6 +16,7 @@ from classification.task import ClassificationTask, ClassifierModel
 from common.config.sections import configuration
 from common.data.samples import Sample
 from common.engine.devices import bfloat16_supported
+from common.engine.inner_members import named_parameters
 from common.engine.limits import GradientLimit, RateLimit
 from common.engine.parameters import parameters, set_parameters
 from common.errors import CheckpointError, PretrainedError
@@ -23,6 +24,7 @@ from common.networks.base_networks import base_network, initialize
 from common.training.checkpoint import write_checkpoint
 from common.training.estimator import Estimator
 from tests.helpers.classification_jobs import batch, keys
+from tests.helpers.estimators import by_recipe
 
 NAMES = ["a", "b", "c"]
 CPU = [mx.cpu()]
@@ -42,15 +44,7 @@ def build(
 
 
 def estimator(**more: Any) -> Estimator:
-    made = task(**more)
-    return Estimator(
-        build(**more),
-        CPU,
-        made.optimizer(),
-        precision=made.precision(on_gpu=False),
-        limit=made.limit(),
-        compiled=made.compiled(),
-    )
+    return by_recipe(task(**more), build(**more))
 
 
 def first_losses(**more: Any) -> np.ndarray:
@@ -85,10 +79,9 @@ def imagenet_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> gluon.HybridBl
 
 @pytest.mark.parametrize("name", ["adam", "sgd", "nag", "adamw", "rmsprop"])
 def test_the_optimizer_is_the_configured_one_and_changes_what_is_learnt(name: str) -> None:
-    made = task(train__optimizer=name, train__wd=0.25)
-    assert type(made.optimizer()).__name__.lower() == name
-    assert made.optimizer().wd == 0.25
-    assert type(made.limit()) is (GradientLimit if name in ("sgd", "nag") else RateLimit)
+    made = task(train__optimizer=name, train__wd=0.25).recipe(on_gpu=False)
+    assert (made.optimizer.name, made.optimizer.wd) == (name, 0.25)
+    assert type(made.limit) is (GradientLimit if name in ("sgd", "nag") else RateLimit)
     trained = estimator(train__optimizer=name)
     before = parameters(trained.model.network)
     trained.step(batch(), 0.001)
@@ -124,8 +117,8 @@ def test_a_small_alpha_leaves_images_nearly_whole() -> None:
 
 
 def test_imperative_training_computes_the_same_without_compiling() -> None:
-    assert task().compiled()
-    assert not task(train__mode="imperative").compiled()
+    assert task().recipe(on_gpu=False).compiled
+    assert not task(train__mode="imperative").recipe(on_gpu=False).compiled
     compiled, imperative = estimator(), estimator(train__mode="imperative")
     for seed in range(2):
         np.testing.assert_allclose(
@@ -137,7 +130,7 @@ def test_imperative_training_computes_the_same_without_compiling() -> None:
 
 @pytest.mark.skipif(not bfloat16_supported(), reason="this processor has no bfloat16")
 def test_bfloat16_trains_nearly_as_float32() -> None:
-    assert task(train__dtype="bfloat16").precision(on_gpu=False) == "bfloat16"
+    assert task(train__dtype="bfloat16").recipe(on_gpu=False).precision == "bfloat16"
     rough, exact = first_losses(train__dtype="bfloat16"), first_losses()
     assert rough == pytest.approx(exact, rel=0.05)
     assert rough != pytest.approx(exact, rel=1e-6)
@@ -146,12 +139,12 @@ def test_bfloat16_trains_nearly_as_float32() -> None:
 def test_float16_is_for_gpus() -> None:
     values = keys(Path("data"), Path("out"), train__dtype="float16")
     config = configuration(ClassificationConfig, {**values, "gpus": [0]})
-    assert ClassificationTask(config).precision(on_gpu=True) == "float16"
+    assert ClassificationTask(config).recipe(on_gpu=True).precision == "float16"
 
 
 def test_no_wd_spares_biases_gamma_and_beta() -> None:
     for spared in (False, True):
-        named = build(train__no_wd=spared).network._collect_params_with_prefix()
+        named = named_parameters(build(train__no_wd=spared).network)
         found = {p.wd_mult for name, p in named.items() if name.endswith(("bias", "gamma", "beta"))}
         assert found == {0.0 if spared else 1.0}
         assert {p.wd_mult for name, p in named.items() if name.endswith("weight")} == {1.0}
@@ -187,7 +180,7 @@ def test_a_variant_is_another_network(variant: str) -> None:
     plain = build(**more)
     made = build(**more, **{f"model__{variant}": True})
     assert made.description()[variant] is True
-    names, other = (set(m.network._collect_params_with_prefix()) for m in (plain, made))
+    names, other = (set(named_parameters(m.network)) for m in (plain, made))
     gammas = [v for k, v in parameters(made.network).items() if k.endswith("gamma")]
     if variant == "last_gamma":
         assert any(not gamma.any() for gamma in gammas)
@@ -209,7 +202,7 @@ def test_a_teacher_of_the_same_classes_is_followed_in_the_order_of_ours(tmp_path
     assert made.model.losses == ("loss", "cross_entropy", "teacher")
     for _ in range(25):
         made.step(batch(), 0.01)
-    logits = made._infer(mx.nd.array(batch().arrays["image"], dtype="uint8")).asnumpy()
+    logits = made.engine.predict(batch().arrays["image"])[0]
     assert set(softmax(logits).argmax(axis=1)) == {2}  # "c", where the labels are 0, 1, 2 in turn
 
 
@@ -218,10 +211,10 @@ def test_a_teacher_of_other_classes_is_learnt_by_a_layer_of_its_own(tmp_path: Pa
     teacher.network.output.bias.set_data(mx.nd.array([4.0, 0.0, 0.0, 0.0]))
     path = saved(tmp_path / "teacher.pkl", teacher)
     made = estimator(train__teacher=path, train__temperature=2.0)
-    assert len(made._parameters) == len(estimator()._parameters) + 2
+    assert set(made.engine.companions()) == {"teacher_output.weight", "teacher_output.bias"}
     losses = [made.step(batch(), 0.003) for _ in range(15)]
     assert losses[-1][2] < 0.9 * losses[0][2]  # type: ignore[index]
-    assert "teacher_output" not in "".join(made.parameters())
+    assert "teacher_output" not in "".join(made.engine.parameters())
 
 
 def test_a_teacher_may_be_any_published_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +271,7 @@ def test_several_devices_train_with_mixup_and_a_teacher(tmp_path: Path) -> None:
     contexts = [mx.cpu(0), mx.cpu(1)]
     made = task(train__teacher=path, train__mixup=True, train__optimizer="sgd")
     model = made.build(NAMES, contexts, None)
-    trained = Estimator(model, contexts, made.optimizer(), limit=made.limit())
+    trained = by_recipe(made, model, contexts)
     before = parameters(model.network)
     assert trained.step(batch(), 0.01) is not None
     assert any((before[name] != value).any() for name, value in parameters(model.network).items())
@@ -290,9 +283,12 @@ def test_a_distillation_taken_up_again_goes_on_with_what_it_learnt_from_the_teac
     whole, again = estimator(**more), estimator(**more)
     for seed in range(2):
         whole.step(batch(seed=seed), 0.1)
-    set_parameters(again.model.network, whole.parameters())
-    assert set(whole.companions()) == {"teacher_output.weight", "teacher_output.bias"}
-    assert (again.companions()["teacher_output.weight"] != whole.companions()["teacher_output.weight"]).any()
-    again.restore_companions(whole.companions())
+    set_parameters(again.model.network, whole.engine.parameters())
+    assert set(whole.engine.companions()) == {"teacher_output.weight", "teacher_output.bias"}
+    assert (
+        again.engine.companions()["teacher_output.weight"]
+        != whole.engine.companions()["teacher_output.weight"]
+    ).any()
+    again.engine.set_companions(whole.engine.companions())
     np.testing.assert_array_equal(again.step(batch(seed=2), 0.1), whole.step(batch(seed=2), 0.1))
-    assert not estimator().companions()
+    assert not estimator().engine.companions()

@@ -9,11 +9,10 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.engine.limits import GradientLimit
 from common.export.model_files import export_model
-from common.training.estimator import Estimator
 from detect.center_net.network import BASE_NETWORKS, expect_size
-from tests.helpers.centernet_models import CPU, batch, build, losses, outputs, sample, settled, task
+from tests.helpers.centernet_models import batch, build, losses, outputs, sample, settled, task
+from tests.helpers.estimators import estimator_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_network_trains_and_detects_on_the_cpu(base_network: str) -> None:
     made = build({"base_network": base_network})
     assert made.name == f"center_net_{base_network}_custom"
-    estimator = Estimator(made, CPU, mx.optimizer.SGD(momentum=0.9), limit=GradientLimit(0.02))
+    estimator = estimator_of(made, momentum=0.9)
     content = batch(4)
     course = [estimator.step(content, 0.01) for _ in range(4)]
     assert all(loss is not None and np.isfinite(loss).all() for loss in course)
@@ -167,7 +166,7 @@ def test_a_few_images_are_learnt_by_heart_at_the_guides_learning_rate() -> None:
     made = build(classes=["a", "b"], flip_test=False)
     content = batch(2)
     task().begin(made, [sample([[1, 4, 4, 40, 50]], 64, 64)])
-    estimator = Estimator(made, CPU, mx.optimizer.SGD(momentum=0.9, wd=1e-4), limit=GradientLimit(0.02))
+    estimator = estimator_of(made, momentum=0.9, wd=1e-4)
     course = [estimator.step(content, 0.01) for _ in range(60)]
     assert course[-1][1] < 0.2 * course[0][1]  # type: ignore[index]
     block = made.training_block()[0]
@@ -184,7 +183,7 @@ def test_a_few_images_are_learnt_by_heart_at_the_guides_learning_rate() -> None:
 def test_several_devices_train_one_model() -> None:
     contexts = [mx.cpu(0), mx.cpu(1)]
     made = task().build(["a", "b"], contexts, None)
-    estimator = Estimator(made, contexts, mx.optimizer.SGD(momentum=0.9), limit=GradientLimit(0.02))
+    estimator = estimator_of(made, contexts, momentum=0.9)
     for seed in range(2):
         assert np.isfinite(estimator.step(batch(4, seed=seed), 0.01)).all()  # type: ignore[arg-type]
     copies = [copy.asnumpy() for copy in made.network.heads[0][-1].weight.list_data()]

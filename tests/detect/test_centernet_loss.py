@@ -8,6 +8,7 @@ import pytest
 from gluoncv.loss import HeatmapFocalLoss, MaskedL1Loss
 from mxnet import autograd, nd
 
+from common.engine.inner_members import named_parameters
 from detect.center_net.loss import CenterNetTraining, focal_loss, l1_loss
 from detect.center_net.network import CenterNetNetwork, build_network, initialise
 from detect.center_net.targets import fill_targets, target_layout
@@ -167,7 +168,7 @@ def test_network_learns_on_the_cpu(base_network: str) -> None:
     block = CenterNetTraining(network, sampled=base_network.endswith("dcnv2"))
     block.hybridize()
     arrays = inputs(BOXES)
-    before = {name: p.data().asnumpy() for name, p in network._collect_params_with_prefix().items()}
+    before = {name: p.data().asnumpy() for name, p in named_parameters(network).items()}
     trainer = mx.gluon.Trainer(network.collect_params(), "adam", {"learning_rate": 1e-3}, kvstore=None)
     course = []
     for _ in range(6):
@@ -178,8 +179,6 @@ def test_network_learns_on_the_cpu(base_network: str) -> None:
         course.append(loss.mean().asscalar())
     assert course[-1] < 0.7 * course[0]
     unmoved = [
-        name
-        for name, p in network._collect_params_with_prefix().items()
-        if (p.data().asnumpy() == before[name]).all()
+        name for name, p in named_parameters(network).items() if (p.data().asnumpy() == before[name]).all()
     ]
     assert unmoved == []

@@ -12,6 +12,7 @@ import pytest
 from mxnet import autograd, nd
 
 from common.engine.graph import export_symbol
+from common.engine.inner_members import named_parameters
 from detect.center_net.deformable import sampling
 from detect.center_net.network import (
     BASE_NETWORKS,
@@ -66,8 +67,8 @@ def test_structure_is_that_of_the_published_networks(base_network: str) -> None:
     )
     theirs.infer_shape(nd.zeros((1, 3, 64, 64)))
     ours, _ = build_network(base_network, theirs.classes)
-    expected = {name: tuple(value.shape) for name, value in theirs._collect_params_with_prefix().items()}
-    found = {name: tuple(value.shape) for name, value in ours._collect_params_with_prefix().items()}
+    expected = {name: tuple(value.shape) for name, value in named_parameters(theirs).items()}
+    found = {name: tuple(value.shape) for name, value in named_parameters(ours).items()}
     added = {name for name in found if name.startswith("base_network.laterals.")}
     assert {name: shape for name, shape in found.items() if name not in added} == expected
     assert len(added) == 3 * (1 + 4)  # of each map: a convolution and BatchNorm
@@ -285,7 +286,7 @@ def test_known_classes_keep_what_was_learnt_of_them() -> None:
     assert network.classes == ["bird", "fish", "dog"]
     assert set(network(x)[0].asnumpy().ravel()) <= {-1.0, 0.0, 1.0, 2.0}
     fresh, _ = build_network("resnet18_v1b", ["x", "y", "z"])
-    assert list(network._collect_params_with_prefix()) == list(fresh._collect_params_with_prefix())
+    assert list(named_parameters(network)) == list(named_parameters(fresh))
     names = [parameter.name for parameter in network.collect_params().values()]
     assert len(names) == len(set(names)) == len(list(fresh.collect_params()))
 
@@ -321,8 +322,8 @@ def test_imagenet_parameters_loaded_into_the_backbone_are_the_networks(tmp_path:
     network, backbone = build_network("resnet18_v1b_dcnv2", ["a"])
     initialise(network, CPU)
     backbone.load_parameters(str(tmp_path / "resnet18_v1b.params"), ctx=CPU)
-    expected = {name: p.data().asnumpy() for name, p in published._collect_params_with_prefix().items()}
-    ours = network.base_network.base_network._collect_params_with_prefix()
+    expected = {name: p.data().asnumpy() for name, p in named_parameters(published).items()}
+    ours = named_parameters(network.base_network.base_network)
     np.testing.assert_array_equal(ours["0.weight"].data().asnumpy(), expected["conv1.weight"])
     np.testing.assert_array_equal(
         ours["7.1.conv2.weight"].data().asnumpy(), expected["layer4.1.conv2.weight"]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from common.config.sections import with_model
-from common.engine.limits import GradientLimit
+from common.engine.inner_members import named_parameters
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, ConfigurationError, PretrainedError
-from common.training.estimator import Estimator
 from detect.center_net.network import backbone_parameters, head_parameters
 from detect.center_net.task import CenterNetTask, mean_size
 from tests.helpers.centernet_models import CPU, batch, build, sample, task
+from tests.helpers.estimators import estimator_of
 
 PRETRAINED = {"use_pretrained": True, "transfer_dataset": "voc"}
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -50,7 +50,7 @@ def test_a_pretrained_detector_keeps_boxes_and_the_classes_it_knows(published: A
     (models / path.name).symlink_to(path)
     # train.pretrained_base has nothing to say beside model.use_pretrained: its file is not even looked for.
     made = build(PRETRAINED, {"pretrained_base": True}, classes=["robot", "dog"])
-    theirs = {name: value.data().asnumpy() for name, value in network._collect_params_with_prefix().items()}
+    theirs = {name: value.data().asnumpy() for name, value in named_parameters(network).items()}
     for name, value in parameters(made.network).items():
         if name.startswith("base_network.laterals."):
             # What the file has not adds nothing at first: the detections are the published ones.
@@ -85,7 +85,7 @@ def test_a_multiplier_of_0_leaves_its_layers_as_they_are(published: Any, models:
     for key, part in (("transfer_lr_mult", "base_network.base_network."), ("output_lr_mult", "heads.")):
         made = build(PRETRAINED, {"transfer_lr_mult": 1.0, "output_lr_mult": 1.0, key: 0.0})
         before = parameters(made.network)
-        Estimator(made, CPU, mx.optimizer.SGD(wd=0.0), limit=GradientLimit(0.02)).step(batch(), 0.001)
+        estimator_of(made).step(batch(), 0.001)
         after = parameters(made.network)
         # Running means are statistics, not what a learning rate applies to.
         changed = {name for name, value in before.items() if (after[name] != value).any()}

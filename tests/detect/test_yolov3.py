@@ -15,15 +15,14 @@ import pytest
 
 from common.config.sections import configuration
 from common.data.samples import Sample
-from common.engine.limits import GradientLimit
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, DeviceError, PretrainedError
 from common.loading.loader import Batch
 from common.networks.pretrained import find_parameters
-from common.training.estimator import Estimator
 from detect.config import YOLOv3Config
 from detect.yolov3.network import build_network, head_layers, initialise, transfer_classes
 from detect.yolov3.task import RandomShapes, YOLOv3Task, image_weight
+from tests.helpers.estimators import estimator_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = [mx.cpu()]
@@ -98,7 +97,7 @@ def test_output_lr_mult_slows_the_last_layers_of_a_pretrained_detector_alone(
         ["dog", "x"], CPU, None
     )
     before = parameters(made.network)
-    Estimator(made, CPU, mx.optimizer.SGD(wd=0.0), limit=GradientLimit(0.02)).step(batch(), 0.001)
+    estimator_of(made).step(batch(), 0.001)
     after = parameters(made.network)
     changed = {name for name, value in before.items() if (after[name] != value).any()}
     assert changed
@@ -181,8 +180,8 @@ def test_mosaics_are_made_as_often_as_the_key_says_and_not_in_the_last_tenth_of_
 
     def mosaics(**keys: Any) -> tuple[float, tuple[int, float] | None]:
         made = task(**keys)
-        last = made.final_transform(samples)
-        return made.training_transform(samples).mosaic, last and (last[0], last[1].mosaic)  # type: ignore[attr-defined]
+        plain, first = made.recipe(on_gpu=False).plain_transform, made.config.train.first_plain_epoch
+        return made.training_transform(samples).mosaic, plain and (first, plain(samples).mosaic)  # type: ignore
 
     assert mosaics(epochs=50) == (0.5, (45, 0.0))
     assert mosaics(epochs=11, mosaic=1) == (1.0, (9, 0.0))
@@ -202,7 +201,8 @@ def test_both_base_networks_are_what_they_are_called() -> None:
 SYNCBN = """
 import mxnet as mx
 import numpy as np
-from common.training.estimator import Estimator
+from tests.helpers.estimators import estimator_of
+from common.engine.inner_members import named_parameters
 from common.engine.limits import GradientLimit
 from tests.detect.test_yolov3 import batch, task
 
@@ -212,9 +212,9 @@ for contexts in (devices, devices[:1]):
     mx.random.seed(0)
     np.random.seed(0)
     model = task({"syncbn": True}).build(["a", "b"], contexts, None)
-    made = Estimator(model, contexts, mx.optimizer.SGD(), limit=GradientLimit(0.005))
+    made = estimator_of(model, contexts, limit=GradientLimit(0.005))
     first = made.step(batch(4), 0.01)
-    network = model.network._collect_params_with_prefix()
+    network = named_parameters(model.network)
     statistics = {name: value.list_data()[-1].asnumpy() for name, value in network.items() if "running_" in name}
     seen.append({"loss": first, **statistics})
     assert np.isfinite([made.step(batch(4, side=side), 0.01) for side in (96, 64)]).all()  # larger: bound anew
@@ -239,7 +239,7 @@ def test_syncbn_gives_devices_the_statistics_and_the_loss_of_one_device() -> Non
 def test_several_devices_train_one_model() -> None:
     contexts = [mx.cpu(0), mx.cpu(1), mx.cpu(2)]
     made = task().build(["a", "b"], contexts, None)
-    estimator = Estimator(made, contexts, mx.optimizer.SGD(momentum=0.9), limit=GradientLimit(0.02))
+    estimator = estimator_of(made, contexts, momentum=0.9)
     for seed in range(2):
         assert np.isfinite(estimator.step(batch(6, seed=seed), 0.01)).all()  # type: ignore[arg-type]
     weight = made.network.yolo_outputs[0].prediction.weight
@@ -250,15 +250,13 @@ def test_several_devices_train_one_model() -> None:
 def test_amp_computes_in_bfloat16_where_the_processor_has_it_and_is_refused_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import detect.task
-
-    monkeypatch.setattr(detect.task, "bfloat16_supported", lambda: True)
-    assert task({"amp": True}).precision(on_gpu=False) == "bfloat16"
-    assert task({"amp": True}).precision(on_gpu=True) == "float16"
-    assert task({"amp": False}).precision(on_gpu=False) == "float32"
-    monkeypatch.setattr(detect.task, "bfloat16_supported", lambda: False)
+    monkeypatch.setattr("common.engine.devices.bfloat16_supported", lambda: True)
+    assert task({"amp": True}).recipe(on_gpu=False).precision == "bfloat16"
+    assert task({"amp": True}).recipe(on_gpu=True).precision == "float16"
+    assert task({"amp": False}).recipe(on_gpu=False).precision == "float32"
+    monkeypatch.setattr("common.engine.devices.bfloat16_supported", lambda: False)
     with pytest.raises(DeviceError, match=r"model\.amp"):
-        task({"amp": True}).precision(on_gpu=False)
+        task({"amp": True}).recipe(on_gpu=False)
 
 
 def test_a_step_in_bfloat16_is_nearly_one_in_float32() -> None:
@@ -271,9 +269,7 @@ def test_a_step_in_bfloat16_is_nearly_one_in_float32() -> None:
         mx.random.seed(0)
         np.random.seed(0)
         made = task().build(["a", "b"], CPU, None)
-        found = Estimator(made, CPU, mx.optimizer.SGD(), precision=precision, limit=GradientLimit(0.02)).step(
-            batch(4), 0.001
-        )
+        found = estimator_of(made, precision=precision).step(batch(4), 0.001)
         assert found is not None
         return found
 
@@ -284,14 +280,16 @@ def test_a_step_in_bfloat16_is_nearly_one_in_float32() -> None:
 
 
 def test_the_input_varies_over_training_unless_it_is_fixed() -> None:
-    shapes = task({"data_shape": [256, 192]}).training_shapes()
+    shapes = task({"data_shape": [256, 192]}).recipe(on_gpu=False).shapes
+    assert shapes is not None
     assert isinstance(shapes, RandomShapes)
     seen = {shapes(epoch, number) for epoch in range(20) for number in range(0, 100, 10)}
     assert len(seen) > 1
     assert shapes(3, 17) == shapes(3, 12)
     assert all(width % 32 == 0 == height % 32 for width, height in seen)
-    fixed = task({"data_shape": [256, 192]}, no_random_shape=True).training_shapes()
-    assert {fixed(epoch, number) for epoch in range(9) for number in range(99)} == {(256, 192)}
+    fixed = task({"data_shape": [256, 192]}, no_random_shape=True)
+    assert fixed.recipe(on_gpu=False).shapes is None
+    assert fixed.shape == (256, 192)
 
 
 def test_random_shapes_stay_near_the_configured_one_and_keep_its_aspect() -> None:
@@ -302,7 +300,7 @@ def test_random_shapes_stay_near_the_configured_one_and_keep_its_aspect() -> Non
 
 def test_a_job_from_scratch_stays_finite_and_learns_to_fit_a_few_images() -> None:
     made = task().build(["a", "b"], CPU, None)
-    estimator = Estimator(made, CPU, mx.optimizer.SGD(momentum=0.9, wd=1e-4), limit=GradientLimit(0.02))
+    estimator = estimator_of(made, momentum=0.9, wd=1e-4)
     content = batch(4)
     losses = [estimator.step(content, 0.001) for _ in range(30)]
     assert all(loss is not None and np.isfinite(loss).all() for loss in losses)

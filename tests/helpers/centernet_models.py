@@ -11,6 +11,7 @@ from mxnet import autograd
 from common.config.sections import configuration
 from common.data.samples import Sample
 from common.engine.graph import Normalise, inference_graph
+from common.engine.inner_members import operator_options
 from common.loading.loader import Batch
 from detect.center_net.deformable import sampling
 from detect.center_net.task import CenterNetModel, CenterNetTask
@@ -56,7 +57,7 @@ def settle_statistics(block: Any, images: Any) -> None:
 
     def momentum(layer: Any, value: float) -> None:
         if isinstance(layer, mx.gluon.nn.BatchNorm):
-            layer._kwargs["momentum"] = value
+            operator_options(layer)["momentum"] = value
 
     block.apply(lambda layer: momentum(layer, 0.0))
     with sampling(), autograd.record():

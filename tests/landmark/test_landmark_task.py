@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 from common.data.samples import Sample
+from common.engine.inner_members import named_parameters
 from common.engine.limits import GradientLimit, RateLimit
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, ConfigurationError
+from common.recipe import Recipe
 from common.task import Inputs
 from common.training.checkpoint import write_checkpoint
-from common.training.estimator import Estimator
 from landmark.mirroring import MIRRORED_68
 from landmark.task import LandmarkModel
 from landmark.transforms import TrainingTransform
+from tests.helpers.estimators import estimator_of
 from tests.helpers.landmark_jobs import (
     HEIGHT,
     WIDTH,
@@ -61,7 +63,7 @@ def test_what_means_something_for_classes_alone_is_refused(key: str, value: str,
 
 @pytest.mark.parametrize(("baseline", "expected"), [(0, None), ("-3.5", -3.5)])
 def test_a_baseline_of_0_is_none(baseline: Any, expected: float | None) -> None:
-    assert task(train__early_stop_baseline=baseline).early_stop_baseline == expected
+    assert task(train__early_stop_baseline=baseline).recipe(on_gpu=False).early_stop_baseline == expected
 
 
 def test_evaluation_falls_with_the_error_and_is_in_pixels() -> None:
@@ -109,7 +111,7 @@ def test_a_table_of_other_keypoints_is_refused_by_name() -> None:
 
 def multipliers(model: LandmarkModel) -> dict[str, set[float]]:
     found: dict[str, set[float]] = {"features": set(), "rest": set()}
-    for name, parameter in model.network._collect_params_with_prefix().items():
+    for name, parameter in named_parameters(model.network).items():
         found["features" if name.startswith("features.") else "rest"].add(parameter.lr_mult)
     return found
 
@@ -126,7 +128,7 @@ def test_pretrained_layers_and_the_head_learn_at_their_rates(
     rates: dict[str, Any] = {"train__transfer_lr_mult": 0.02, "train__output_lr_mult": 0.3}
     model = build(model__use_pretrained=True, **rates)
     assert multipliers(model) == {"features": {0.02}, "rest": {0.3}}
-    values = zoo._collect_params_with_prefix()["features.0.weight"].data().asnumpy()
+    values = named_parameters(zoo)["features.0.weight"].data().asnumpy()
     np.testing.assert_array_equal(model.network.features[0].weight.data().asnumpy(), values)
     assert multipliers(build(**rates)) == {"features": {1.0}, "rest": {1.0}}
 
@@ -134,20 +136,23 @@ def test_pretrained_layers_and_the_head_learn_at_their_rates(
 def test_no_wd_spares_biases_gamma_and_beta() -> None:
     for no_wd, spared in ((True, {0.0}), (False, {1.0})):
         decays: dict[bool, set[float]] = {True: set(), False: set()}
-        for name, parameter in build(train__no_wd=no_wd).network._collect_params_with_prefix().items():
+        for name, parameter in named_parameters(build(train__no_wd=no_wd).network).items():
             if "running" not in name:
                 decays[name.endswith(("bias", "gamma", "beta"))].add(parameter.wd_mult)
         assert decays == {True: spared, False: {1.0}}
 
 
 def test_optimizer_and_precision_are_the_configured_ones() -> None:
-    assert type(task().optimizer()).__name__ == "Adam"
-    nag = task(train__optimizer="nag", train__momentum=0.8, train__wd=0.01).optimizer()
-    assert (type(nag).__name__, nag.momentum, nag.wd) == ("NAG", 0.8, 0.01)
-    assert task().precision(on_gpu=False) == "float32"
-    assert (task().compiled(), task(train__mode="imperative").compiled()) == (True, False)
-    assert isinstance(task().limit(), RateLimit)
-    assert isinstance(task(train__optimizer="sgd").limit(), GradientLimit)
+    def recipe(**keys: Any) -> Recipe:
+        return task(**keys).recipe(on_gpu=False)
+
+    assert recipe().optimizer.name == "adam"
+    nag = recipe(train__optimizer="nag", train__momentum=0.8, train__wd=0.01).optimizer
+    assert (nag.name, nag.momentum, nag.wd) == ("nag", 0.8, 0.01)
+    assert recipe().precision == "float32"
+    assert (recipe().compiled, recipe(train__mode="imperative").compiled) == (True, False)
+    assert isinstance(recipe().limit, RateLimit)
+    assert isinstance(recipe(train__optimizer="sgd").limit, GradientLimit)
 
 
 def test_mixup_mixes_images_and_holds_them_against_the_points_of_both() -> None:
@@ -189,7 +194,7 @@ def test_a_student_comes_to_give_its_teachers_points(tmp_path: Path) -> None:
     np.testing.assert_allclose(total, 0.25 * hard + 0.75 * soft, rtol=1e-5)
     assert model.losses == ("loss", "points", "teacher")
     model = build(train__teacher=str(tmp_path / "teacher.pkl"), train__hard_weight=0)
-    estimator = Estimator(model, [mx.cpu()], mx.optimizer.create("adam"))
+    estimator = estimator_of(model, optimizer="adam", limit=None)
     far = losses(model, model.training_inputs(batch()))[2].mean()
     for _ in range(30):
         estimator.step(batch(), 0.003)

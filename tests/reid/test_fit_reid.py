@@ -12,15 +12,16 @@ import pytest
 from common.config.network_names import embedding_dimension
 from common.config.sections import configuration
 from common.data.samples import Sample
+from common.engine.inner_members import named_parameters
 from common.engine.parameters import parameters
 from common.evaluator import Evaluation
 from common.networks.base_networks import base_network, initialize
 from common.training.checkpoint import read_checkpoint, write_checkpoint
-from common.training.estimator import Estimator
 from reid.config import ReIDConfig
 from reid.metric import leave_one_out
 from reid.task import ReIDModel, ReIDTask
 from tests.helpers.classification_jobs import batch, draw, keys
+from tests.helpers.estimators import by_recipe
 from tests.helpers.jobs import Ended, fit
 from tests.helpers.strangers import outputs, prepared, reopened
 
@@ -58,9 +59,8 @@ def build(classes: list[str] = NAMES, checkpoint: dict[str, Any] | None = None, 
 
 def losses(**more: Any) -> tuple[tuple[str, ...], np.ndarray]:
     """Names and means of the losses of a first step."""
-    model, made = build(**more), task(**more)
-    estimator = Estimator(model, CPU, made.optimizer(), limit=made.limit(), compiled=made.compiled())
-    found = estimator.step(batch(), 0.001)
+    model = build(**more)
+    found = by_recipe(task(**more), model).step(batch(), 0.001)
     assert found is not None
     return model.losses, found
 
@@ -169,14 +169,15 @@ def test_of_equal_rank_1_the_better_map_is_better(data: Path) -> None:
 
 def test_batches_hold_several_images_of_each_identity() -> None:
     samples = [Sample(f"{i}.jpg", 8, 8, np.array([i % 5], np.float32)) for i in range(40)]
-    order = task().training_order(samples)
-    assert order is not None
+    ordered = task().recipe(on_gpu=False).order
+    assert ordered is not None
+    order = ordered(samples)
     first, other = (order(epoch, np.random.default_rng(0)) for epoch in (0, 1))
     for start in range(0, len(first), 8):
         _, counts = np.unique(first[start : start + 8] % 5, return_counts=True)
         assert counts.tolist() == [4, 4]
     assert first.tolist() != other.tolist()
-    assert task(train__mixup=True).training_order(samples) is None
+    assert task(train__mixup=True).recipe(on_gpu=False).order is None
 
 
 def test_the_keys_of_classification_hold_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +212,6 @@ def test_pretrained_layers_the_neck_and_the_head_learn_at_their_rates(
     (tmp_path / "models").mkdir()
     source.save_parameters(str(tmp_path / "models" / f"{NAME}.params"))
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
-    named = build(model__use_pretrained=True).network._collect_params_with_prefix()
+    named = named_parameters(build(model__use_pretrained=True).network)
     rates = {name.split(".")[0]: parameter.lr_mult for name, parameter in named.items()}
     assert rates == {"features": 0.01, "neck": 0.1, "output": 0.1}

@@ -12,7 +12,9 @@ from mxnet import autograd, gluon
 from classification.networks import transfer_classes
 from common.config.network_names import SMALLEST_SIZE, embedding_dimension
 from common.engine.graph import inference_graph
-from common.networks.base_networks import load_pretrained
+from common.engine.inner_members import named_parameters
+from common.networks.base_networks import imagenet
+from common.networks.start import load
 from reid.network import BatchHardTriplet, EmbeddingInference, ReidTraining, build_embedding
 
 NAME = "mobilenet0.25"
@@ -115,8 +117,8 @@ def test_known_identities_keep_their_outputs() -> None:
 
 def test_pretrained_parameters_fit(shared_models: Path) -> None:
     network = build_embedding("mobilenetv2_1.0", 3, [mx.cpu()])
-    loaded = load_pretrained(network, shared_models / "mobilenetv2_1.0.params")
-    left = set(network._collect_params_with_prefix()) - loaded
+    loaded = load(imagenet(network, "mobilenetv2_1.0"), shared_models / "mobilenetv2_1.0.params")
+    left = set(named_parameters(network)) - loaded
     assert {name.split(".")[0] for name in left} == {"neck", "output"}
 
 

@@ -10,7 +10,7 @@ import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
 
-from common.engine.batch_statistics import BatchStatistics, _shrunk
+from common.engine.batch_statistics import BatchStatistics, shrunk
 from common.engine.graph import Inference
 
 CONTEXT = mx.cpu()
@@ -122,7 +122,7 @@ def test_known_statistics_stay_as_far_as_the_measured_ones_are_unsure() -> None:
         found = []
         for _ in range(50):
             pieces = truth + rng.normal(size=(4, 64))
-            between = _shrunk(pieces.mean(0), pieces, known)
+            between = shrunk(pieces.mean(0), pieces, known)
             found.append(np.mean((between - truth) ** 2))
             shares.append((off, np.median((between - known) / (pieces.mean(0) - known))))
         # A mean of four, alone, is off by 1 / 4.
@@ -130,7 +130,7 @@ def test_known_statistics_stay_as_far_as_the_measured_ones_are_unsure() -> None:
     assert np.mean([share for off, share in shares if off == 0.0]) < 0.2
     assert np.mean([share for off, share in shares if off == 3.0]) > 0.95
     one = rng.normal(size=(1, 64))
-    assert (_shrunk(one[0], one, truth) == truth).all()
+    assert (shrunk(one[0], one, truth) == truth).all()
 
 
 class Mirrored(gluon.HybridBlock):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
+from common.engine.arrays import norms
 from common.engine.devices import bfloat16_supported
 from common.engine.graph import Normalise, inference_graph, statistics_graph
-from common.engine.limits import norms
 from common.engine.training_graph import TrainingGraph
 from tests.common.engine.test_training_graph import losses_of
 

@@ -10,6 +10,7 @@ import pytest
 from mxnet import autograd, gluon
 
 from common.config.network_sections import OPTIMIZERS
+from common.engine.engine import OptimizerSettings
 from common.engine.optimizers import MOMENTUM, create
 
 # LARS moves weights by a thousandth of themselves; AdaDelta, FTRL, LAMB and AdaGrad begin slowly.
@@ -29,7 +30,7 @@ def train(
     network[0].weight.lr_mult = 0.0 if frozen else 1.0
     trainer = gluon.Trainer(
         network.collect_params(),
-        create(name, 0.01, momentum, wd),
+        create(OptimizerSettings(name, 0.01, momentum, wd), "cpu"),
         kvstore=None,
         update_on_kvstore=False,
     )
@@ -73,6 +74,10 @@ def test_momentum_changes_the_optimizers_that_have_one(name: str) -> None:
     assert np.allclose(with_it, without, atol=1e-7) == (name not in MOMENTUM)
 
 
+def made(name: str, learning_rate: float, momentum: float, wd: float) -> Any:
+    return create(OptimizerSettings(name, learning_rate, momentum, wd), "cpu")
+
+
 def step_by_step(optimizer: Any, weight: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
     array = mx.nd.array(weight)
     state = optimizer.create_state_multi_precision(0, array)  # as a trainer does
@@ -90,9 +95,9 @@ def test_adamw_is_the_papers() -> None:
         variance = 0.999 * variance + 0.001 * gradient**2
         step = mean / (1 - 0.9**t) / (np.sqrt(variance / (1 - 0.999**t)) + 1e-8)
         weight -= 0.1 * (step + 0.5 * weight)
-    found = step_by_step(create("adamw", 0.1, 0.9, 0.5), start, gradients)
+    found = step_by_step(made("adamw", 0.1, 0.9, 0.5), start, gradients)
     np.testing.assert_allclose(found, weight, rtol=1e-4)
-    assert not np.allclose(found, step_by_step(create("adam", 0.1, 0.9, 0.5), start, gradients), rtol=1e-2)
+    assert not np.allclose(found, step_by_step(made("adam", 0.1, 0.9, 0.5), start, gradients), rtol=1e-2)
 
 
 def test_dcasgd_compensates_for_what_the_weight_has_moved_by() -> None:
@@ -104,7 +109,7 @@ def test_dcasgd_compensates_for_what_the_weight_has_moved_by() -> None:
         momentum = 0.9 * momentum - 0.1 * compensated
         previous = weight.copy()
         weight = weight + momentum
-    found = step_by_step(create("dcasgd", 0.1, 0.9, 0.5), start, gradients)
+    found = step_by_step(made("dcasgd", 0.1, 0.9, 0.5), start, gradients)
     np.testing.assert_allclose(found, weight, rtol=1e-4)
 
 
@@ -117,9 +122,9 @@ def test_sgd_steps_as_its_definition_says_one_by_one_and_several_at_once(momentu
         velocity = momentum * velocity - 0.1 * (gradient + 0.5 * weight)
         weight = weight + velocity
     np.testing.assert_allclose(
-        step_by_step(create("sgd", 0.1, momentum, 0.5), start, gradients), weight, rtol=1e-4
+        step_by_step(made("sgd", 0.1, momentum, 0.5), start, gradients), weight, rtol=1e-4
     )
-    together = create("sgd", 0.1, momentum, 0.5)  # as a trainer does on GPUs
+    together = create(OptimizerSettings("sgd", 0.1, momentum, 0.5), "gpu")  # as a trainer does on GPUs
     arrays = [mx.nd.array(start), mx.nd.array(start)]
     states = [together.create_state_multi_precision(index, array) for index, array in enumerate(arrays)]
     for gradient in gradients:
@@ -132,5 +137,5 @@ def test_sgd_steps_as_its_definition_says_one_by_one_and_several_at_once(momentu
 def test_ftrl_goes_on_from_the_weights_it_is_given() -> None:
     start = np.array([[0.5, -0.3]])
     gradients = [np.array([[0.01, 0.02]])]
-    found = step_by_step(create("ftrl", 0.01, 0.9, 0.0), start, gradients)
+    found = step_by_step(made("ftrl", 0.01, 0.9, 0.0), start, gradients)
     assert 0 < np.abs(found - start).max() < 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -51,3 +52,18 @@ def test_first_steps_of_a_run_are_softened_where_no_warm_up_was_asked_for() -> N
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="linear"):
         rates(mode="linear")
+
+
+def test_a_rate_steps_down_where_an_epoch_begins_with_half_of_it_or_less() -> None:
+    def epochs(first_step: int = 0, **keys: Any) -> list[int]:
+        made = Schedule(0.1, keys.pop("mode", "step"), 8, 5, first_step=first_step, **keys)
+        return [epoch for epoch in range(8) if made.steps_down_at(epoch)]
+
+    assert epochs(decay_epochs=(2, 5)) == [2, 5]
+    assert epochs(decay_period=3) == [3, 6]
+    assert epochs(decay_epochs=(2, 5), decay=0.6) == []  # less than by half
+    assert epochs(mode="cosine") == epochs(mode="poly") == []  # much over an epoch, little by the step
+    assert epochs(decay_epochs=(2, 5), first_step=10) == [
+        5
+    ]  # where a training begins nothing has been averaged
+    assert epochs(decay_epochs=(2,), warmup_epochs=2.0, warmup_lr=0.1) == [2]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import mxnet as mx
@@ -11,10 +15,11 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
-import common.engine.training_graph as module
 from common.engine.graph import trace
-from common.engine.training_graph import RecordedStep, TrainingGraph, TrainingStep
+from common.engine.inner_members import named_parameters
+from common.engine.training_graph import RecordedStep, TrainingGraph, TrainingStep, for_training
 
+ROOT = Path(__file__).resolve().parents[3]
 CONTEXT = mx.cpu()
 INPUTS = ("x", "target")
 
@@ -60,7 +65,7 @@ def step(made: Any, block: Block, given: list[np.ndarray], scale: float = 1.0) -
     losses = losses_of(made, given)
     made.backward(scale)
     found = {f"loss{i}": loss.asnumpy() for i, loss in enumerate(losses)}
-    for name, parameter in block._collect_params_with_prefix().items():
+    for name, parameter in named_parameters(block).items():
         kind = parameter.data() if parameter.grad_req == "null" else parameter.grad()
         found[name] = kind.asnumpy()
     return found
@@ -89,51 +94,70 @@ def test_steps_of_many_shapes_are_those_of_fresh_graphs() -> None:
         given = arrays(rows, side, number)
         fresh = Block()
         wanted = step(RecordedStep(fresh, CONTEXT), fresh, given)
-        for name, parameter in block._collect_params_with_prefix().items():
+        for name, parameter in named_parameters(block).items():
             if "running" in name:  # back to those of a block that has made no step
                 parameter.set_data(mx.nd.ones(parameter.shape) * ("var" in name))
         assert_same(step(made, block, given), wanted)
 
 
-def test_a_shape_is_bound_once_and_again_only_after_a_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    bound: list[tuple[int, ...]] = []
-    bind = TrainingGraph._bind
+BOUND = """
+import sys
+from common.engine.training_graph import TrainingGraph
+from tests.common.engine.test_training_graph import CONTEXT, INPUTS, Block, arrays
 
-    def noted(self: TrainingGraph, given: Sequence[np.ndarray]) -> Any:
-        bound.append(given[0].shape)
-        return bind(self, given)
-
-    monkeypatch.setattr(TrainingGraph, "_bind", noted)
-    monkeypatch.setattr(module, "_MOST_EXECUTORS", 3)
-    made = TrainingGraph(Block(), INPUTS, CONTEXT)
-
-    def sides(*lengths: int) -> list[int]:
-        bound.clear()
-        for side in lengths:
-            losses_of(made, arrays(2, side))
-        return [shape[2] for shape in bound]
-
-    assert sides(5, 5, 8, 8, 5, 6, 8, 5) == [5, 8, 5, 6]
-    assert sides(7, 7, 8, 5, 7) == [7]  # in the place of the one before, so many are kept
-    assert sides(6, 8, 5) == [6]
-    assert sides(8, 9, 9, 8) == [9, 8]
+made = TrainingGraph(Block(), INPUTS, CONTEXT, most_shapes=3)
+for side in map(int, sys.argv[1].split()):
+    print(f"side {side}", file=sys.stderr, flush=True)
+    made.take(arrays(2, side))
+"""
 
 
-def test_smaller_batches_share_the_memory_of_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
-    lender: list[Any] = []
-    symbol = type(mx.sym.var("x"))
-    bind = symbol.bind
+def bound(sides: str) -> list[int]:
+    """Those of the sides for whose images a graph was bound, which MXNet says when it is asked to."""
+    command = [sys.executable, "-c", BOUND, sides]
+    told = {**os.environ, "MXNET_SUBGRAPH_VERBOSE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, check=True)
+    return [int(part.split()[0]) for part in done.stderr.split("side ")[1:] if "backend" in part]
 
-    def noted(self: Any, *positional: Any, shared_exec: Any = None, **keys: Any) -> Any:
-        lender.append(shared_exec)
-        return bind(self, *positional, shared_exec=shared_exec, **keys)
 
-    monkeypatch.setattr(symbol, "bind", noted)
-    made = TrainingGraph(Block(), INPUTS, CONTEXT)
-    for side in (5, 8, 6, 4):
-        losses_of(made, arrays(2, side))
-    assert lender[:2] == [None, None]
-    assert lender[2] is lender[3] is made._executors[(2, 2, 8, 8), (2, 3)]
+def test_a_shape_is_bound_once_and_again_only_after_a_larger_one() -> None:
+    few = "5 5 8 8 5 6 8 5"
+    more = " 7 7 8 5 7"  # in the place of the one before, so many are kept
+    again = " 6 8 5 8 9 9 8"
+    assert bound(few + more + again) == [5, 8, 5, 6, 7, 6, 9, 8]
+
+
+MEMORY = """
+import os
+import mxnet as mx
+from common.engine.training_graph import TrainingGraph
+from tests.common.engine.test_training_graph import CONTEXT, INPUTS, Block, arrays
+
+made = TrainingGraph(Block(), INPUTS, CONTEXT)
+
+def memory(side):
+    made.take(arrays(32, side))
+    made.forward()
+    made.backward(1.0)
+    mx.nd.waitall()
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+before = memory(8)
+largest = memory(160)
+print(largest - before, max(memory(side) for side in range(158, 138, -2)) - largest)
+"""
+
+
+def test_smaller_batches_share_the_memory_of_the_largest() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    largest, ten_more = map(float, done.stdout.split())
+    assert largest > 30
+    assert (
+        ten_more < 4 * largest
+    )  # their inputs, and what the allocator keeps; without sharing it is 9 times as much
 
 
 def test_the_second_loss_changes_no_gradient() -> None:
@@ -151,7 +175,7 @@ def test_the_second_loss_changes_no_gradient() -> None:
 
 @pytest.mark.parametrize(("device", "again"), [("cpu", {"LeakyReLU", "BatchNorm"}), ("gpu", {"LeakyReLU"})])
 def test_what_keeps_statistics_is_computed_again_on_the_cpu_alone(device: str, again: set[str]) -> None:
-    symbol = module._for_training(trace(Block(), INPUTS)[0], device)
+    symbol = for_training(trace(Block(), INPUTS)[0], device)
     nodes = json.loads(symbol.tojson())["nodes"]
     assert {node["op"] for node in nodes if "__force_mirroring__" in node.get("attrs", {})} == again
 

@@ -22,6 +22,7 @@ from common.config.network_names import (
     embedding_dimension,
     variant_problems,
 )
+from common.engine.inner_members import children, named_parameters
 from common.errors import PretrainedError
 from common.networks.base_networks import (
     GroupNorm,
@@ -31,11 +32,12 @@ from common.networks.base_networks import (
     base_map,
     base_network,
     group_count,
+    imagenet,
     initialize,
-    load_pretrained,
     set_lr_multipliers,
     set_no_weight_decay,
 )
+from common.networks.start import load
 
 QUICK = ("resnet18_v1", "resnet18_v2", "mobilenet0.25", "mobilenetv2_0.25", "mobilenetv3_small")
 SLOW = tuple(name for name in BASE_NETWORKS if name not in QUICK)
@@ -53,12 +55,12 @@ def images(width: int = SMALLEST_SIZE, height: int = SMALLEST_SIZE, count: int =
 
 
 def values(network: Network) -> dict[str, np.ndarray]:
-    return {name: p.data().asnumpy() for name, p in network._collect_params_with_prefix().items()}
+    return {name: p.data().asnumpy() for name, p in named_parameters(network).items()}
 
 
 def digests(network: Network) -> dict[str, bytes]:
     """What tells changed parameters from unchanged ones, in less memory than the half gigabyte of a VGG."""
-    arrays = ((name, p.data().asnumpy()) for name, p in network._collect_params_with_prefix().items())
+    arrays = ((name, p.data().asnumpy()) for name, p in named_parameters(network).items())
     return {
         name: hashlib.sha1(array).digest() if np.isfinite(array).all() else b"nan" for name, array in arrays
     }
@@ -171,16 +173,16 @@ def test_the_last_map_is_what_the_embedding_pools(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small", "vgg11", "densenet121"])
 def test_a_map_has_the_zoos_parameters_and_nothing_behind_it(name: str) -> None:
-    last = {n: p.shape for n, p in base_map(name)._collect_params_with_prefix().items()}
-    whole = {n: p.shape for n, p in base_network(name, 1).features._collect_params_with_prefix().items()}
+    last = {n: p.shape for n, p in named_parameters(base_map(name)).items()}
+    whole = {n: p.shape for n, p in named_parameters(base_network(name, 1).features).items()}
     assert last.items() <= whole.items()
     behind = {"mobilenetv3_small": 1, "vgg11": 4, "densenet121": 0}
     assert len(whole) - len(last) == behind[name]
 
 
 def kinds(block: gluon.HybridBlock) -> list[str]:
-    return [type(child).__name__ for child in block._children.values()] + [
-        kind for child in block._children.values() for kind in kinds(child)
+    return [type(child).__name__ for child in children(block).values()] + [
+        kind for child in children(block).values() for kind in kinds(child)
     ]
 
 
@@ -240,6 +242,10 @@ def test_a_variant_that_a_network_does_not_have_is_refused(option: str) -> None:
 def test_an_unknown_network_is_told_the_nearest_name() -> None:
     with pytest.raises(ValueError, match="did you mean 'resnet50_v1'"):
         check_name("resnet50v1")
+
+
+def load_pretrained(network: Network, path: Path, *, with_output: bool = False) -> frozenset[str]:
+    return load(imagenet(network, path.stem, with_output=with_output), path)
 
 
 def zoo_file(folder: Path, name: str, **options: object) -> Path:
@@ -313,11 +319,9 @@ def test_real_parameters_know_a_bee(shared_models: Path, shared_data: Path) -> N
 
 def test_multipliers_tell_pretrained_from_new_layers() -> None:
     network = base_network("resnet18_v1", 3, use_se=True)
-    pretrained = [
-        n for n in network._collect_params_with_prefix() if n.startswith("features") and ".se." not in n
-    ]
+    pretrained = [n for n in named_parameters(network) if n.startswith("features") and ".se." not in n]
     set_lr_multipliers(network, pretrained, transfer=0.01, output=0.1)
-    found = {n: p.lr_mult for n, p in network._collect_params_with_prefix().items()}
+    found = {n: p.lr_mult for n, p in named_parameters(network).items()}
     assert {found[n] for n in pretrained} == {0.01}
     assert {found[n] for n in found if n not in pretrained} == {0.1}
     set_lr_multipliers(network, [], transfer=0.01, output=0.1)
@@ -327,10 +331,8 @@ def test_multipliers_tell_pretrained_from_new_layers() -> None:
 def test_no_weight_decay_is_for_biases_gamma_and_beta_alone() -> None:
     network = base_network("resnet50_v1", 3)
     set_no_weight_decay(network)
-    free = {n.rsplit(".", 1)[-1] for n, p in network._collect_params_with_prefix().items() if p.wd_mult == 0}
-    decayed = {
-        n.rsplit(".", 1)[-1] for n, p in network._collect_params_with_prefix().items() if p.wd_mult == 1
-    }
+    free = {n.rsplit(".", 1)[-1] for n, p in named_parameters(network).items() if p.wd_mult == 0}
+    decayed = {n.rsplit(".", 1)[-1] for n, p in named_parameters(network).items() if p.wd_mult == 1}
     assert free == {"bias", "gamma", "beta"}
     assert decayed == {"weight", "running_mean", "running_var"}
 

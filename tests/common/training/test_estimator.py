@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import mxnet as mx
@@ -12,12 +12,16 @@ from mxnet import gluon
 
 from common.config.network_sections import ONE_DEVICE
 from common.engine.graph import Normalise, settle
+from common.engine.inner_members import children
 from common.engine.limits import GradientLimit
 from common.engine.parameters import parameters, set_parameters
+from common.engine.schedule import Schedule
 from common.errors import TrainingError
 from common.loading.loader import Batch
 from common.task import Inputs, Model
 from common.training.estimator import MAX_SKIPPED, Estimator, Hook, TrainingState
+from common.training.hooks import FromAverage
+from tests.helpers.estimators import estimator_of
 
 SIDE = 8
 
@@ -93,8 +97,7 @@ class Given:
 def estimator(
     contexts: Sequence[Any] = (mx.cpu(),), momentum: float = 0.9, wd: float = 0.0, **keys: Any
 ) -> Estimator:
-    optimizer = mx.optimizer.SGD(learning_rate=1.0, momentum=momentum, wd=wd)
-    return Estimator(Tiny(contexts), contexts, optimizer, **{"limit": GradientLimit(0.02), **keys})
+    return estimator_of(Tiny(contexts), contexts, momentum=momentum, wd=wd, **keys)
 
 
 def trained(made: Estimator, count: int = 20, learning_rate: float = 0.01) -> dict[str, np.ndarray]:
@@ -156,7 +159,7 @@ def test_a_batch_that_is_not_finite_does_not_live_on_in_running_statistics() -> 
     with network.name_scope():
         network.add(gluon.nn.BatchNorm(in_channels=3))
     network[2].initialize()
-    made = Estimator(made.model, [mx.cpu()], mx.optimizer.SGD(learning_rate=1.0))
+    made = estimator_of(made.model, limit=None)
     good, bad = batches(2)
     assert made.step(good, 0.01) is not None
     weight = network[1].weight.data().copy()
@@ -203,7 +206,7 @@ def test_every_device_goes_on_with_the_counts_of_its_updates(
         pytest.skip(f"{optimizer} is for one device")
 
     def made() -> Estimator:
-        return Estimator(Tiny(contexts), contexts, mx.optimizer.create(optimizer, learning_rate=1.0))
+        return estimator_of(Tiny(contexts), contexts, optimizer, limit=None)
 
     content = batches(12)
     whole, first, second = made(), made(), made()
@@ -224,11 +227,11 @@ def test_a_layer_made_in_the_place_of_another_goes_on_with_its_momentum() -> Non
     first, second = estimator(), Tiny([mx.cpu()])
     trained(first, 3)
     with second.network.name_scope():  # as for other classes: gluon counts it as a further layer
-        second.network._children.pop("1")
+        children(second.network).pop("1")
         layer = gluon.nn.Dense(3, in_units=3 * SIDE * SIDE)
         layer.initialize()
         second.network.register_child(layer, "1")
-    taken_up = Estimator(second, [mx.cpu()], mx.optimizer.SGD(learning_rate=1.0, momentum=0.9))
+    taken_up = estimator_of(second, momentum=0.9, limit=None)
     state = first.optimizer_state()
     taken_up.restore_optimizer(state)
     again = taken_up.optimizer_state()
@@ -315,42 +318,33 @@ class Averages(Hook):
 
     def after_epoch(self, state: TrainingState) -> None:
         self.trained.append(parameters(self.made.model.network)["1.weight"])
-        with self.made.averaged():
+        with self.made.engine.averaged():
             self.averaged.append(parameters(self.made.model.network)["1.weight"])
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_where_the_rate_steps_down_training_goes_on_from_the_average(momentum: float) -> None:
-    made = estimator(momentum=momentum, ema_decay=0.9, from_average=True)
+    made = estimator(momentum=momentum, ema_decay=0.9)
     seen = Averages(made)
-    rates = (0.01, 0.0)  # what happens at the step alone moves anything
-    made.fit(Given(batches(5)), lambda step: rates[step // 5], [seen], TrainingState(2, 5))  # type: ignore[arg-type]
+    # So small a rate that what happens at the step alone moves anything.
+    schedule = Schedule(0.01, "step", 2, 5, decay=1e-9, decay_epochs=(1,))
+    hooks = [FromAverage(made.engine, schedule), seen]
+    made.fit(Given(batches(5)), schedule, hooks, TrainingState(2, 5))  # type: ignore[arg-type]
     assert not np.allclose(seen.averaged[0], seen.trained[0])
     np.testing.assert_allclose(seen.trained[1], seen.averaged[0], rtol=1e-6)
 
 
-def test_training_goes_on_from_where_it_is_unless_a_task_asks_for_the_average() -> None:
-    found = []
-    for decay in (0.0, 0.9):
-        made = estimator(ema_decay=decay)
-        made.fit(Given(batches(5)), lambda step: (0.01, 0.001)[step // 5], [], TrainingState(2, 5))  # type: ignore[arg-type]
-        found.append(parameters(made.model.network)["1.weight"])
-    assert (found[0] == found[1]).all()
-
-
 @pytest.mark.parametrize(
-    "rate",
-    [
-        lambda step: 0.01 * 0.6 ** (step // 5),  # less than by half
-        lambda step: 0.01 * 0.9**step,  # much over the epoch, little by the step
-        lambda step: 0.01 if step < 7 else 0.0,  # within an epoch; and where there is no rate left
-    ],
+    ("decay", "asked"),
+    [(0.1, False), (0.6, True)],  # not asked for; the rate falls by less than half
 )
-def test_elsewhere_the_average_leaves_the_training_alone(rate: Callable[[int], float]) -> None:
+def test_elsewhere_the_average_leaves_the_training_alone(decay: float, asked: bool) -> None:
     found = []
-    for decay in (0.0, 0.9):
-        made = estimator(ema_decay=decay, from_average=True)
-        made.fit(Given(batches(5)), rate, [], TrainingState(3, 5))  # type: ignore[arg-type]
+    for ema_decay in (0.0, 0.9):
+        made = estimator(ema_decay=ema_decay)
+        schedule = Schedule(0.01, "step", 3, 5, decay=decay, decay_epochs=(1, 2))
+        hooks = [FromAverage(made.engine, schedule)] if asked else []
+        made.fit(Given(batches(5)), schedule, hooks, TrainingState(3, 5))  # type: ignore[arg-type]
         found.append(parameters(made.model.network)["1.weight"])
     assert (found[0] == found[1]).all()
 
@@ -376,13 +370,13 @@ def test_hooks_end_when_training_fails() -> None:
 def test_the_average_is_seen_within_its_block_alone() -> None:
     made = estimator(ema_decay=0.9)
     last = trained(made)
-    with made.averaged():
+    with made.engine.averaged():
         average = parameters(made.model.network)
     assert not np.allclose(average["1.weight"], last["1.weight"])
     assert (parameters(made.model.network)["1.weight"] == last["1.weight"]).all()
     without = estimator()
     last = trained(without)
-    with without.averaged():
+    with without.engine.averaged():
         assert (parameters(without.model.network)["1.weight"] == last["1.weight"]).all()
 
 
@@ -395,16 +389,22 @@ def test_batchnorm_has_the_statistics_of_the_averaged_parameters_within_the_bloc
             model.network.add(gluon.nn.Flatten(), gluon.nn.Dense(3))
         model.network.initialize(mx.init.Normal(0.1))
         settle(model.network, (1, 3, SIDE, SIDE))
-        return Estimator(model, [mx.cpu()], mx.optimizer.SGD(learning_rate=1.0), ema_decay=0.9)
+        return estimator_of(model, limit=None, ema_decay=0.9)
 
     made = with_norm()
-    running = {name: value for name, value in trained(made).items() if "running_" in name}
-    for name in (
-        "network.1.running_mean",
-        "network.1.running_var",
-    ):  # so far off that nothing of them is kept
-        made._average._averages[name][:] = 1e6  # type: ignore[union-attr]
-    with made.averaged():
+    trained(made)
+    with made.engine.averaged():
+        averages = made.engine.parameters()
+    state = made.engine.average_state()
+    assert state is not None
+    for name in state["statistics"]:  # so far off that nothing of them is kept
+        state["statistics"][name] = np.full(16, 1e6, np.float32)
+    made.engine.set_parameters(averages)
+    made.engine.restore_average(state)
+    for batch in batches(20)[-6:]:
+        made.step(batch, 0.0)
+    running = {name: value for name, value in parameters(made.model.network).items() if "running_" in name}
+    with made.engine.averaged():
         convolution = made.model.network[0]
         images = [mx.nd.array(batch.arrays["image"], dtype="uint8") for batch in batches(20)[-6:]]
         reached = [convolution(Normalise()(image)).asnumpy() for image in images]

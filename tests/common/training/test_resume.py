@@ -15,6 +15,7 @@ from common.training.estimator import Estimator, TrainingState
 from common.training.hooks import EarlyStopping
 from common.training.resume import TRAINING_STATE, take_up, write_state
 from tests.common.training.test_estimator import Tiny, batches
+from tests.helpers.estimators import estimator_of
 
 SETS: dict[str, Any] = {"files": "", "valid_files": "", "trained": np.array([7], np.uint64)}
 
@@ -27,7 +28,7 @@ class Task(SimpleNamespace):
 
 
 def estimator() -> Estimator:
-    return Estimator(Tiny([mx.cpu()]), [mx.cpu()], mx.optimizer.SGD(learning_rate=1.0), ema_decay=0.9)
+    return estimator_of(Tiny([mx.cpu()]), limit=None, ema_decay=0.9)
 
 
 def write(path: Path, made: Estimator, epoch: int) -> None:
@@ -61,7 +62,7 @@ def test_parameters_that_are_not_finite_never_take_the_place_of_good_ones(tmp_pa
         bias.set_data(mx.nd.full(bias.shape, value))
         made.step(batches(1)[0], 0.01)
         with pytest.raises(TrainingError, match=r"1\.bias is not finite after epoch 7.*smaller train\.lr"):
-            write(path, Estimator(made.model, [mx.cpu()], mx.optimizer.SGD()), 7)
+            write(path, estimator_of(made.model), 7)
         assert path.read_bytes() == good
 
 
@@ -70,7 +71,7 @@ def test_what_was_written_is_taken_up(tmp_path: Path) -> None:
     made, training = taken_up(state)
     assert training.epoch == state["epoch"] + 1 == 2
     assert made.optimizer_state()["num_update"] == state["optimizer"]["num_update"] == 3
-    trained, average = state["average"]["trained"], made.average_state()
+    trained, average = state["average"]["trained"], made.engine.average_state()
     assert average is not None
     assert average["updates"] == 3
     assert all((average["trained"][name] == value).all() for name, value in trained.items())
@@ -114,7 +115,7 @@ def test_other_classes_are_told_first(tmp_path: Path) -> None:
 def test_a_training_of_1_2_0_goes_on(tmp_path: Path) -> None:
     from common.training.checkpoint import read_checkpoint
 
-    made = Estimator(Tiny([mx.cpu()]), [mx.cpu()], mx.optimizer.Adam(learning_rate=0.01), ema_decay=0.9)
+    made = estimator_of(Tiny([mx.cpu()]), optimizer="adam", limit=None, ema_decay=0.9)
     state = read_checkpoint(
         Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "1.2.0.pkl", "tiny"
     )

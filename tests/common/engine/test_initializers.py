@@ -6,7 +6,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.networks.initializers import HeNormal
+from common.engine.initializers import HeNormal
 
 
 def drawn(shape: tuple[int, ...], name: str = "conv0_weight", **options: object) -> np.ndarray:
