@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -83,11 +84,11 @@ class ClassAnnotations:
     classes: tuple[str, ...]
     folders: tuple[str, ...] = field(repr=False)
     others: tuple[str, ...] = ()
-    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _ids(self) -> dict[str, int]:
         new = [name for name in self.others if name not in set(self.classes)]
-        object.__setattr__(self, "_ids", {name: index for index, name in enumerate([*self.classes, *new])})
+        return {name: index for index, name in enumerate([*self.classes, *new])}
 
     def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
         """The samples of `image`, and what was clipped or left out.

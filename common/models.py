@@ -11,7 +11,6 @@ looks at every file of the folder. Nothing of MXNet is imported.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 import re
 import sys
@@ -21,7 +20,15 @@ from pathlib import Path
 from common.config.command_line import parse
 from common.config.sections import JobConfig, read_configuration
 from common.errors import ConfigurationError, JobError, PretrainedError
-from common.networks.pretrained import find_parameters, models_folder, own_file, present, published, sha1_of
+from common.networks.pretrained import (
+    find_parameters,
+    models_folder,
+    own_file,
+    present,
+    published,
+    published_files,
+    sha1_of,
+)
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PUBLISHED = re.compile(r"(?P<name>.+)-(?P<sha1>[0-9a-f]{8})\.params")
@@ -96,7 +103,7 @@ def list_names(names: Sequence[str], folder: Path) -> int:
             raise PretrainedError(f"nothing is published as {name!r}, and {own} is not there")
         else:
             path = folder / file.file_name
-            about = _known_sizes().get(name)
+            about = next((row["megabytes"] for row in published_files() if row["name"] == name), None)
             size = f" (about {about} MB)" if about else ""
             state = f"{_size(path)}, in {folder}" if path.is_file() else f"missing in {folder}{size}"
             print(f"{file.file_name}: {state}; SHA-1 {file.sha1}; from {file.address}")
@@ -151,12 +158,6 @@ def check_folder(folder: Path) -> int:
         print(f"{path.name}: {'whole' if whole else f'damaged: its SHA-1 is {digest}'}, {_size(path)}")
         status |= not whole
     return status
-
-
-def _known_sizes() -> dict[str, str]:
-    """Name to megabytes, from the list of what the tasks begin with."""
-    with open(_ROOT / "configs" / "pretrained.csv", encoding="utf-8", newline="") as file:
-        return {row["name"]: row["megabytes"] for row in csv.DictReader(file)}
 
 
 def _size(path: Path) -> str:

@@ -35,8 +35,8 @@ class Recipe:
     `common.engine.limits.LONGEST_STEP`; where another one trains better, a task says so.
 
     soft_steps: over which the learning rate rises where the configuration asks for no warm-up: fresh layers and an
-    empty momentum do not bear the full rate at once. (GluonCV's YOLOv3 from scratch, which has none, has losses that
-    are no number within its first epoch of the shipped blood cells.)
+    empty momentum do not bear the full rate at once. (A detector of GluonCV's from scratch, which has none, has losses
+    that are no number within its first epoch of the shipped blood cells.)
 
     from_average: training goes on from the moving average where the learning rate steps down. That helps where
     parameters jump about a point, and throws those back that are still on their way (benchmarks/QUALITY.md).

@@ -10,7 +10,6 @@ A table stands between `<!-- keys:NAME -->` and `<!-- /keys -->`, or `<!-- pretr
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 import sys
@@ -26,7 +25,7 @@ from classification.config import ClassificationConfig  # noqa: E402
 from common.config.keys import allowed, leaves, sections  # noqa: E402
 from common.config.sections import JobConfig  # noqa: E402
 from common.files import replacing  # noqa: E402
-from common.networks.pretrained import published  # noqa: E402
+from common.networks.pretrained import published_files  # noqa: E402
 from detect.config import CenterNetConfig, YOLOv3Config  # noqa: E402
 from landmark.config import LandmarkConfig  # noqa: E402
 from reid.config import ReIDConfig  # noqa: E402
@@ -58,6 +57,7 @@ def schema(config_class: type[JobConfig]) -> dict[str, Any]:
         entry = (made["properties"][section] if section else made)["properties"][name]
         entry.pop("title", None)
         entry.pop("zh", None)
+        entry.pop("changeable", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
@@ -100,14 +100,11 @@ def pretrained_table(group: str, chinese: bool = False) -> str:
         ("文件", "约 MB", "公布的指标", "张/秒") if chinese else ("file", "about MB", "published", "images/s")
     )
     rows = [head, ("---",) * 4]
-    with open(ROOT / "configs" / "pretrained.csv", encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            name = published(row["name"])
-            if name is None:
-                raise ValueError(f"configs/pretrained.csv: nothing is published as {row['name']}")
-            if row["name"].startswith(detectors) == bool(_GROUPS[group]):
-                figures = (row["figure"] or "–", row["images_per_second"] or "–")
-                rows.append((f"`{name.file_name}`", f"{float(row['megabytes']):.0f}", *figures))
+    for row in published_files():
+        if row["name"].startswith(detectors) == bool(_GROUPS[group]):
+            figures = (row["figure"] or "–", row["images_per_second"] or "–")
+            name = f"{row['name']}-{row['sha1'][:8]}.params"
+            rows.append((f"`{name}`", f"{float(row['megabytes']):.0f}", *figures))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

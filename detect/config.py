@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
@@ -15,13 +16,8 @@ from common.config.sections import (
     Section,
     TrainConfig,
     ValidConfig,
-    batch_size_key,
-    data_root_key,
     key,
-    learning_rate_key,
-    test_dir_key,
-    train_dir_key,
-    valid_dir_key,
+    with_default,
 )
 from common.config.values import (
     ClassNames,
@@ -43,10 +39,10 @@ PUBLISHED_SCALE = 4
 class DetectDatasetConfig(DatasetConfig):
     """Images with boxes."""
 
-    data_root: Folder = data_root_key("/data/aios/data/detect")
-    train_dir: FolderName = train_dir_key("detect_train")
-    valid_dir: OptionalFolderName = valid_dir_key("detect_valid")
-    test_dir: OptionalFolderName = test_dir_key("detect_test")
+    data_root: Folder = with_default(DatasetConfig, "data_root", Path("/data/aios/data/detect"))
+    train_dir: FolderName = with_default(DatasetConfig, "train_dir", "detect_train")
+    valid_dir: OptionalFolderName = with_default(DatasetConfig, "valid_dir", "detect_valid")
+    test_dir: OptionalFolderName = with_default(DatasetConfig, "test_dir", "detect_test")
     classes: ClassNames = key(
         None,
         "Names of the classes in the order of the ids in the annotations; null: class0, class1, ... "
@@ -78,7 +74,7 @@ class DetectModelConfig(Section):
 class DetectTrainConfig(TrainConfig):
     """How to train a detector."""
 
-    batch_size: Whole = batch_size_key(16)
+    batch_size: Whole = with_default(TrainConfig, "batch_size", 16)
 
 
 class DetectValidConfig(ValidConfig):
@@ -102,6 +98,7 @@ class DetectValidConfig(ValidConfig):
         "得分低于该值的目标不写入结果文件（AP 仍计入）。",
         ge=0,
         le=1,
+        changeable=True,
     )
 
 
@@ -148,7 +145,7 @@ class YOLOv3ModelConfig(DetectModelConfig):
 class YOLOv3TrainConfig(DetectTrainConfig):
     """How to train YOLOv3."""
 
-    lr: Number = learning_rate_key(0.001)
+    lr: Number = with_default(TrainConfig, "lr", 0.001)
     pretrained_base: Flag = key(
         False,
         "Backbone with ImageNet parameters; counts only when model.use_pretrained is false.",
@@ -166,6 +163,17 @@ class YOLOv3TrainConfig(DetectTrainConfig):
         "由四张图像拼成的训练图像所占比例；0 表示不拼图。最后十分之一的轮次（至少一轮）不拼图。",
         ge=0,
         le=1,
+    )
+
+    ema_decay: Number = key(
+        0.9998,
+        "Decay of the moving average of the parameters, which is what is validated and exported; 0: no average. "
+        "Short trainings are averaged over their last tenth at most. Where the learning rate steps down by half or "
+        "more, training goes on from the average.",
+        "参数滑动平均的衰减系数，验证和导出均使用平均后的参数；0 表示不使用。短训练最多对最后十分之一取平均。"
+        "学习率一次下降一半或更多时，从平均后的参数继续训练。",
+        ge=0,
+        lt=1,
     )
 
     @property
@@ -242,7 +250,7 @@ class CenterNetModelConfig(DetectModelConfig):
 class CenterNetTrainConfig(DetectTrainConfig):
     """How to train CenterNet."""
 
-    lr: Number = learning_rate_key(0.01)
+    lr: Number = with_default(TrainConfig, "lr", 0.01)
     pretrained_base: Flag = key(
         True,
         "Backbone with ImageNet parameters; counts only when model.use_pretrained is false.",

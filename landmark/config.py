@@ -40,9 +40,13 @@ class LandmarkTrainConfig(NetworkTrainConfig):
         0.0,
         "Training does not stop early before -RMSE has reached this; 0: no such baseline.",
         "指标（-RMSE）达到该值之前不会提前停止；0 表示无此限制。",
+        changeable=True,
     )
     early_stop_max_value: Number = key(
-        0.0, "Training stops at once when -RMSE reaches this.", "指标（-RMSE）达到该值时立即停止训练。"
+        0.0,
+        "Training stops at once when -RMSE reaches this.",
+        "指标（-RMSE）达到该值时立即停止训练。",
+        changeable=True,
     )
 
     teacher: Teacher = key(

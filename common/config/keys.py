@@ -72,9 +72,8 @@ def leaves(config_class: type[BaseModel]) -> dict[str, FieldInfo]:
     return found
 
 
-def allowed(field: FieldInfo, chinese: bool = False) -> str:
-    """What a key takes, with its limits: "a whole number from 1 to 100"; continues "it must be"."""
-    kind = next(item for item in field.metadata if isinstance(item, Kind))
+def limits_of(field: FieldInfo) -> dict[str, Any]:
+    """The range of a key: ge, gt, le, lt, where it has them."""
     limits: dict[str, Any] = {}
     for item in field.metadata:
         for constraint, name in (
@@ -85,6 +84,19 @@ def allowed(field: FieldInfo, chinese: bool = False) -> str:
         ):
             if isinstance(item, constraint):
                 limits[name] = getattr(item, name)
+    return limits
+
+
+def changeable(config_class: type[BaseModel]) -> set[str]:
+    """Dotted paths of the keys that may have another value when a job is resumed."""
+    extras = {path: field.json_schema_extra for path, field in leaves(config_class).items()}
+    return {path for path, extra in extras.items() if isinstance(extra, dict) and extra.get("changeable")}
+
+
+def allowed(field: FieldInfo, chinese: bool = False) -> str:
+    """What a key takes, with its limits: "a whole number from 1 to 100"; continues "it must be"."""
+    kind = next(item for item in field.metadata if isinstance(item, Kind))
+    limits = limits_of(field)
     if not limits:
         return kind.chinese if chinese else kind.english
     if chinese:

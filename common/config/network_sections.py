@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -15,13 +16,8 @@ from common.config.sections import (
     Section,
     TrainConfig,
     ValidConfig,
-    batch_size_key,
-    data_root_key,
     key,
-    learning_rate_key,
-    test_dir_key,
-    train_dir_key,
-    valid_dir_key,
+    with_default,
 )
 from common.config.values import (
     Flag,
@@ -74,10 +70,10 @@ Teacher = Annotated[
 class NetworkDatasetConfig(DatasetConfig):
     """Where the images are."""
 
-    data_root: Folder = data_root_key("/data/aios/data/cls")
-    train_dir: FolderName = train_dir_key("classification_train")
-    valid_dir: OptionalFolderName = valid_dir_key("classification_valid")
-    test_dir: OptionalFolderName = test_dir_key("classification_test")
+    data_root: Folder = with_default(DatasetConfig, "data_root", Path("/data/aios/data/cls"))
+    train_dir: FolderName = with_default(DatasetConfig, "train_dir", "classification_train")
+    valid_dir: OptionalFolderName = with_default(DatasetConfig, "valid_dir", "classification_valid")
+    test_dir: OptionalFolderName = with_default(DatasetConfig, "test_dir", "classification_test")
 
 
 class NetworkModelConfig(Section):
@@ -127,8 +123,8 @@ class NetworkModelConfig(Section):
 class NetworkTrainConfig(TrainConfig):
     """How to train a base network."""
 
-    batch_size: Whole = batch_size_key(64)
-    lr: Number = learning_rate_key(0.035)
+    batch_size: Whole = with_default(TrainConfig, "batch_size", 64)
+    lr: Number = with_default(TrainConfig, "lr", 0.035)
     input_width: Whole = key(
         224, "Width of the network's input.", "模型输入宽度。", ge=SMALLEST_SIZE, le=4096
     )

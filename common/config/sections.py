@@ -2,7 +2,8 @@
 
 An attribute path equals the path in the JSON file: `config.train.lr` is `{"train": {"lr": ...}}`. The
 description of a field is its documentation: the tables of the documents and the JSON Schemas are generated from
-it (`zh` is Chinese). A task derives its own classes; the `_key` functions take the defaults that differ.
+it (`zh` is Chinese). A task derives its own classes; `with_default` takes
+the defaults that differ.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from common.config.json_text import apply_overrides, read_json_object
-from common.config.keys import sections, shortened
+from common.config.keys import limits_of, sections, shortened
 from common.config.messages import explain, known_part
 from common.config.values import (
     Epochs,
@@ -27,15 +28,29 @@ from common.config.values import (
     Number,
     OptionalFolderName,
     Whole,
+    number,
     one_of,
 )
 from common.config.values import path as folder_of
 from common.errors import CheckpointError, ConfigurationError
 
 
-def key(default: Any, english: str, chinese: str, **limits: Any) -> Any:
-    """A key of a section: its default, what it means in both languages, and its range (ge, gt, le, lt)."""
-    return Field(default, description=english, json_schema_extra={"zh": chinese}, **limits)
+def key(default: Any, english: str, chinese: str, *, changeable: bool = False, **limits: Any) -> Any:
+    """A key of a section: its default (`...`: required), what it means in both languages, its range (ge, gt, le, lt).
+
+    changeable: it says how a training is carried out and watched, or how long it lasts, and not what it is, so that it
+    may have another value when a job is resumed.
+    """
+    extra: dict[str, Any] = {"zh": chinese, **({"changeable": True} if changeable else {})}
+    return Field(default, description=english, json_schema_extra=extra, **limits)
+
+
+def with_default(section: type[Section], name: str, default: Any) -> Any:
+    """The key `name` of a section with a task's default."""
+    field = section.model_fields[name]
+    return Field(
+        default, description=field.description, json_schema_extra=field.json_schema_extra, **limits_of(field)
+    )
 
 
 @dataclass(frozen=True)
@@ -56,61 +71,36 @@ class Section(BaseModel):
         yield from ()
 
 
-def data_root_key(default: str) -> Any:
-    """The key dataset.data_root with a task's default."""
-    return key(Path(default), "Root folder of the data.", "训练数据根目录。")
+def _is_positive(size: Any) -> bool:
+    try:
+        return number(size) > 0
+    except PydanticCustomError:  # told when its own turn comes
+        return False
 
 
-def train_dir_key(default: str) -> Any:
-    """The key dataset.train_dir with a task's default."""
-    return key(
-        default,
+class DatasetConfig(Section):
+    """Where the data is. A task gives the defaults of the folders."""
+
+    data_root: Folder = key(..., "Root folder of the data.", "训练数据根目录。", changeable=True)
+    train_dir: FolderName = key(
+        ...,
         "Folder of the training set, relative to dataset.data_root.",
         "训练集文件夹，相对于 dataset.data_root。",
     )
-
-
-def valid_dir_key(default: str) -> Any:
-    """The key dataset.valid_dir with a task's default."""
-    return key(
-        default,
+    valid_dir: OptionalFolderName = key(
+        ...,
         'Folder of the validation set, relative to dataset.data_root; null or "": none. The default holds '
         "only where the configuration names no folder and no size above 0, and the folder exists; otherwise "
         "absent means none.",
         '验证集文件夹，相对于 dataset.data_root；null 或 "" 表示没有。仅当配置未指定任何文件夹和'
         "大于 0 的比例、且该文件夹存在时默认值才生效，否则不写即表示没有。",
     )
-
-
-def test_dir_key(default: str) -> Any:
-    """The key dataset.test_dir with a task's default."""
-    return key(
-        default,
+    test_dir: OptionalFolderName = key(
+        ...,
         "Folder of the test set, relative to dataset.data_root; null, absent and default as for "
         "dataset.valid_dir.",
         "测试集文件夹，相对于 dataset.data_root；null、不写和默认值的含义与 dataset.valid_dir 相同。",
     )
-
-
-def batch_size_key(default: int) -> Any:
-    """The key train.batch_size with a task's default."""
-    return key(
-        default, "Images of a batch, over all GPUs together.", "批大小，所有 GPU 合计。", ge=1, le=65536
-    )
-
-
-def learning_rate_key(default: float) -> Any:
-    """The key train.lr with a task's default."""
-    return key(default, "Learning rate after the warm-up.", "学习率（预热之后）。", gt=0, le=100)
-
-
-class DatasetConfig(Section):
-    """Where the data is. A task gives the defaults of the folders."""
-
-    data_root: Folder
-    train_dir: FolderName
-    valid_dir: OptionalFolderName
-    test_dir: OptionalFolderName
     valid_size: Number = key(
         0.0,
         "Share of the training set that becomes the validation set, the same files every time; counts where "
@@ -129,14 +119,18 @@ class DatasetConfig(Section):
         lt=1,
     )
 
-    @model_validator(mode="after")
-    def _absent_means_none(self) -> DatasetConfig:
+    @model_validator(mode="before")
+    @classmethod
+    def _absent_means_none(cls, values: Any) -> Any:
         """A configuration that says anything about the sets says all: what it leaves out is not there."""
-        named = self.model_fields_set & {"train_dir", "valid_dir", "test_dir"}
-        if named or self.valid_size > 0 or self.test_size > 0:
-            for name in {"valid_dir", "test_dir"} - self.model_fields_set:
-                object.__setattr__(self, name, None)  # The model is frozen only once it is made.
-        return self
+        if not isinstance(values, Mapping):
+            return values
+        folders = {"train_dir", "valid_dir", "test_dir"}
+        if folders & set(values) or any(
+            _is_positive(values.get(name)) for name in ("valid_size", "test_size")
+        ):
+            return {"valid_dir": None, "test_dir": None, **values}
+        return values
 
     def is_default(self, name: str) -> bool:
         """Whether the folder `name` ("valid_dir", ...) is only a default: null if there is no such folder."""
@@ -165,15 +159,22 @@ class DatasetConfig(Section):
 class TrainConfig(Section):
     """How to train. A task gives the defaults of batch_size and lr."""
 
-    batch_size: Whole
+    batch_size: Whole = key(
+        ...,
+        "Images of a batch, over all GPUs together.",
+        "批大小，所有 GPU 合计。",
+        ge=1,
+        le=65536,
+    )
     epochs: Whole = key(
         100,
         "Epochs of a whole training, numbered from 0 to epochs - 1.",
         "训练轮数，编号从 0 到 epochs - 1。",
         ge=1,
         le=1_000_000,
+        changeable=True,
     )
-    lr: Number
+    lr: Number = key(..., "Learning rate after the warm-up.", "学习率（预热之后）。", gt=0, le=100)
     lr_mode: Annotated[str, one_of("step", "poly", "cosine")] = key(
         "step",
         "How the learning rate falls: in steps, with (1 - t)² or with half a cosine.",
@@ -214,6 +215,7 @@ class TrainConfig(Section):
         "解码与增强图像的进程数；0 表示在训练进程内完成。",
         ge=0,
         le=512,
+        changeable=True,
     )
     momentum: Number = key(
         0.9, "Momentum of the optimizers that have one.", "动量（仅对有动量的优化器生效）。", ge=0, lt=1
@@ -232,6 +234,7 @@ class TrainConfig(Section):
         "日志间隔（批数）；0 表示轮内不输出。",
         ge=0,
         le=10**9,
+        changeable=True,
     )
     output_lr_mult: Number = key(
         0.1,
@@ -246,28 +249,32 @@ class TrainConfig(Section):
         "验证指标连续多少轮没有提升即提前停止；负数表示不提前停止。",
         ge=-1_000_000,
         le=1_000_000,
+        changeable=True,
     )
     early_stop_min_delta: Number = key(
         0.001,
         "Changes of the metric smaller than this are no improvement.",
         "小于该值的指标变化不算提升。",
         ge=0,
+        changeable=True,
     )
     early_stop_baseline: Number = key(
         0.0,
         "Training does not stop early before the metric has reached this.",
         "指标达到该值之前不会提前停止。",
+        changeable=True,
     )
     early_stop_max_value: Number = key(
-        1.0, "Training stops at once when the metric reaches this.", "指标达到该值时立即停止训练。"
+        1.0,
+        "Training stops at once when the metric reaches this.",
+        "指标达到该值时立即停止训练。",
+        changeable=True,
     )
     ema_decay: Number = key(
         0.9998,
         "Decay of the moving average of the parameters, which is what is validated and exported; 0: no average. "
-        "Short trainings are averaged over their last tenth at most. Where the learning rate steps down by half or "
-        "more, YOLOv3 goes on from the average.",
-        "参数滑动平均的衰减系数，验证和导出均使用平均后的参数；0 表示不使用。短训练最多对最后十分之一取平均。"
-        "学习率一次下降一半或更多时，YOLOv3 从平均后的参数继续训练。",
+        "Short trainings are averaged over their last tenth at most.",
+        "参数滑动平均的衰减系数，验证和导出均使用平均后的参数；0 表示不使用。短训练最多对最后十分之一取平均。",
         ge=0,
         lt=1,
     )
@@ -310,13 +317,21 @@ class TrainConfig(Section):
 class ValidConfig(Section):
     """How to validate."""
 
-    interval: Whole = key(1, "Epochs between two validations.", "每隔多少轮验证一次。", ge=1, le=1_000_000)
+    interval: Whole = key(
+        1,
+        "Epochs between two validations.",
+        "每隔多少轮验证一次。",
+        ge=1,
+        le=1_000_000,
+        changeable=True,
+    )
     pictures: Whole = key(
         0,
         "Images of the validation set that TensorBoard's page shows with what is predicted, at every validation.",
         "每次验证时在 TensorBoard 页面上显示多少张带预测结果的验证集图像。",
         ge=0,
         le=1000,
+        changeable=True,
     )
 
 
@@ -329,21 +344,25 @@ class ExportConfig(Section):
         "against MXNet on images of the set, and left out, with the reason, where a prediction differs.",
         "同时导出 ONNX 模型，供 onnxruntime、OpenCV、OpenVINO、TensorRT 等使用；每个文件都会在数据集的图像上与 MXNet "
         "逐一比对，只要有预测不一致就不保留该文件，并说明原因。",
+        changeable=True,
     )
 
 
 class JobConfig(Section):
     """The configuration of a job; a task narrows the sections and adds its `model`."""
 
-    log_dir: Folder = Field(
-        description="Folder for logs and results; made if it does not exist.",
-        json_schema_extra={"zh": "日志和结果保存目录，不存在时自动创建。"},
+    log_dir: Folder = key(
+        ...,
+        "Folder for logs and results; made if it does not exist.",
+        "日志和结果保存目录，不存在时自动创建。",
+        changeable=True,
     )
     dataset: DatasetConfig
     gpus: Gpus = key(
         (0,),
         "Ids of the GPUs to train on; [] trains on the CPU.",
         "训练使用的 GPU 编号；[] 表示用 CPU 训练。",
+        changeable=True,
     )
     model: Section
     train: TrainConfig

@@ -13,7 +13,7 @@ class HeNormal(mx.init.Initializer):
     """Normally distributed weights with variance 2 / ((1 + slope²) fan), for layers in front of a ReLU.
 
     "Delving Deep into Rectifiers", He et al. 2015; the values that `mx.init.MSRAPrelu` has, in a third of its time,
-    which at the start of a YOLOv3 is half a second. fan: "in" for the inputs of an output, "avg" for the mean
+    which for the largest networks is half a second. fan: "in" for the inputs of an output, "avg" for the mean
     of these and the outputs of an input. slope: of the ReLU below 0. Biases and the like begin as with any initialiser.
     """
 

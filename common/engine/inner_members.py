@@ -1,4 +1,4 @@
-"""Members that MXNet, Gluon and GluonCV keep to themselves: whatever uses one of them is in this module."""
+"""Members that MXNet and Gluon keep to themselves: whatever uses one of them is in this module."""
 
 from __future__ import annotations
 
@@ -68,11 +68,6 @@ def drop_nothing(layer: gluon.nn.Dropout) -> None:
 def forget_graph(block: gluon.HybridBlock) -> None:
     """Let a block trace its graph anew, for it has changed since shapes were inferred."""
     block._clear_cached_op()
-
-
-def yolo_output(layer: Any) -> tuple[int, int]:
-    """Number of classes, and stride in pixels, of an output layer of GluonCV's YOLOv3."""
-    return layer._classes, layer._stride
 
 
 # Optimizers

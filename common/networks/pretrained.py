@@ -7,10 +7,9 @@ eight digits of the file's SHA-1), or for a user's own `NAME.params`, in `~/.mxn
 
 from __future__ import annotations
 
-import ast
+import csv
 import functools
 import hashlib
-import importlib.util
 import logging
 import os
 import urllib.error
@@ -20,12 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from common.errors import PretrainedError
 
 log = logging.getLogger("visualtl")
 
+_PUBLISHED = Path(__file__).resolve().parents[2] / "configs" / "pretrained.csv"
+# Where the model zoo of MXNet and GluonCV keeps its files.
+_ZOO = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com"
 # Seconds that a connection may stay silent: long enough for slow lines, short enough to say soon that there is none.
 _TIMEOUT = 15.0
 
@@ -46,8 +47,15 @@ def models_folder() -> Path:
 
 
 def published_hashes() -> Mapping[str, str]:
-    """Name to SHA-1 of everything that GluonCV publishes."""
-    return MappingProxyType({name: sha1 for sha1, name in _model_store()["_model_sha1"]})
+    """Name to SHA-1 of what the model zoo publishes and a task here can begin with."""
+    return MappingProxyType({row["name"]: row["sha1"] for row in published_files()})
+
+
+@functools.cache
+def published_files() -> list[dict[str, str]]:
+    """The rows of configs/pretrained.csv: name, sha1, megabytes (about), figure and images_per_second as published."""
+    with open(_PUBLISHED, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def published(name: str) -> Published | None:
@@ -55,11 +63,9 @@ def published(name: str) -> Published | None:
     sha1 = published_hashes().get(name)
     if sha1 is None:
         return None
-    store = _model_store()
-    base = os.environ.get("MXNET_GLUON_REPO") or store["apache_repo_url"]
+    base = os.environ.get("MXNET_GLUON_REPO") or _ZOO
     stem = f"{name}-{sha1[:8]}"
-    address = store["_url_format"].format(repo_url=base.rstrip("/") + "/", file_name=stem)
-    return Published(f"{stem}.params", sha1, address)
+    return Published(f"{stem}.params", sha1, f"{base.rstrip('/')}/gluon/models/{stem}.zip")
 
 
 def own_file(name: str, folder: Path) -> Path:
@@ -160,23 +166,3 @@ def _fetch(name: str, folder: Path) -> Path:
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error)
-
-
-@functools.cache
-def _model_store() -> dict[str, Any]:
-    """What GluonCV's model store says in plain values: its table of (SHA-1, name), and where it fetches from.
-
-    Its source is read, not imported: importing any part of GluonCV takes all of MXNet with it.
-    """
-    package = importlib.util.find_spec("gluoncv")
-    assert package is not None
-    assert package.submodule_search_locations
-    source = Path(package.submodule_search_locations[0]) / "model_zoo" / "model_store.py"
-    values: dict[str, Any] = {}
-    for statement in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            value = statement.value
-            plain = value.generators[0].iter if isinstance(value, ast.DictComp) else value
-            if isinstance(plain, ast.List | ast.Constant):
-                values[statement.targets[0].id] = ast.literal_eval(plain)
-    return values

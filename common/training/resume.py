@@ -18,6 +18,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
+from common.config.keys import changeable
 from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.errors import CheckpointError, ConfigurationError, DataError, TrainingError
@@ -47,24 +48,6 @@ _STATE_KEYS = (
     "files",
     "skipped",
     "stop_reason",
-)
-
-# Keys that say how a training is carried out and watched, or how long it lasts, and not what it is.
-CHANGEABLE = frozenset(
-    {
-        "log_dir",
-        "dataset.data_root",
-        "gpus",
-        "train.epochs",
-        "train.num_workers",
-        "train.log_interval",
-        "train.early_stop_patience",
-        "train.early_stop_min_delta",
-        "train.early_stop_baseline",
-        "train.early_stop_max_value",
-        "valid.interval",
-        "valid.score_thresh",
-    }
 )
 
 
@@ -205,7 +188,7 @@ def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:
     # The network of a training that began with --load is that of the checkpoint, whatever the configuration says.
     considered = [key for key in now if not (state["loaded"] and key.startswith("model."))]
     changed = {key: (before.get(key), now[key]) for key in considered if before.get(key) != now[key]}
-    fixed = [key for key in changed if key not in CHANGEABLE]
+    fixed = [key for key in changed if key not in changeable(type(config))]
     if fixed:
         raise ConfigurationError(
             "\n".join(

@@ -12,7 +12,7 @@ from detect.center_net.deformable import sampling
 from detect.center_net.network import CenterNetNetwork
 
 
-class CenterNetTraining(gluon.HybridBlock):
+class CenterNetLoss(gluon.HybridBlock):
     """Images and targets to losses, one value an image: their weighted sum, heatmap, sizes, offsets.
 
     images (B, H, W, 3) uint8 RGB; the rest as `centernet_targets.target_layout` describes it, with B before

@@ -17,7 +17,7 @@ from common.images.resize import Resize
 from common.loading.loader import Batch, Transform
 from common.recipe import Recipe
 from common.task import Inputs, Model
-from detect.center_net.loss import CenterNetTraining
+from detect.center_net.loss import CenterNetLoss
 from detect.center_net.network import (
     CenterNetNetwork,
     backbone_parameters,
@@ -31,7 +31,7 @@ from detect.center_net.network import (
 from detect.center_net.targets import fill_targets, target_layout
 from detect.config import CenterNetConfig, CenterNetModelConfig
 from detect.task import DetectionTask, most_objects
-from detect.transforms import CenterNetTraining as TrainingTransform
+from detect.transforms import CenterNetTraining
 
 log = logging.getLogger("visualtl")
 
@@ -80,13 +80,13 @@ class CenterNetModel(Model):
         self._sampled = on_cpu and is_deformable(section.base_network)
 
     def training_block(self) -> tuple[Any, Sequence[str]]:
-        block = CenterNetTraining(
+        block = CenterNetLoss(
             self.network,
             wh_weight=self.section.wh_weight,
             center_reg_weight=self.section.center_reg_weight,
             sampled=self._sampled,
         )
-        return block, CenterNetTraining.inputs
+        return block, CenterNetLoss.inputs
 
     def training_inputs(self, batch: Batch) -> Inputs:
         boxes = batch.arrays["boxes"]
@@ -95,7 +95,7 @@ class CenterNetModel(Model):
         targets = {name: np.empty((len(boxes), *shape), dtype) for name, (shape, dtype) in layout.items()}
         for row, objects in enumerate(boxes):
             fill_targets(objects, {name: array[row] for name, array in targets.items()}, scale)
-        return Inputs([batch.arrays["image"], *(targets[name] for name in CenterNetTraining.inputs[1:])])
+        return Inputs([batch.arrays["image"], *(targets[name] for name in CenterNetLoss.inputs[1:])])
 
     def inference_block(self) -> Any:
         return WithMirror(self.network) if self.flip_test else super().inference_block()
@@ -137,7 +137,7 @@ class CenterNetTask(DetectionTask[CenterNetConfig]):
         return replace(super().recipe(on_gpu), limit=GradientLimit(0.003))
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
-        return TrainingTransform(most_objects(samples))
+        return CenterNetTraining(most_objects(samples))
 
     @property
     def resize(self) -> Resize:

@@ -17,7 +17,7 @@ CLASS_WEIGHT = 1.0
 OBJECT_WEIGHT = 1.0
 
 
-class YOLOv3Training(gluon.HybridBlock):
+class YOLOv3Loss(gluon.HybridBlock):
     """Images and targets to losses, one value an image: their sum, boxes, objectness, classes.
 
     images (B, H, W, 3) uint8 RGB. boxes (B, M, 5): x1, y1, x2, y2 in pixels and class id, -1 rows unused. positive (B,

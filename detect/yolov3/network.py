@@ -14,7 +14,7 @@ from gluoncv.model_zoo.yolo.yolo3 import YOLOV3
 from mxnet import gluon
 
 from common.engine.initializers import HeNormal
-from common.engine.inner_members import value_of, yolo_output
+from common.engine.inner_members import value_of
 from common.engine.parameters import set_value
 from detect.yolov3.targets import ANCHORS, STRIDES
 
@@ -93,8 +93,10 @@ class YOLOv3Network(YOLOV3):
 
     def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, Any, Any]:
         detections = [
-            _Decoder(output)(output.prediction(tip))
-            for output, tip in zip(self.yolo_outputs, self._tips(F, x), strict=True)
+            _Decoder(output, len(self.classes), stride)(output.prediction(tip))
+            for output, tip, stride in zip(
+                self.yolo_outputs, self._tips(F, x), reversed(STRIDES), strict=True
+            )
         ]
         kept = F.contrib.box_nms(
             F.concat(*detections, dim=1),
@@ -137,10 +139,10 @@ class _Decoder(gluon.HybridBlock):
     Takes the constants of GluonCV's output layer, whose own decoding overflows where a network is not trained yet.
     """
 
-    def __init__(self, output: Any) -> None:
+    def __init__(self, output: Any, classes: int, stride: int) -> None:
         super().__init__(prefix="")
         self.anchors, self.offsets = output.anchors, output.offsets
-        self._classes, self._stride = yolo_output(output)
+        self._classes, self._stride = classes, stride
 
     def hybrid_forward(self, F: Any, raw: Any, anchors: Any, offsets: Any) -> Any:
         cells = F.slice_like(offsets, raw, axes=(2, 3)).reshape((1, -1, 1, 2))

@@ -18,8 +18,8 @@ from common.recipe import Recipe
 from common.task import Inputs, Model
 from detect.config import YOLOv3Config, YOLOv3ModelConfig
 from detect.task import DetectionTask, most_objects
-from detect.transforms import YOLOv3Training as TrainingTransform
-from detect.yolov3.loss import YOLOv3Training
+from detect.transforms import YOLOv3Training
+from detect.yolov3.loss import YOLOv3Loss
 from detect.yolov3.network import (
     YOLOv3Network,
     build_network,
@@ -35,6 +35,8 @@ _EXTRA_ANCHOR_IOU = 0.3
 # Over training the input varies between these multiples of data_shape, in steps of 32 pixels, every ten batches.
 _SCALES = (0.75, 1.25)
 _BATCHES_OF_ONE_SHAPE = 10
+# Rows of boxes in a batch whose images have few objects.
+_FEWEST_ROWS = 16
 # Objects of an image of COCO's training set, on average.
 _OBJECTS_OF_COCO = 7.3
 
@@ -49,11 +51,10 @@ class YOLOv3Model(Model):
         self.section = section
         self.classes = list(classes)
         self.name = f"yolo3_{section.base_network}_custom"
-        self._rows = 16
         self._grid: Callable[[tuple[int, int]], Grid] = lru_cache(maxsize=None)(grid)
 
     def training_block(self) -> tuple[Any, Sequence[str]]:
-        return YOLOv3Training(self.network), YOLOv3Training.inputs
+        return YOLOv3Loss(self.network), YOLOv3Loss.inputs
 
     def training_inputs(self, batch: Batch) -> Inputs:
         layout = self._grid(batch.shape)
@@ -70,7 +71,7 @@ class YOLOv3Model(Model):
         return Inputs(
             split=[
                 batch.arrays["image"],
-                self._trimmed(boxes),
+                trimmed(boxes),
                 positive.astype(np.float32),
                 weight,
                 np.ascontiguousarray(target[..., :4]),
@@ -81,15 +82,6 @@ class YOLOv3Model(Model):
             ],
             shared=[layout.cells, layout.anchors, layout.strides],
         )
-
-    def _trimmed(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes (B, M, 5) without rows that no batch has used so far: every prediction is compared with every row.
-
-        Their number, a multiple of 16, never falls, so that batches soon have one shape.
-        """
-        used = int(np.flatnonzero((boxes[..., 4] >= 0).any(axis=0)).max(initial=-1)) + 1
-        self._rows = max(self._rows, -(-used // 16) * 16)
-        return boxes[:, : self._rows]
 
     def description(self) -> dict[str, Any]:
         return self.section.model_dump(mode="json", include={"base_network", "data_shape", "syncbn"})
@@ -129,10 +121,10 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
         )
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
-        return TrainingTransform(most_objects(samples), mosaic=self.config.train.mosaic)
+        return YOLOv3Training(most_objects(samples), mosaic=self.config.train.mosaic)
 
     def _plain_transform(self, samples: Sequence[Sample]) -> Transform:
-        return TrainingTransform(most_objects(samples))
+        return YOLOv3Training(most_objects(samples))
 
     @property
     def resize(self) -> Resize:
@@ -173,6 +165,18 @@ class RandomShapes:
     def __call__(self, epoch: int, batch: int) -> tuple[int, int]:
         rng = np.random.default_rng([self._seed, epoch, batch // _BATCHES_OF_ONE_SHAPE])
         return self.choices[rng.integers(len(self.choices))]
+
+
+def trimmed(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (B, M, 5) without the last rows, which no image uses: every prediction is compared with every row.
+
+    16, 32, 64 ... rows are kept, so that batches come in few shapes: each has a graph of its own.
+    """
+    used = int(np.flatnonzero((boxes[..., 4] >= 0).any(axis=0)).max(initial=-1)) + 1
+    rows = _FEWEST_ROWS
+    while rows < used:
+        rows *= 2
+    return boxes[:, :rows]
 
 
 def image_weight(ids: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from gluoncv.loss import HeatmapFocalLoss, MaskedL1Loss
 from mxnet import autograd, nd
 
 from common.engine.inner_members import named_parameters
-from detect.center_net.loss import CenterNetTraining, focal_loss, l1_loss
+from detect.center_net.loss import CenterNetLoss, focal_loss, l1_loss
 from detect.center_net.network import CenterNetNetwork, build_network, initialise
 from detect.center_net.targets import fill_targets, target_layout
 
@@ -132,12 +132,12 @@ def inputs(boxes: list[np.ndarray], rows: int = 6) -> list[nd.NDArray]:
     pictures = rng.integers(0, 255, (len(boxes), SHAPE[1], SHAPE[0], 3))
     targets = batch_targets(boxes, rows)
     return [nd.array(pictures, dtype="uint8")] + [
-        nd.array(targets[name], dtype=targets[name].dtype) for name in CenterNetTraining.inputs[1:]
+        nd.array(targets[name], dtype=targets[name].dtype) for name in CenterNetLoss.inputs[1:]
     ]
 
 
 def losses(network: CenterNetNetwork, arrays: list[nd.NDArray], **options: float) -> list[np.ndarray]:
-    block = CenterNetTraining(network, **options)  # type: ignore[arg-type]
+    block = CenterNetLoss(network, **options)  # type: ignore[arg-type]
     block.hybridize()
     return [loss.asnumpy() for loss in block(*arrays)]
 
@@ -165,7 +165,7 @@ def test_500_objects_in_an_image_are_trained() -> None:
 @pytest.mark.parametrize("base_network", ["resnet18_v1b", "resnet18_v1b_dcnv2"])
 def test_network_learns_on_the_cpu(base_network: str) -> None:
     network = small_network(base_network)
-    block = CenterNetTraining(network, sampled=base_network.endswith("dcnv2"))
+    block = CenterNetLoss(network, sampled=base_network.endswith("dcnv2"))
     block.hybridize()
     arrays = inputs(BOXES)
     before = {name: p.data().asnumpy() for name, p in named_parameters(network).items()}

@@ -367,10 +367,10 @@ def test_rows_that_no_image_has_used_so_far_are_cut_off_and_change_no_loss() -> 
     for rows, used, left in (
         (100, 0, 16),
         (100, 17, 32),
-        (100, 3, 32),
-        (20, 3, 20),
-        (100, 90, 96),
-        (100, 97, 100),
+        (100, 3, 16),
+        (20, 3, 16),
+        (100, 33, 64),
+        (100, 90, 100),
     ):
         given, losses = with_rows(rows, used)
         assert given == left

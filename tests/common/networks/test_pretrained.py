@@ -67,7 +67,7 @@ def configuration(tmp_path: Path, **content: Any) -> str:
 def test_the_table_is_that_of_the_model_zoo() -> None:
     from gluoncv.model_zoo import model_store
 
-    assert dict(published_hashes()) == model_store._model_sha1
+    assert published_hashes().items() <= model_store._model_sha1.items()
     found = published("vgg16_bn")
     assert found is not None
     assert found.address == model_store._url_format.format(
