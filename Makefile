@@ -24,7 +24,7 @@ test: $(VENV)/ready-for-development
 # What takes minutes to show: jobs of every script killed at many random instants, and many more fuzzed files.
 soak: $(VENV)/ready-for-development
 	@$(RUN) -m pytest -m soak
-	@FUZZ=10 $(RUN) -m pytest tests/test_fuzzing.py
+	@FUZZ=10 $(RUN) -m pytest tests/test_fuzzing.py tests/test_mutations.py
 
 # Every benchmark beside GluonCV, PyTorch and pycocotools, as one table, and into benchmarks/RESULTS.md; takes the better part of an hour.
 # BENCH=--quick shows in a few that all of them run.

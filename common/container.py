@@ -15,12 +15,14 @@ belongs to one place of the document, and a file that is damaged anywhere is ref
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import struct
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,11 +82,16 @@ def write_container(path: Path, document: dict[str, Any]) -> None:
     written += b" " * (-len(written) % 8)
     if len(written) > HEADER_LIMIT or _parts(text) > PARTS_LIMIT:
         raise ContainerError(f"its header of {len(written)} bytes is longer than any reader takes")
-    with replacing(path) as file:
-        crc = _write(file, struct.pack("<Q", len(written)) + written, 0)
-        for _, array in ordered:
-            crc = _write(file, _bytes_of(array), crc)
-        file.write(struct.pack("<I", crc))
+    pieces: list[bytes | memoryview] = [
+        struct.pack("<Q", len(written)) + written,
+        *(_bytes_of(array) for _, array in ordered),
+    ]
+    # The checksum of 290 MB takes 0.1 s of a processor, a third of what writing them takes: meanwhile.
+    with ThreadPoolExecutor(1) as aside, replacing(path) as file:
+        crc = aside.submit(_crc_of, pieces)
+        for piece in pieces:
+            file.write(piece)
+        file.write(struct.pack("<I", crc.result()))
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:
@@ -92,9 +99,8 @@ def _bytes_of(array: np.ndarray) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def _write(file: IO[bytes], data: bytes | memoryview, crc: int) -> int:
-    file.write(data)
-    return zlib.crc32(data, crc)
+def _crc_of(pieces: Iterable[bytes | memoryview]) -> int:
+    return functools.reduce(lambda crc, piece: zlib.crc32(piece, crc), pieces, 0)
 
 
 def _plain(value: Any, where: tuple[str, ...], arrays: dict[str, np.ndarray]) -> Any:
