@@ -3,8 +3,8 @@
     python benchmarks/checkpoint.py [--megabytes 290] [--repeats 7]
 
 The state has four arrays for each layer, as with adam and a moving average, of all sizes. Beside it: a pickle, which is
-what version 1.2.0 wrote, without a checksum; the limit is the same bytes alone. All are written whole and flushed to the
-disk. The file is in the page cache when it is read, as after an epoch.
+what version 1.2.0 wrote, without a checksum; the limit is the same bytes alone. All are written whole and flushed to
+the disk. The file is in the page cache when it is read, as after an epoch.
 """
 
 from __future__ import annotations
