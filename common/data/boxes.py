@@ -46,14 +46,16 @@ def settle_boxes(
         ordered = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
         clipped, reason = clip_box(ordered, width, height)
         if ordered != tuple(box) and clipped:
-            problems.append(Problem(source, line, f"{text}: {_REVERSED}", clipped=True))
+            problems.append(Problem(source, line, f"{text}: {_REVERSED}", True, "reversed corners"))
         if reason:
-            problems.append(Problem(source, line, f"{text}: {reason}", clipped=clipped is not None))
+            inside = clipped is not None
+            kind = "sticking out" if inside else ""
+            problems.append(Problem(source, line, f"{text}: {reason}", inside, kind))
         if clipped is None:
             places += _rough_place(ordered, width, height)
         elif (row := (float(class_id), *clipped)) in objects:
             first = "" if objects[row] is None else f", that of line {objects[row]}"
-            problems.append(Problem(source, line, f"{text}: {_TWICE}{first}", clipped=True))
+            problems.append(Problem(source, line, f"{text}: {_TWICE}{first}", True, "duplicates"))
         else:
             objects[row] = line
     kept = sorted(objects, key=lambda row: row[0] < 0)

@@ -22,14 +22,14 @@ PROBLEMS_LOGGED = 20
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An entry of data_report.json. line: from 1, none where the whole file is meant. clipped: something was
-    changed
-    to fit and is still there; otherwise it was left out."""
+    """An entry of data_report.json. line: from 1, none where the whole file is meant. clipped: something was changed to
+    fit and is still there; otherwise it was left out. kind: of the change, in a word or two, by which it is counted."""
 
     file: str
     line: int | None
     reason: str
     clipped: bool = False
+    kind: str = ""
 
     def __str__(self) -> str:
         place = "" if self.line is None else f":{self.line}"
@@ -74,6 +74,11 @@ class FolderReport:
         folder."""
         return FolderReport(str(folder), samples, samples)
 
+    @property
+    def kinds(self) -> dict[str, int]:
+        """How much was changed to fit, by kind."""
+        return dict(sorted(Counter(problem.kind or "other" for problem in self.clipped).items()))
+
     def as_json(self) -> dict[str, Any]:
         """The entry of data_report.json."""
         return {
@@ -85,6 +90,7 @@ class FolderReport:
             "entries_left_out": self.entries_left_out,
             "left_out": [_entry(problem) for problem in self.problems],
             "clipped": [_entry(problem) for problem in self.clipped],
+            "clipped_kinds": self.kinds,
             "skipped": [_entry(problem) for problem in self.skipped],
             "notes": [_entry(problem) for problem in self.notes],
         }
@@ -115,10 +121,11 @@ def _entry(problem: Problem) -> dict[str, Any]:
 
 def log_report(report: FolderReport) -> None:
     """Say what was found in a folder, and the first PROBLEMS_LOGGED of what was wrong with it."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.items())
     log.info(
-        "%s: %d images, %d samples; left out: %d images, %d entries of others; %d clipped, %d skipped",
+        "%s: %d images, %d samples; left out: %d images, %d entries of others; %d clipped%s, %d skipped",
         printable(report.folder), report.images, report.samples, report.images_left_out,
-        report.entries_left_out, len(report.clipped), len(report.skipped),
+        report.entries_left_out, len(report.clipped), f" ({kinds})" if kinds else "", len(report.skipped),
     )  # fmt: skip
     notes = [(problem, "left out") for problem in report.problems]
     notes += [(problem, "skipped") for problem in report.skipped]

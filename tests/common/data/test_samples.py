@@ -275,7 +275,8 @@ def test_the_log_names_the_first_problems_and_counts_the_rest(
 
 def test_the_report_file_has_every_entry(tmp_path: Path) -> None:
     report = FolderReport("/data/train", 3, 1, [Problem("a.txt", 2, "no area")])
-    report.clipped.append(Problem("b.txt", 1, "sticks out", clipped=True))
+    report.clipped.append(Problem("b.txt", 1, "sticks out", True, "sticking out"))
+    report.clipped += [Problem("b.txt", line, "again", True, "duplicates") for line in (2, 3)]
     report.skipped.append(Problem("c.JPG", None, "extension"))
     part = FolderReport.split_off(Path("/data/train"), 4)
     write_report(tmp_path / "r.json", {"train": report, "valid": part}, {"train": {"classes": {"cat": 3}}})
@@ -288,7 +289,11 @@ def test_the_report_file_has_every_entry(tmp_path: Path) -> None:
         "images_left_out": 0,
         "entries_left_out": 0,
         "left_out": [{"file": "a.txt", "line": 2, "reason": "no area"}],
-        "clipped": [{"file": "b.txt", "line": 1, "reason": "sticks out"}],
+        "clipped": [
+            {"file": "b.txt", "line": line, "reason": reason}
+            for line, reason in ((1, "sticks out"), (2, "again"), (3, "again"))
+        ],
+        "clipped_kinds": {"duplicates": 2, "sticking out": 1},
         "skipped": [{"file": "c.JPG", "line": None, "reason": "extension"}],
         "notes": [],
         "classes": {"cat": 3},
