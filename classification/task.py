@@ -24,7 +24,7 @@ from classification.teacher import make_teacher
 from classification.transforms import CENTRE, TrainingTransform, region_of
 from common.config.network_sections import NetworkConfig
 from common.data.figures import listed
-from common.data.listing import Listing
+from common.data.listing import Listing, class_name
 from common.data.samples import Annotate, Sample
 from common.errors import DataError
 from common.images.augment import mixup_share
@@ -113,7 +113,7 @@ class FolderTask(NetworkTask[C]):
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> gluon.HybridBlock:
         """The network for `classes`, with parameters to begin with and their rate multipliers."""
-        known = classes_of(checkpoint) if checkpoint else list(classes)
+        known = [class_name(name) for name in classes_of(checkpoint)] if checkpoint else list(classes)
         network, pretrained = self.start(
             checkpoint,
             lambda section, _: self.build_network(
