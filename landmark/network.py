@@ -62,13 +62,13 @@ class LandmarkNetwork(nn.HybridBlock):
                 weight_initializer=mx.init.Normal(0.01),
                 bias_initializer=mx.init.Constant(0.5 * UNIT),
             )
-        self._fine_layer = _last_of_size(self.features, _FINE)
+        self.fine_layer = _last_of_size(self.features, _FINE)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         fine = x
         for number, layer in enumerate(self.features):
             x = layer(x)
-            if number == self._fine_layer:
+            if number == self.fine_layer:
                 fine = x
         places = F.concat(self.fine(fine), self.coarse(x), dim=1)
         return F.reshape(self.output(places) / UNIT, shape=(0, -1, 2))

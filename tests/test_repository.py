@@ -166,6 +166,7 @@ def test_light_modules_do_not_import_the_framework() -> None:
         "import sys\n"
         "import common.config.command_line, common.config.sections, common.loading.loader, common.data.samples\n"
         "import common.processes.pool, common.reporting.server, common.job\n"
+        "import common.training.estimator, common.training.hooks, common.training.resume\n"
         "import detect.config, detect.transforms, detect.annotations, detect.metric, detect.results\n"
         "print([name for name in ('mxnet', 'gluoncv') if name in sys.modules])"
     )

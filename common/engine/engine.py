@@ -43,6 +43,10 @@ class OptimizerSettings:
     wd: float = 0.0
 
 
+#: What is raised where values do not fit what they are given to.
+MISFITS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
 class Engine(ABC):
     """Computes the steps of a training, on one device or several, and predictions between them.
 

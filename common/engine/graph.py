@@ -85,12 +85,25 @@ class Normalisation:
 def statistics_graph(
     block: gluon.HybridBlock, precision: str, device: str
 ) -> tuple[gluon.SymbolBlock | None, list[Normalisation]]:
-    """Compile the graph from uint8 images to what reaches the BatchNorms of `block`, if any, and say which they are.
+    """Compile `statistics_symbol`."""
+    symbol, layers = statistics_symbol(block, precision, device)
+    if symbol is None:
+        return None, []
+    graph = gluon.SymbolBlock(symbol, [mx.sym.var("images", dtype="uint8")], params=block.collect_params())
+    # It runs once an epoch: its memory is for others in between.
+    graph.hybridize()
+    return graph, layers
+
+
+def statistics_symbol(
+    block: gluon.HybridBlock, precision: str, device: str
+) -> tuple[Any, list[Normalisation]]:
+    """The graph from uint8 images to what reaches the BatchNorms of `block`, and which these are; None, if none.
 
     For each of them it gives two arrays (C,), when it runs as in training: the mean of every channel, and one over the
     square root of its variance plus epsilon. Those that keep to their running statistics in training are left out.
     """
-    output, variables = trace(block, ["images"], precision, device)
+    output, _ = trace(block, ["images"], precision, device)
     # MXNet would leave mixed precision out of what it writes.
     document = json.loads(output.tojson(remove_amp_cast=False))
     nodes = document["nodes"]
@@ -111,10 +124,7 @@ def statistics_graph(
         return None, []
     every = mx.sym.load_json(json.dumps(document)).get_internals()
     outputs = [every[f"measured{i}_{part}"] for i in range(len(found)) for part in ("mean", "var")]
-    graph = gluon.SymbolBlock(mx.sym.Group(outputs), variables, params=block.collect_params())
-    # It runs once an epoch: its memory is for others in between.
-    graph.hybridize()
-    return graph, list(found.values())
+    return mx.sym.Group(outputs), list(found.values())
 
 
 def _is_true(node: Mapping[str, Any], attribute: str) -> bool:

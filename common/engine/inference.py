@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
 from common.engine.arrays import on_device
+from common.engine.engine import MISFITS
 from common.engine.graph import Inference, inference_graph
 from common.engine.parameter_file import check_parameter_file
 from common.errors import ModelError, PretrainedError
@@ -45,7 +45,7 @@ def symbol_inference(symbol: Path, params: Path, contexts: Sequence[Any]) -> Dev
             network = gluon.SymbolBlock.imports(str(symbol), ["data"], str(params), ctx=list(contexts))
     except PretrainedError as error:
         raise ModelError(str(error)) from None
-    except (mx.MXNetError, AssertionError, ValueError, KeyError, TypeError, OSError) as error:
+    except (*MISFITS, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ModelError(f"{symbol} and {params.name} do not make a model: {reason}") from None
     return DeviceInference(Inference(network), contexts)

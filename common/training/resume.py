@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 
 from common.config.keys import changeable
 from common.config.sections import JobConfig
 from common.data.samples import Sample
+from common.engine.engine import MISFITS
 from common.errors import CheckpointError, ConfigurationError, DataError, TrainingError
 from common.evaluator import Evaluation
 from common.reporting import warnings
@@ -231,7 +231,7 @@ def take_up(
         for hook in hooks:
             if type(hook).__name__ in saved["hooks"]:
                 hook.restore(saved["hooks"][type(hook).__name__])
-    except (LookupError, TypeError, ValueError, AttributeError, AssertionError, mx.MXNetError) as error:
+    except MISFITS as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise CheckpointError(
             f"{TRAINING_STATE} does not fit this job ({reason}); leave out --resume to start afresh"

@@ -67,20 +67,20 @@ class YOLOv3Loss(gluon.HybridBlock):
         stride: Any,
     ) -> tuple[Any, Any, Any, Any]:
         raw = self.network.predictions(F, self.normalise(images))
-        predicted = _decode(F, raw, cell, anchor, stride)
+        predicted = decode(F, raw, cell, anchor, stride)
 
         # Objectness: places that hold no object but whose box overlaps one are left alone.
-        overlap = F.max(_iou_matrix(F, F.BlockGrad(predicted), boxes), axis=2)
+        overlap = F.max(iou_matrix(F, F.BlockGrad(predicted), boxes), axis=2)
         trained = F.broadcast_maximum(objects, (overlap <= self._ignore_iou) * known)
         objectness = raw.slice_axis(axis=2, begin=4, end=5).reshape((0, -1))
-        object_loss = F.sum(_binary_cross_entropy(F, objectness, objects) * trained, axis=1)
+        object_loss = F.sum(binary_cross_entropy(F, objectness, objects) * trained, axis=1)
 
         rows = F.broadcast_like(F.contrib.arange_like(positive, axis=0).expand_dims(1), positive)
         where = F.stack(rows, positive, axis=0)
-        box_loss = F.sum((1.0 - _complete_iou(F, F.gather_nd(predicted, where), target)) * weight, axis=1)
+        box_loss = F.sum((1.0 - complete_iou(F, F.gather_nd(predicted, where), target)) * weight, axis=1)
         class_logits = F.gather_nd(raw, where).slice_axis(axis=2, begin=5, end=None)
         class_loss = F.sum(
-            F.sum(_binary_cross_entropy(F, class_logits, target_class), axis=2) * weight, axis=1
+            F.sum(binary_cross_entropy(F, class_logits, target_class), axis=2) * weight, axis=1
         )
 
         box_loss, object_loss, class_loss = (
@@ -91,7 +91,7 @@ class YOLOv3Loss(gluon.HybridBlock):
         return box_loss + object_loss + class_loss, box_loss, object_loss, class_loss
 
 
-def _decode(F: Any, raw: Any, cell: Any, anchor: Any, stride: Any) -> Any:
+def decode(F: Any, raw: Any, cell: Any, anchor: Any, stride: Any) -> Any:
     """Raw predictions (B, N, >= 4) to boxes x1, y1, x2, y2 in pixels (B, N, 4)."""
     centre = F.sigmoid(raw.slice_axis(axis=2, begin=0, end=2))
     centre = F.broadcast_mul(F.broadcast_add(centre, cell.expand_dims(0)), stride.expand_dims(0))
@@ -105,7 +105,7 @@ def _decode(F: Any, raw: Any, cell: Any, anchor: Any, stride: Any) -> Any:
     return F.concat(centre - half, centre + half, dim=2)
 
 
-def _binary_cross_entropy(F: Any, logits: Any, target: Any) -> Any:
+def binary_cross_entropy(F: Any, logits: Any, target: Any) -> Any:
     return F.relu(logits) - logits * target + F.Activation(-F.abs(logits), act_type="softrelu")
 
 
@@ -113,7 +113,7 @@ def _corner(F: Any, boxes: Any, index: int) -> Any:
     return boxes.slice_axis(axis=2, begin=index, end=index + 1)
 
 
-def _iou_matrix(F: Any, predicted: Any, boxes: Any) -> Any:
+def iou_matrix(F: Any, predicted: Any, boxes: Any) -> Any:
     """IoU (B, N, M) of predictions (B, N, 4) with objects (B, M, >= 4); unused objects overlap nothing."""
     px1, py1, px2, py2 = (_corner(F, predicted, i) for i in range(4))
     bx1, by1, bx2, by2 = (_corner(F, boxes, i).transpose((0, 2, 1)) for i in range(4))
@@ -124,7 +124,7 @@ def _iou_matrix(F: Any, predicted: Any, boxes: Any) -> Any:
     return both / (areas - both + 1e-9)
 
 
-def _complete_iou(F: Any, predicted: Any, target: Any) -> Any:
+def complete_iou(F: Any, predicted: Any, target: Any) -> Any:
     """Complete IoU (B, P) of boxes (B, P, 4) pair by pair: IoU less a penalty for distance and for aspect ratio."""
     px1, py1, px2, py2 = (_corner(F, predicted, i) for i in range(4))
     tx1, ty1, tx2, ty2 = (_corner(F, target, i) for i in range(4))

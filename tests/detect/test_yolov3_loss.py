@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from detect.yolov3.loss import _binary_cross_entropy, _complete_iou, _decode, _iou_matrix
+from detect.yolov3.loss import binary_cross_entropy, complete_iou, decode, iou_matrix
 from detect.yolov3.targets import grid
 
 
@@ -41,7 +41,7 @@ def test_complete_iou_equals_the_definition() -> None:
     rng = np.random.default_rng(0)
     a, b = random_boxes(rng, (2, 50)), random_boxes(rng, (2, 50))
     b[0, 0] = a[0, 0]
-    found = _complete_iou(mx.nd, mx.nd.array(a), mx.nd.array(b)).asnumpy()
+    found = complete_iou(mx.nd, mx.nd.array(a), mx.nd.array(b)).asnumpy()
     wanted = [
         [plain_complete_iou(x, y) for x, y in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)
     ]
@@ -52,7 +52,7 @@ def test_the_iou_of_all_with_all_equals_the_definition_and_padding_overlaps_noth
     rng = np.random.default_rng(1)
     predicted, boxes = random_boxes(rng, (2, 30)), np.full((2, 4, 5), -1, np.float32)
     boxes[:, :3, :4] = random_boxes(rng, (2, 3))
-    found = _iou_matrix(mx.nd, mx.nd.array(predicted), mx.nd.array(boxes)).asnumpy()
+    found = iou_matrix(mx.nd, mx.nd.array(predicted), mx.nd.array(boxes)).asnumpy()
     wanted = [[[plain_iou(p, b) for b in boxes[i, :3]] for p in predicted[i]] for i in range(2)]
     np.testing.assert_allclose(found[..., :3], wanted, atol=1e-5)
     assert (found[..., 3] == 0).all()
@@ -62,7 +62,7 @@ def test_decoding_equals_the_paper() -> None:
     layout = grid((64, 32))
     raw = np.random.default_rng(2).normal(size=(1, len(layout.cells), 7)).astype(np.float32)
     arrays = [mx.nd.array(array) for array in (raw, layout.cells, layout.anchors, layout.strides)]
-    found = _decode(mx.nd, *arrays).asnumpy()[0]
+    found = decode(mx.nd, *arrays).asnumpy()[0]
     for n in (0, 7, len(found) - 1):
         centre = (1 / (1 + np.exp(-raw[0, n, :2])) + layout.cells[n]) * layout.strides[n]
         size = layout.anchors[n] * np.exp(raw[0, n, 2:4])
@@ -72,6 +72,6 @@ def test_decoding_equals_the_paper() -> None:
 @pytest.mark.parametrize("logit", [-90.0, -3.0, 0.0, 2.0, 90.0])
 @pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
 def test_cross_entropy_is_right_and_stays_finite(logit: float, target: float) -> None:
-    found = _binary_cross_entropy(mx.nd, mx.nd.array([logit]), mx.nd.array([target])).asscalar()
+    found = binary_cross_entropy(mx.nd, mx.nd.array([logit]), mx.nd.array([target])).asscalar()
     wanted = np.logaddexp(0, logit) - target * logit
     assert found == pytest.approx(wanted, rel=1e-5, abs=1e-6)

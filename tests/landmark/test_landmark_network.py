@@ -25,7 +25,7 @@ def test_the_finer_map_is_a_sixteenth_of_the_input_and_the_layer_after_it_is_sma
     fine = sizes.index((6, 10))
     while fine + 1 < len(sizes) and sizes[fine + 1] == (6, 10):
         fine += 1
-    assert network._fine_layer == fine
+    assert network.fine_layer == fine
     assert sizes[-1] != (6, 10)
 
 

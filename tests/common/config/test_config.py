@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from classification.config import ClassificationConfig
+from common.config.keys import changeable
 from common.config.network_sections import NetworkConfig
 from common.config.sections import JobConfig, configuration
 from common.errors import ConfigurationError
-from detect.config import YOLOv3Config
+from detect.config import CenterNetConfig, DetectConfig, YOLOv3Config
+from landmark.config import LandmarkConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -295,3 +298,14 @@ def test_configurations_import_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "config_class", [YOLOv3Config, CenterNetConfig, ClassificationConfig, LandmarkConfig]
+)
+def test_what_a_training_is_cannot_change_when_it_is_resumed(config_class: type[JobConfig]) -> None:
+    free = changeable(config_class)
+    assert not {path for path in free if path.startswith(("model.", "dataset.train", "dataset.class"))}
+    assert not free & {"train.lr", "train.batch_size", "train.seed", "train.wd", "train.ema_decay"}
+    assert free >= {"log_dir", "gpus", "dataset.data_root", "train.epochs", "train.early_stop_max_value"}
+    assert ("valid.score_thresh" in free) == issubclass(config_class, DetectConfig)
