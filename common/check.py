@@ -19,7 +19,7 @@ from common.data.problems import Problem
 from common.data.report import Report
 from common.datasets import WORDS, Datasets
 from common.engine.devices import contexts, processors
-from common.errors import DataError, JobError, PretrainedError
+from common.errors import DataError, FetchError, JobError
 from common.images.decoding import ImageError, decode
 from common.networks.pretrained import fetchable, models_folder, present, published
 from common.prepare import prepare
@@ -63,7 +63,7 @@ def check(config: JobConfig, options: Options, task_name: str) -> int:
     if reasons:
         for reason in reasons[1:]:
             log.error("%s", reason)
-        last_words(str(reasons[0]))
+        last_words(reasons[0])
         return reasons[0].exit_status
     log.info("The job could start; the report is %s", config.log_dir / CHECK_REPORT)
     return 0
@@ -190,7 +190,7 @@ def _look_for_parameters(config: JobConfig, loaded: bool, report: Report, reason
             log.info("Pretrained parameters: %s: %s", path, state)
             entries.append({"name": name, "file": str(path), "state": state})
             if state.startswith("missing"):
-                raise PretrainedError(
+                raise FetchError(
                     f"pretrained parameters are missing: put {path.name} into {folder}; it cannot be fetched from "
                     f"here: {why_not}"
                 )

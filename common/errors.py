@@ -5,30 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def one_line(text: str) -> str:
+    """`text` with what a terminal cannot show, line ends above all, written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class JobError(Exception):
     """A reason for which a job ends: what was wrong, where, and what would be right.
 
-    `kind` is the machine-readable class of the reason, as it stands in `status.json`:
+        `kind` is the machine-readable class of the reason, as it stands in `status.json`; `retry` says whether the same
+    job may succeed when it is started again, as it is, and the exit status follows from it:
 
-    ============== ==========================================================
-    configuration  the command line or the configuration file
-    data           images and annotations
-    device         GPUs that are not there or cannot be served
-    checkpoint     a file given with --load
-    pretrained     pretrained parameters that are missing or wrong
-    model          a finished model that is to be used and cannot be
-    log_dir        the output folder cannot be used
-    port           the progress port cannot be used
-    worker         a data worker died
-    training       the numbers went wrong
-    memory         memory ran out
-    stopped        SIGTERM or SIGINT
-    internal       a defect of this software
-    ============== ==========================================================
+    ============== ====== ====== ===============================================================
+    kind           retry  status
+    ============== ====== ====== ===============================================================
+    configuration  no     2      the command line or the configuration file
+    data           no     3      images and annotations
+    checkpoint     no     3      a file given with --load, or a training state
+    pretrained     no     3      pretrained parameters that are damaged, of another network or unknown
+    pretrained     yes    1      pretrained parameters that are missing and could not be fetched
+    model          no     3      a finished model that is to be used and cannot be
+    training       no     3      the numbers went wrong
+    device         yes    1      GPUs that are not there or cannot be served
+    log_dir        yes    1      the output folder cannot be used, or its disk is full
+    port           yes    1      the progress port cannot be used
+    worker         yes    1      data workers died again and again
+    memory         yes    1      memory ran out (128 + n where the system ended the process)
+    internal       yes    1      a defect of this software
+    crash          yes    128+n  native code ended the process
+    killed         yes    137    somebody ended the process with SIGKILL
+    stopped        yes    128+n  SIGTERM, SIGINT or SIGHUP
+    ============== ====== ====== ===============================================================
     """
 
     kind = "internal"
-    exit_status = 1
+    retry = True
+
+    @property
+    def exit_status(self) -> int:
+        """That of a process that ends for this reason."""
+        return 1 if self.retry else 3
 
 
 class ConfigurationError(JobError):
@@ -38,6 +56,7 @@ class ConfigurationError(JobError):
     """
 
     kind = "configuration"
+    retry = False
     exit_status = 2
 
     def __init__(self, message: str, log_dir: Path | None = None) -> None:
@@ -49,6 +68,7 @@ class DataError(JobError):
     """Annotations or images with which a job cannot go on."""
 
     kind = "data"
+    retry = False
 
 
 class DeviceError(JobError):
@@ -61,18 +81,27 @@ class CheckpointError(JobError):
     """A checkpoint that is not one, or not one for this job."""
 
     kind = "checkpoint"
+    retry = False
 
 
 class PretrainedError(JobError):
-    """Pretrained parameters that cannot be found or do not fit."""
+    """Pretrained parameters that are damaged, do not fit, or are not known."""
 
     kind = "pretrained"
+    retry = False
+
+
+class FetchError(PretrainedError):
+    """Pretrained parameters that are not here and could not be fetched."""
+
+    retry = True
 
 
 class ModelError(JobError):
     """A finished model that cannot be opened."""
 
     kind = "model"
+    retry = False
 
 
 class LogDirError(JobError):
@@ -97,9 +126,22 @@ class TrainingError(JobError):
     """Training cannot go on, for instance because the loss is no longer finite."""
 
     kind = "training"
+    retry = False
 
 
 class MemoryLimitError(JobError):
     """Memory of the machine or of a GPU ran out."""
 
     kind = "memory"
+
+
+class CrashError(JobError):
+    """Native code ended the process."""
+
+    kind = "crash"
+
+
+class KilledError(JobError):
+    """Somebody ended the process without asking it."""
+
+    kind = "killed"

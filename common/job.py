@@ -35,8 +35,8 @@ from common.predictor import Predictor
 from common.prepare import Prepared, prepare
 from common.processes.pool import WorkerPool
 from common.recipe import Recipe
-from common.reporting import warnings
-from common.reporting.endings import ending, fail_before, watch_signals
+from common.reporting import supervisor, warnings
+from common.reporting.endings import ending, explain, fail_before, finish, watch_signals
 from common.reporting.lock import lock
 from common.reporting.log import open_log
 from common.reporting.progress import Progress, Step, earlier_points
@@ -77,14 +77,14 @@ def main(
         return check(config, options, task)
     try:
         with lock(config.log_dir):
+            supervisor.tell(log_dir=str(config.log_dir.resolve()))
             open_log(config.log_dir)
             status = Status(config.log_dir)
             with ending(status, config.train.batch_size):
                 watch_signals(status)
                 run(config, options, task, status)
-            status.close()
-    except JobError as error:  # log_dir itself cannot be used
-        return fail_before(error, None)
+    except (JobError, OSError) as error:  # log_dir itself cannot be used
+        return fail_before(explain(error), None)
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -150,7 +150,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
             write_report(config, model, best, documents, progress)
         warnings.repeat()
         log.info("Finished: results are in %s", config.log_dir)
-        status.update(state="finished")
+        finish(status)
         _linger(options.linger)
 
 

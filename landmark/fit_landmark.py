@@ -1,10 +1,15 @@
 """Train on keypoints: python3 landmark/fit_landmark.py --config job.json [--load best_checkpoint.pkl]"""
 
+import os
 import sys
-from pathlib import Path
 
 # A script's own folder comes first on Python's path; the packages stand one above it.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+
+from common.reporting.beginning import begin
+
+if __name__ == "__main__":
+    begin()  # what follows is the job; the process that was started watches it, and says what ended it
 
 from common.job import main
 from landmark.config import LandmarkConfig

@@ -124,7 +124,7 @@ def test_a_set_of_which_nothing_can_be_decoded_is_a_reason(
 ) -> None:
     for path in (root / "data" / "valid").rglob("*.jpg"):
         damage(path)
-    assert check(root) == 1
+    assert check(root) == 3
     assert "no image of the valid set can be decoded" in last_line(capsys)
     assert report(root)["reasons"][0]["kind"] == "data"
 
@@ -181,7 +181,7 @@ def test_parameters_that_do_not_fit_are_a_reason(root: Path, capsys: pytest.Capt
     own = root / "home" / "models" / "mobilenet0.25.params"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"no parameters")
-    assert check(root, model={"base_network": "mobilenet0.25"}) == 1
+    assert check(root, model={"base_network": "mobilenet0.25"}) == 3
     assert str(own) in last_line(capsys)
 
 
@@ -196,13 +196,13 @@ def test_a_device_that_is_not_there_is_a_reason_and_the_data_is_read_nevertheles
 
 def test_a_checkpoint_of_another_kind_is_a_reason(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "other.pkl").write_bytes(b"no checkpoint")
-    assert check(root, "--load", str(root / "other.pkl")) == 1
+    assert check(root, "--load", str(root / "other.pkl")) == 3
     assert "other.pkl" in last_line(capsys)
 
 
 def test_data_that_no_job_can_use_is_a_reason(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture(root / "data" / "valid" / "wasp" / "0.jpg", 99)
-    assert check(root) == 1
+    assert check(root) == 3
     assert "the class folder 'wasp' is not in the training set" in last_line(capsys)
     assert report(root)["reasons"][0]["kind"] == "data"
 

@@ -171,7 +171,9 @@ def test_a_damaged_state_ends_a_resumed_job_with_one_line(tmp_path: Path, data: 
     assert f"{state}: not a usable checkpoint: " in fail(start(TASK, log_dir, data, "--resume"))
 
 
-@pytest.mark.parametrize(("number", "ended"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "ended"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_job_soon_and_says_so(tmp_path: Path, data: Path, number: int, ended: int) -> None:
     log_dir = tmp_path / "out"
     process = start(TASK, log_dir, data, epochs=1000)
@@ -182,7 +184,9 @@ def test_a_signal_ends_the_job_soon_and_says_so(tmp_path: Path, data: Path, numb
     last = fail(process, ended)
     assert time.monotonic() - began < 8
     assert last == f"stopped by {signal.Signals(number).name}"
-    assert (log_dir / "estimator.log").read_text().strip().splitlines()[-1] == last
+    log = (log_dir / "estimator.log").read_text()
+    assert log.strip().splitlines()[-1].endswith(f" WARNING {last}")
+    assert "ERROR" not in log
     assert status(log_dir)["state"] == "stopped"
     assert_gone(children)
     assert read_checkpoint(log_dir / "training_state.pkl", TASK)["epoch"] >= 0

@@ -199,8 +199,8 @@ def test_a_gpu_without_memory_ends_the_job_with_a_batch_size_to_try(tmp_path: Pa
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     told = "the GPU's memory ran out; train.batch_size is 4; try 2 (cudaMalloc retry failed: out of memory)"
-    assert done.stderr.strip().splitlines()[-1] == told
-    assert status(log_dir)["error"] == {"kind": "memory", "message": told}
+    assert done.stderr.strip().splitlines()[-1] == f"{told} [error.retry: true]"
+    assert status(log_dir)["error"] == {"kind": "memory", "message": told, "retry": True}
 
 
 def test_names_of_any_letters_go_through_a_whole_job(tmp_path: Path, data: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from common.config.values import Kind
+from common.errors import one_line
 
 #: Names that people know from elsewhere.
 _OTHER_NAMES = {
@@ -29,11 +30,6 @@ _OTHER_NAMES = {
 # Most characters of a name that are compared with other names: that takes quadratic time.
 _LONGEST_NAME = 100
 _SCHEMAS = Path(__file__).resolve().parents[2] / "configs"
-
-
-def one_line(text: str) -> str:
-    """`text` with what a terminal cannot show, line ends above all, written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: Any) -> str:

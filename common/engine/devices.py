@@ -7,7 +7,9 @@ import ctypes
 import importlib
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,13 +140,15 @@ def load_mxnet() -> None:
     MXNet computes on every core, and its operators share one temporary memory instead of four, which costs no time;
     variables of the environment that are set stay as they are. Both come without SciPy, which takes 38 MB and a sixth
     of the time: MXNet asks for it on behalf of sparse arrays and quantization, and does without it where it is missing;
-    GluonCV for a reader of files that jobs have none of.
+    GluonCV for a reader of files that jobs have none of. A crash in native code stays the signal that it is: MXNet's
+    own handlers would end the process with status 255.
     """
     use_all_cores()
     os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else it prints a line whenever it binds a graph
     if "scipy" in sys.modules:
         importlib.import_module("gluoncv")
+        _leave_crashes_alone()
         return
     stands_in = ModuleType("scipy")
     try:
@@ -156,6 +160,13 @@ def load_mxnet() -> None:
     finally:
         for name in ("scipy", "scipy.io"):
             sys.modules.pop(name, None)
+    _leave_crashes_alone()
+
+
+def _leave_crashes_alone() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def return_memory() -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from common.errors import PretrainedError
+from common.errors import FetchError, PretrainedError
 
 log = logging.getLogger("visualtl")
 
@@ -154,7 +154,7 @@ def _fetch(name: str, folder: Path) -> Path:
             raise OSError("what was fetched has another SHA-1")
         os.replace(extracted, path)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
-        raise PretrainedError(
+        raise FetchError(
             f"pretrained parameters are missing: put {path.name} (or your own {own_file(name, folder).name}) into "
             f"{folder}; fetching it failed: {_reason(error)}"
         ) from None

@@ -1,4 +1,7 @@
-"""How a job ends: exit status, last line, and `status.json`, for every way in which it can end."""
+"""How a job ends: exit status, last line, and `status.json`, for every way in which it can end.
+
+What ends a process that cannot say so itself is written down by `common.reporting.supervisor`.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,20 @@ import logging
 import os
 import re
 import signal
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from common.errors import DeviceError, JobError, LogDirError, MemoryLimitError
+from common.errors import DeviceError, JobError, LogDirError, MemoryLimitError, one_line
+from common.reporting import supervisor
 from common.reporting.lock import lock
-from common.reporting.log import last_words, open_log
+from common.reporting.log import Format, last_words, open_console, open_log, write_traceback
 from common.reporting.status import Status
+from common.reporting.supervisor import STOPPING
 
 log = logging.getLogger("visualtl")
 
@@ -33,8 +37,11 @@ class Stopped(BaseException):
 
 
 # Seconds after which a signal ends the job even if it is within an operation that cannot be interrupted, such as a
-# large batch on the CPU. `docker stop` waits 10 s before it kills.
-_PATIENCE = 6.0
+# large batch on the CPU. A second later the supervisor kills it; `docker stop` waits 10 s before it does.
+_PATIENCE = supervisor.PATIENCE - 1.0
+
+# Seconds in which one more signal is the same request: a whole process group is often told beside the process.
+_REPEATED = 1.0
 
 # What MXNet, CUDA's libraries and the C++ runtime say when memory runs out.
 _MEMORY = re.compile(
@@ -46,29 +53,40 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def watch_signals(status: Status) -> None:
-    """From now on SIGTERM and SIGINT are raised as `Stopped` in the main thread.
+    """From now on SIGTERM, SIGINT and SIGHUP are raised as `Stopped` in the main thread.
 
     Whatever they interrupt leaves its files whole, and the training state of the last completed epoch is on disk. Where
-    the main thread does not come to it in time, and at a second signal, the process ends without its help.
+    the main thread does not come to it in time, and at a second signal, the process ends without its help. A job that
+    has finished stays finished.
     """
+    first = 0.0
 
     def end(number: int) -> None:
-        stopped = Stopped(number)
-        status.update(state="stopped", error={"kind": "stopped", "message": str(stopped)})
-        last_words(str(stopped))
-        os._exit(stopped.exit_status)
+        if status.state != "finished":
+            stopped = Stopped(number)
+            status.end(str(stopped))
+            supervisor.tell(ended=stopped.exit_status)
+            last_words(str(stopped))
+            os._exit(stopped.exit_status)
+        os._exit(0)
 
     def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal first
         if _is_in_finaliser(frame):  # what is raised there goes nowhere
             signal.signal(signal.SIGALRM, lambda _, frame: receive(number, frame))
             signal.setitimer(signal.ITIMER_REAL, 0.01)
             return
-        for other in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(other, lambda number, frame: os._exit(128 + number))
+        first = time.monotonic()
+        for other in STOPPING:
+            signal.signal(other, again)
         raise Stopped(number)
 
+    def again(number: int, frame: FrameType | None) -> None:
+        if time.monotonic() > first + _REPEATED:
+            os._exit(0 if status.state == "finished" else 128 + number)
+
     def watch() -> None:
-        number = os.read(reading, 1)[0]
+        number = next(number for number in iter(lambda: os.read(reading, 1)[0], None) if number in STOPPING)
         time.sleep(_PATIENCE)
         end(number)
 
@@ -77,14 +95,22 @@ def watch_signals(status: Status) -> None:
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=watch, daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, receive)
+    for number in STOPPING:
+        # A program that was started with nohup has SIGHUP ignored, and so it stays.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, receive)
 
 
 def _is_in_finaliser(frame: FrameType | None) -> bool:
     while frame and frame.f_code.co_name != "__del__":
         frame = frame.f_back
     return frame is not None
+
+
+def finish(status: Status) -> None:
+    """All files of the job are there: whatever comes now, it has succeeded."""
+    status.update(state="finished")
+    supervisor.tell(ended=0)
 
 
 @contextmanager
@@ -97,35 +123,43 @@ def ending(status: Status, batch_size: int) -> Iterator[None]:
     """
     try:
         yield
-    except Stopped as stopped:
-        status.update(state="stopped", error={"kind": "stopped", "message": str(stopped)})
         status.close()
-        last_words(str(stopped))
-        raise SystemExit(stopped.exit_status) from None
+    except Stopped as stopped:
+        if status.state == "finished":
+            raise SystemExit(0) from None
+        _end(status, str(stopped), stopped.exit_status)
     except Exception as error:
+        if status.state == "finished":
+            log.warning("%s", explain(error))
+            raise SystemExit(0) from None
         known = explain(error, batch_size)
         if not isinstance(error, (JobError, OSError, MemoryError)):
-            _keep_traceback()
-        status.update(state="failed", error={"kind": known.kind, "message": str(known)})
-        status.close()
-        last_words(str(known))
-        raise SystemExit(known.exit_status) from None
+            write_traceback(traceback.format_exc())
+        _end(status, known, known.exit_status)
+    finally:
+        _ignore_signals()
 
 
-def _keep_traceback() -> None:
-    """Into the log file alone: people who read the console want the reason, people who mend want the place."""
-    for handler in log.handlers:
-        if isinstance(handler, logging.FileHandler) and handler.stream is not None:
-            with suppress(OSError):  # where the disk is full the reason is what matters
-                handler.stream.write(traceback.format_exc())
-                handler.flush()
+def _end(status: Status, end: JobError | str, exit_status: int) -> None:
+    status.end(end)
+    status.close()
+    supervisor.tell(ended=exit_status)
+    last_words(end)
+    raise SystemExit(exit_status) from None
+
+
+def _ignore_signals() -> None:
+    """The process is about to exit with the status that it has."""
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def explain(error: Exception, batch_size: int = 0) -> JobError:
     """The error as one line for people. batch_size: with which it happened; 0: none."""
     if isinstance(error, JobError):
         return error
-    text = " ".join(str(error).split()).rpartition("MXNetError: ")[2][:200]
+    text = one_line(" ".join(str(error).split()).rpartition("MXNetError: ")[2])[:200]
     if isinstance(error, MemoryError) or _MEMORY.search(text):
         whose = "the GPU's memory" if _GPU.search(text) else "memory"
         advice = (
@@ -152,23 +186,24 @@ def explain(error: Exception, batch_size: int = 0) -> JobError:
     return JobError(f"internal error: {type(error).__name__}: {text} (the place is in estimator.log)")
 
 
-def fail_before(error: JobError, folder: Path | None) -> int:
+def fail_before(error: JobError, folder: Path | None, form: Format = "text") -> int:
     """A configuration that cannot be used: say so, also in its log_dir if that can be written.
 
-    folder: the log_dir; None: it names none, and nothing is written. Returns the exit status.
+    folder: the log_dir; None: it names none, and nothing is written. form: of standard output. Returns the exit status.
     """
-    if folder is None:
-        for line in str(error).splitlines():
-            print(line, file=sys.stderr)
-        return error.exit_status
+    supervisor.tell(ended=error.exit_status)
     try:
-        with lock(folder):
-            open_log(folder)
-            status = Status(folder)
-            status.update(state="failed", error={"kind": error.kind, "message": str(error)})
-            status.close()
-            last_words(str(error))
+        if folder is None:
+            open_console(form)
+            last_words(error)
+        else:
+            with lock(folder):
+                open_log(folder, form)
+                status = Status(folder)
+                status.end(error)
+                status.close()
+                last_words(error)
     except (JobError, OSError):
-        for line in str(error).splitlines():
-            print(line, file=sys.stderr)
+        open_console(form)
+        last_words(error)
     return error.exit_status

@@ -8,12 +8,16 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import LogDirError
+from common.errors import LogDirError, one_line
+from common.files import open_regular
+from common.reporting.supervisor import signal_pid
 
 FILE = ".lock"
+_LETTING_GO = 5.0  # seconds for which a lock may be held by a job whose supervisor is gone
 
 _logger = logging.getLogger("visualtl")
 _held: set[int] = set()
@@ -31,7 +35,7 @@ def lock(log_dir: Path) -> Iterator[None]:
         log_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(log_dir, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        fd = os.open(log_dir / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = open_regular(log_dir / FILE, os.O_RDWR | os.O_CREAT, follow_links=False)
     except OSError as error:
         raise _unusable(log_dir, error) from error
     _held.add(fd)
@@ -45,27 +49,42 @@ def lock(log_dir: Path) -> Iterator[None]:
 
 
 def _take(fd: int, log_dir: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise LogDirError(
-            f"log_dir {log_dir}: is in use by another job ({_holder(fd)}); choose another folder or wait"
-        ) from error
-    except OSError as error:  # some network file systems know no locks
-        _logger.warning("log_dir %s: cannot be locked (%s); no two jobs may use it", log_dir, error.strerror)
+    end = time.monotonic() + _LETTING_GO
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            pid, host = _holder(fd)
+            # The supervisor of a job may be gone a moment before the system has cleared away the job itself.
+            if host == socket.gethostname() and not _is_there(pid) and time.monotonic() < end:
+                time.sleep(0.05)
+                continue
+            who = f"process {pid} on {host}" if pid else "a process that has just started"
+            raise LogDirError(
+                f"log_dir {log_dir}: is in use by another job ({who}); choose another folder or wait"
+            ) from error
+        except OSError as error:  # some network file systems know no locks
+            _logger.warning(
+                "log_dir %s: cannot be locked (%s); no two jobs may use it", log_dir, error.strerror
+            )
+            break
     try:
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        os.pwrite(fd, f"{signal_pid()} {socket.gethostname()}\n".encode(), 0)
     except OSError as error:
         raise _unusable(log_dir, error) from error
 
 
-def _holder(fd: int) -> str:
-    """Who wrote the lock file. Between taking the lock and writing lies an instant in which nobody has."""
+def _holder(fd: int) -> tuple[str, str]:
+    """Process and host that wrote the lock file. Between taking the lock and writing lies an instant in which nobody
+    has."""
     pid, _, host = os.pread(fd, 300, 0).decode("utf-8", "replace").strip().partition(" ")
-    if not pid:
-        return "a process that has just started"
-    return f"process {pid} on {host}" if host else f"process {pid}"
+    return one_line(pid), one_line(host)
+
+
+def _is_there(pid: str) -> bool:
+    return not pid.isdecimal() or Path("/proc", pid).exists()
 
 
 def _unusable(log_dir: Path, error: OSError) -> LogDirError:

@@ -1,4 +1,4 @@
-"""status.json: what a job is doing, for machines that look at files.
+"""status.json: what a job is doing, for machines that look at files, and for those that ask the progress server.
 
 ==================== ================================================================================
 state                starting, loading, training, predicting, exporting, finished, failed or stopped
@@ -9,32 +9,55 @@ seconds_left         estimate for the training
 images_per_second    throughput of the training
 metric               {"name", "value"} of the last validation
 best_metric          {"name", "value", "epoch"} of the best one
-error                {"kind", "message"} of a job that failed; kinds: see `common.errors.JobError`
-pid, version, log_dir
+error                {"kind", "message", "retry"} of a job that failed; kinds: see `common.errors.JobError`
+warnings, advice     sentences that a user should read; what would make the model better
+losses               {name: mean since the epoch began}
+batch, batches       batches trained so far, and of the whole training
+batches_skipped      batches left out because their gradient was not finite
+worker_restarts      how often data workers were started afresh
+images_left_out      {set: number of images and boxes that cannot be used}
+pid, pid_started     the process that signals are for, and when it began, as `ps -o lstart` has it
+host                 on which it runs
+version, log_dir
 started, updated     seconds since 1970
 ==================== ================================================================================
 
-What is not known is null, and so is a number that is not finite. The file is whole at every instant.
+Kubeflow's trainer status (KEP-2779) has other names for some: progressPercentage (of the training; 100 when the job has
+finished), estimatedRemainingSeconds, currentStep, totalSteps, currentEpoch, totalEpochs, trainMetrics, evalMetrics.
+
+What is not known is null, and so is a number that is not finite. The file is whole at every instant. A state that is no
+end, beside a `pid` that is gone or began at another time than `pid_started`, is that of a job that was lost as a whole,
+with its machine for instance.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import socket
 import threading
 import time
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from common import __version__
-from common.files import write_json
+from common.errors import JobError
+from common.files import open_regular, write_json
+from common.reporting import warnings
+from common.reporting.log import reasons
+from common.reporting.supervisor import signal_pid
 
 FILE = "status.json"
 
 State = Literal["starting", "loading", "training", "predicting", "exporting", "finished", "failed", "stopped"]
 STATES: tuple[State, ...] = get_args(State)
+ENDS = ("finished", "failed", "stopped")
+
+_LIMIT = 1 << 20  # bytes of a status.json that is read
 
 _logger = logging.getLogger("visualtl")
 
@@ -55,6 +78,81 @@ def _plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
+def ending_of(end: JobError | str) -> dict[str, Any]:
+    """The fields of a job that failed (a JobError) or was stopped (text)."""
+    message = "\n".join(reasons(end))
+    if isinstance(end, JobError):
+        return {"state": "failed", "error": {"kind": end.kind, "message": message, "retry": end.retry}}
+    return {"state": "stopped", "error": {"kind": "stopped", "message": message, "retry": True}}
+
+
+def mark(log_dir: Path, end: JobError | str) -> None:
+    """Write into `log_dir` how its job ended, which could not do so itself. Raises OSError."""
+    fields: dict[str, Any] = {}
+    try:
+        with os.fdopen(open_regular(log_dir / FILE, follow_links=False), "rb") as file:
+            fields = json.loads(file.read(_LIMIT))
+    except (OSError, ValueError):  # there is none, or it is of somebody else
+        pass
+    if not isinstance(fields, dict) or fields.get("pid") != signal_pid():
+        fields = _beginning(log_dir)
+    if fields.get("state") not in ENDS:
+        write_json(log_dir / FILE, {**fields, **ending_of(end), "updated": time.time()})
+
+
+def _beginning(log_dir: Path) -> dict[str, Any]:
+    unknown = ("step", "progress", "epoch", "epochs", "seconds_left", "images_per_second", "metric")
+    pid = signal_pid()
+    return {
+        "state": "starting",
+        **dict.fromkeys((*unknown, "best_metric", "error")),
+        "warnings": [],
+        "advice": [],
+        "losses": {},
+        "batch": None,
+        "batches": None,
+        "batches_skipped": 0,
+        "worker_restarts": 0,
+        "images_left_out": {},
+        "pid": pid,
+        "pid_started": _start_of(pid),
+        "host": socket.gethostname(),
+        "started": time.time(),
+        "updated": time.time(),
+        "version": __version__,
+        "log_dir": str(log_dir),
+    }
+
+
+def _start_of(pid: int) -> float | None:
+    """When a process began, in seconds since 1970."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        for line in Path("/proc/stat").read_text().splitlines():
+            if line.startswith("btime "):
+                return int(line.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _in_other_words(fields: dict[str, Any]) -> dict[str, Any]:
+    """What Kubeflow's trainer status (KEP-2779) calls by names of its own."""
+    number = (fields["step"] or {}).get("number", 0)
+    trained = 0.0 if number < 10 else (fields["progress"] or 0.0) if number == 10 else 1.0
+    left, metric = fields["seconds_left"], fields["metric"]
+    return {
+        "progressPercentage": 100 if fields["state"] == "finished" else min(int(100 * trained), 99),
+        "estimatedRemainingSeconds": None if left is None else round(left),
+        "currentStep": fields["batch"],
+        "totalSteps": fields["batches"],
+        "currentEpoch": fields["epoch"],
+        "totalEpochs": fields["epochs"],
+        "trainMetrics": fields["losses"],
+        "evalMetrics": {metric["name"]: metric["value"]} if metric else {},
+    }
+
+
 class Status:
     """Keeps log_dir/status.json up to date.
 
@@ -67,21 +165,25 @@ class Status:
 
     def __init__(self, log_dir: Path) -> None:
         self._path = log_dir / FILE
-        self._fields: dict[str, Any] = {
-            "state": "starting",
-            **dict.fromkeys(("step", "progress", "epoch", "epochs", "seconds_left", "images_per_second")),
-            **dict.fromkeys(("metric", "best_metric", "error")),
-            "pid": os.getpid(),
-            "started": time.time(),
-            "updated": time.time(),
-            "version": __version__,
-            "log_dir": str(log_dir),
-        }
+        self._fields = _beginning(log_dir)
         self._guard = threading.RLock()
         self._written = -math.inf
         self._timer: threading.Timer | None = None
         self._failed = False
+        self._listener: Callable[[dict[str, Any]], None] | None = None
         self._write()
+
+    @property
+    def state(self) -> State:
+        """What the job is doing."""
+        state: State = self._fields["state"]
+        return state
+
+    def listen(self, listener: Callable[[dict[str, Any]], None]) -> None:
+        """Have `listener` told what stands in the file now, and whenever it is written."""
+        with self._guard:
+            self._listener = listener
+            listener(self._document())
 
     def update(self, **fields: Any) -> None:
         """Set fields of the file by name (see the module); `step` takes a `common.reporting.progress.Step`.
@@ -101,6 +203,14 @@ class Status:
                 self._write()
             elif self._timer is None:
                 self._write_soon()
+
+    def end(self, end: JobError | str) -> None:
+        """The job failed (a JobError), or was stopped (text)."""
+        self.update(**ending_of(end))
+
+    def _document(self) -> dict[str, Any]:
+        fields = {**self._fields, "warnings": warnings.told()}
+        return {**fields, **_in_other_words(fields)}
 
     def _write_soon(self) -> None:
         wait = max(0.0, self._written + self.interval - time.monotonic())
@@ -129,8 +239,11 @@ class Status:
                 self._timer.cancel()
                 self._timer = None
             self._written = time.monotonic()
+            document = self._document()
+            if self._listener is not None:
+                self._listener(document)
             try:
-                write_json(self._path, self._fields)
+                write_json(self._path, document)
             except OSError as error:
                 if not self._failed:
                     _logger.warning(

@@ -120,7 +120,7 @@ def test_a_class_that_training_does_not_have_is_an_error_that_names_it(data: Pat
     draw(tmp_path / "data" / "valid", ["red"], 1)
     draw(tmp_path / "data" / "valid", ["white"], 1)
     ended = fit(SCRIPT, keys(tmp_path / "data", tmp_path / "out"))
-    assert ended.status == 1
+    assert ended.status == 3
     assert "'white'" in ended.last_line
     assert str(tmp_path / "data" / "valid" / "white") in ended.last_line
     assert ended.json("status.json")["error"]["kind"] == "data"

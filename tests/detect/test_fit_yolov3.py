@@ -209,7 +209,7 @@ def test_iterative_training_keeps_what_is_known_of_the_classes(
 def test_another_tasks_checkpoint_is_refused_in_one_line(tmp_path: Path, data: Path) -> None:
     write_checkpoint(tmp_path / "other.pkl", "landmark", {"epoch": 1})
     ended = fit(tmp_path / "out", config(data), "--load", str(tmp_path / "other.pkl"))
-    assert ended.status == 1
+    assert ended.status == 3
     assert "'landmark'" in ended.last_line
     assert ended.last_line in ended.log().strip().splitlines()[-1]
     assert ended.json("status.json")["error"]["kind"] == "checkpoint"
@@ -244,7 +244,7 @@ def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_loaded(tmp_path:
 
 def test_a_folder_that_is_named_and_not_there_is_an_error(tmp_path: Path, data: Path) -> None:
     ended = fit(tmp_path / "out", config(data, dataset__test_dir="nowhere"))
-    assert ended.status == 1
+    assert ended.status == 3
     assert "dataset.test_dir" in ended.last_line
     assert str(data / "nowhere") in ended.last_line
 
@@ -311,6 +311,6 @@ def test_a_class_id_beyond_the_classes_is_an_error_with_file_and_line(tmp_path: 
     text = sorted((folder / "detect_train").glob("*.txt"))[1]
     text.write_text("0,1,1,50,50\n3,1,1,50,50\n")
     ended = fit(tmp_path / "out", config(folder))
-    assert ended.status == 1
+    assert ended.status == 3
     assert f"{text}:2" in ended.last_line
     assert ended.json("status.json")["error"]["kind"] == "data"

@@ -207,12 +207,15 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def fail(process: subprocess.Popen[str], status: int = 1) -> str:
-    """Wait for a job that fails, without a traceback; returns its last line, which is also that of its log."""
+def fail(process: subprocess.Popen[str], status: int | None = None) -> str:
+    """Wait for a job that fails, without a traceback; returns its last line without the word on trying again, which is
+    held against the exit status. status: 1 or 3 unless given."""
     output, _ = process.communicate(timeout=900)
-    assert process.returncode == status, output
     assert "Traceback" not in output
-    return output.strip().splitlines()[-1]
+    last, _, retry = output.strip().splitlines()[-1].partition(" [error.retry: ")
+    expected = status if status is not None else {"true]": 1, "false]": 3}[retry]
+    assert process.returncode == expected, output
+    return last
 
 
 def wait_for(log_dir: Path, text: str, process: subprocess.Popen[str]) -> None:
@@ -239,14 +242,27 @@ def assert_same(wanted: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> 
 
 
 def children_of(pid: int) -> list[int]:
-    """Ids of the processes that any thread of `pid` has started and that are there."""
+    """Ids of the processes that any thread of `pid`, or of these, has started and that are there."""
     texts = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             texts.append(path.read_text())
         except OSError:  # the thread has ended
             continue
-    return [int(child) for child in " ".join(texts).split()]
+    children = [int(child) for child in " ".join(texts).split()]
+    return children + [other for child in children for other in children_of(child)]
+
+
+def job_of(process: subprocess.Popen[str]) -> int:
+    """Id of the process that a supervisor looks after: the job itself."""
+    return children_of(process.pid)[0]
+
+
+def server_of(process: subprocess.Popen[str]) -> int:
+    """Id of a job's progress server."""
+    return next(
+        child for child in children_of(process.pid) if b"common.reporting.endpoint" in _command(child)
+    )
 
 
 def alive(pid: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -40,10 +41,18 @@ def test_every_field_is_there_from_the_start(tmp_path: Path) -> None:
     Status(tmp_path)
     status = read(tmp_path)
     assert before <= status.pop("started") <= status.pop("updated") <= time.time()
+    assert before - 3600 < status.pop("pid_started") <= time.time()
     assert status == {
         "state": "starting",
         **dict.fromkeys(["step", "progress", "epoch", "epochs", "seconds_left", "images_per_second"]),
-        **dict.fromkeys(["metric", "best_metric", "error"]),
+        **dict.fromkeys(["metric", "best_metric", "error", "batch", "batches"]),
+        **dict.fromkeys(["batches_skipped", "worker_restarts", "progressPercentage"], 0),
+        **dict.fromkeys(["estimatedRemainingSeconds", "currentStep", "totalSteps"]),
+        **dict.fromkeys(["currentEpoch", "totalEpochs"]),
+        **{name: {} for name in ("losses", "images_left_out", "trainMetrics", "evalMetrics")},
+        "warnings": [],
+        "advice": [],
+        "host": socket.gethostname(),
         "pid": os.getpid(),
         "version": __version__,
         "log_dir": str(tmp_path),
