@@ -15,7 +15,7 @@ def one_line(text: str) -> str:
 class JobError(Exception):
     """A reason for which a job ends: what was wrong, where, and what would be right.
 
-        `kind` is the machine-readable class of the reason, as it stands in `status.json`; `retry` says whether the same
+    `kind` is the machine-readable class of the reason, as it stands in `status.json`; `retry` says whether the same
     job may succeed when it is started again, as it is, and the exit status follows from it:
 
     ============== ====== ====== ===============================================================

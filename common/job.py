@@ -70,21 +70,21 @@ def main(
         ignored = ("model",) if options.load else ()  # the checkpoint says which network
         config = read_configuration(config_class, options.config, options.overrides, ignored)
     except ConfigurationError as error:
-        return fail_before(error, None if options.check else error.log_dir)
+        return fail_before(error, None if options.check else error.log_dir, options.log_format)
     if options.check:
         from common.check import check
 
         return check(config, options, task)
     try:
         with lock(config.log_dir):
-            supervisor.tell(log_dir=str(config.log_dir.resolve()))
-            open_log(config.log_dir)
+            supervisor.tell(log_dir=str(config.log_dir.resolve()), log_format=options.log_format)
+            open_log(config.log_dir, options.log_format)
             status = Status(config.log_dir)
             with ending(status, config.train.batch_size):
                 watch_signals(status)
                 run(config, options, task, status)
     except (JobError, OSError) as error:  # log_dir itself cannot be used
-        return fail_before(explain(error), None)
+        return fail_before(explain(error), None, options.log_format)
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -116,14 +116,19 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         earlier = earlier_points(config.log_dir) if options.resume else []
         if not options.resume:
             archive_old_events(config.log_dir)
-        server = stack.enter_context(ProgressServer(config.log_dir, options.port))
+        server = stack.enter_context(
+            ProgressServer(
+                config.log_dir, options.port, options.host, options.allow_hosts, options.stuck_after
+            )
+        )
+        status.listen(server.inform)
         progress = Progress(config.log_dir, server.publish)
         stack.callback(progress.close)
         progress.restore(earlier)
         progress.begin(first_step(config.dataset))  # pollers have an answer before MXNet is up
         pool = WorkerPool(min(config.train.num_workers, processors()))
         stack.callback(pool.close)
-        log.info("Progress: http://127.0.0.1:%d/ (every address of this machine)", server.port)
+        log.info("Progress: %s", server.address)
 
         steps = _steps(progress, status)
         report = Report(config.log_dir / DATA_REPORT)
@@ -287,6 +292,8 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
         ]
         if recipe.from_average and keys.ema_decay:
             hooks.append(around.FromAverage(engine, schedule))
+        if saved:
+            job.progress.resume_training(replace(state, epoch=saved["epoch"] + 1).fraction)
         with job.steps(Step.TRAIN) as advance:
             hooks.append(around.Watch(advance, job.status))
             hooks.append(around.Problems({"train": loader}, data.report))

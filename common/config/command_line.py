@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from common.config.keys import leaves, one_line
 from common.config.sections import JobConfig
@@ -27,18 +27,26 @@ Its keys ({title}):
 class Options:
     """What stands on the command line.
 
-    load: checkpoint of an earlier run to go on from. resume: go on with the job that
-    was cut off in this log_dir. overrides: KEY=VALUE each. port: of the progress server.
-    linger: seconds for which it answers after the job. check: read everything and train nothing.
+    config: the configuration's file; None where flags say all. load: checkpoint of an earlier run to go on from.
+    resume: go on with the job that was cut off in this log_dir. overrides: KEY=VALUE each. port, host: of the
+    progress server ("": every address). linger: seconds for which it answers after the job. allow_hosts: names that
+    it answers to (none: any). stuck_after: seconds without a sign of life after which it says that the job is stuck.
+    check: read everything and train nothing. log_format: of standard output. threads: of the computation (None: as
+    many as the machine or the container's share has processors).
     """
 
-    config: Path
+    config: Path | None
     load: Path | None = None
     overrides: tuple[str, ...] = ()
     port: int = 8888
     linger: float = 30.0
     resume: bool = False
     check: bool = False
+    host: str = ""
+    allow_hosts: tuple[str, ...] = ()
+    stuck_after: float = 300.0
+    log_format: Literal["text", "json"] = "text"
+    threads: int | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,6 +75,18 @@ def _seconds(value: str) -> float:
     return seconds
 
 
+def _count(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= 4096:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number of threads from 1 to 4096")
+    return int(value)
+
+
+def _name(value: str) -> str:
+    if not value.strip():
+        raise argparse.ArgumentTypeError("an empty name")
+    return value.strip()
+
+
 def _file(value: str) -> Path:
     if not value:
         raise argparse.ArgumentTypeError("an empty name: it must be the path of a JSON file")
@@ -84,7 +104,10 @@ def parser(
         allow_abbrev=False,
     )
     made.add_argument(
-        "--config", required=True, type=_file, metavar="FILE", help="the job's configuration, a JSON file"
+        "--config",
+        type=_file,
+        metavar="FILE",
+        help="the job's configuration, a JSON file; needed unless flags give all keys that have no default",
     )
     made.add_argument(
         "--load",
@@ -109,7 +132,8 @@ def parser(
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="use VALUE for a key of the configuration, such as train.epochs=5; may be repeated",
+        help="use VALUE for a key of the configuration, such as train.epochs=5; may be repeated. --train.epochs 5 "
+        "means the same, and so does --epochs 5 where no other key ends so",
     )
     made.add_argument(
         "--port", type=_port, default=Options.port, help="port of the progress server (default: %(default)s)"
@@ -120,6 +144,41 @@ def parser(
         default=Options.linger,
         metavar="SECONDS",
         help="how long the progress server answers after the job (default: %(default)g)",
+    )
+    made.add_argument(
+        "--host",
+        type=_name,
+        metavar="ADDRESS",
+        help="the only address at which the progress server listens, such as 127.0.0.1 (default: every one)",
+    )
+    made.add_argument(
+        "--allow-host",
+        type=_name,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer only requests whose Host header is NAME; may be repeated (default: any). Who has to show a token "
+        "is said by the variable VISUALTL_TOKEN of the environment",
+    )
+    made.add_argument(
+        "--stuck-after",
+        type=_seconds,
+        default=Options.stuck_after,
+        metavar="SECONDS",
+        help="how long no step, batch or file may be done before /healthz says that the job is stuck "
+        "(default: %(default)g)",
+    )
+    made.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default=Options.log_format,
+        help="of standard output: lines of text, or a JSON object a line (default: %(default)s)",
+    )
+    made.add_argument(
+        "--threads",
+        type=_count,
+        help="threads that compute, and at most so many data workers (default: the processors that this process, or "
+        "its container, may use)",
     )
     sections: dict[str, list[str]] = {}
     for path in leaves(config_class):
@@ -150,13 +209,60 @@ def parse(
 
     Ends the process with status 2 and one line on standard error if they are wrong.
     """
-    given = parser(config_class, description, prog).parse_args(argv)
+    made = parser(config_class, description, prog)
+    rest, flags = _flags(made, list(leaves(config_class)), argv)
+    given = made.parse_args(rest)
+    overrides = (*given.set, *flags)
+    if given.config is None and not overrides:
+        made.error("--config is missing: it names the job's configuration, a JSON file")
     return Options(
         config=given.config,
         load=Path(given.load) if given.load else None,
-        overrides=tuple(given.set),
+        overrides=overrides,
         port=given.port,
         linger=given.linger,
         resume=given.resume,
         check=given.check,
+        host=given.host or "",
+        allow_hosts=tuple(given.allow_host),
+        stuck_after=given.stuck_after,
+        log_format=given.log_format,
+        threads=given.threads,
     )
+
+
+def _flags(
+    made: argparse.ArgumentParser, keys: Sequence[str], argv: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """`argv` without the flags that stand for keys of the configuration, and these as KEY=VALUE."""
+    own = {name: action for action in made._actions for name in action.option_strings}
+    rest: list[str] = []
+    found: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in own:
+            following = next(words, None) if not equals and own[name].nargs is None else None
+            rest.append(word if following is None else f"{word}={following}")  # a value may look like a flag
+            continue
+        matches = _keys_of(name, keys)
+        if not matches:
+            rest.append(word)
+        elif len(matches) > 1:
+            made.error(f"{name} may be {' or '.join(f'--{key}' for key in matches)}: write which")
+        else:
+            if not equals:
+                following = next(words, None)
+                if following is None:
+                    made.error(f"argument {name}: expected one argument")
+                value = following
+            found.append(f"{matches[0]}={value}")
+    return rest, found
+
+
+def _keys_of(flag: str, keys: Sequence[str]) -> list[str]:
+    """The keys that a flag may stand for: the one that it names in full, or all that end in it."""
+    if not flag.startswith("--"):
+        return []
+    name = flag[2:].replace("-", "_")
+    return [key for key in keys if key == name] or [key for key in keys if key.rpartition(".")[2] == name]

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from common.config.json_text import apply_overrides, read_json_object
+from common.config.json_text import JsonObject, apply_overrides, read_json_object
 from common.config.keys import limits_of, sections, shortened
 from common.config.messages import explain, known_part
 from common.config.values import (
@@ -399,14 +399,15 @@ C = TypeVar("C", bound=JobConfig)
 
 
 def read_configuration(
-    config_class: type[C], path: Path, overrides: Sequence[str] = (), ignored: Collection[str] = ()
+    config_class: type[C], path: Path | None, overrides: Sequence[str] = (), ignored: Collection[str] = ()
 ) -> C:
-    """The configuration in the JSON file `path`, with KEY=VALUE `overrides` in place of single keys.
+    """The configuration in the JSON file `path` (None: there is none), with KEY=VALUE `overrides` in place of single
+    keys.
 
     ignored: sections that have no effect in this job ("model" with --load); they keep their defaults, unread.
     Raises ConfigurationError with a line for every error of the file.
     """
-    values = read_json_object(path)
+    values = read_json_object(path) if path else JsonObject()
     errors = apply_overrides(values, overrides)
     considered = {name: value for name, value in values.items() if name not in ignored}
     try:

@@ -1,21 +1,29 @@
 """The child process of `common.reporting.server`, which calls `main` in it.
 
-It answers progress from memory within a fraction of a second of its start, long before TensorBoard is
-imported, and hands every other request to stock TensorBoard:
+It answers from memory within a fraction of a second of its start, long before TensorBoard is imported, and hands every
+other request to stock TensorBoard:
 
     GET or POST /data/plugin/scalars/scalars?run=.&tag=progress
 
     200 application/json   [[wall time in s, step, fraction], ...]   numbers as in an event file (float32)
     404 text/plain         before the first point, as TensorBoard's scalars plugin says it
 
-Points arrive on standard input, one JSON array a line. A blank line follows those that there are already:
-only then is anybody answered, so that nobody sees points vanish while a child is replaced. End of file, or
-another parent than the one that `main` was told of, means that the job has ended: the process exits at once.
+    GET /status.json   what stands in status.json
+    GET /metrics       the same for Prometheus (`common.reporting.metrics`)
+    GET /healthz       200, or 503 where nothing has happened for so long that the job must be stuck
+
+What the job has to say arrives on standard input, a line each: a point as a JSON array, {"status": ...}, or {"ping":
+n}, which is answered on standard error. A blank line follows the points that there are already: only then is anybody
+answered, so that nobody sees points vanish while a child is replaced. End of file, or another parent than the one
+that `main` was told of, means that the job has ended: the process exits at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
+import io
 import json
 import os
 import resource
@@ -23,19 +31,24 @@ import select
 import socket
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-from common.reporting.server import WARNING_MARK
+from common.reporting.metrics import exposition
+from common.reporting.server import PONG_MARK, WARNING_MARK
 
 ROUTE = "/data/plugin/scalars/scalars"
 RUN, TAG = ".", "progress"
-_NOT_FOUND = f"Not found: No scalar data for run={RUN!r}, tag={TAG!r}".encode()
+TOKEN = "VISUALTL_TOKEN"
+_NOT_FOUND = f"Not found: No scalar data for run={RUN!r}, tag={TAG!r}"
 _NO_CACHE = [
     ("X-Content-Type-Options", "nosniff"),
     ("Expires", "0"),
@@ -43,7 +56,8 @@ _NO_CACHE = [
 ]
 
 _CONNECTIONS = 512
-_SMALL = 1 << 16  # bytes of a poll's body, which nobody reads
+_PIECE = 1 << 16  # bytes of a request's body that are read at once
+_BODY = 1 << 20  # bytes of a body that TensorBoard is given; what it is asked takes a few hundred
 _READ_TIMEOUT = 10.0  # seconds that a client may take for each piece of its request
 _TENSORBOARD_TIMEOUT = 60.0  # seconds that a request for TensorBoard waits for it to be imported
 _RELOAD_INTERVAL = 2.0  # seconds between two looks of TensorBoard at the event files
@@ -51,6 +65,8 @@ _RELOAD_INTERVAL = 2.0  # seconds between two looks of TensorBoard at the event 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+Answer = tuple[str, str, bytes]
+"""Status, content type and body."""
 
 
 def is_progress(path: str, query: str) -> bool:
@@ -67,21 +83,75 @@ def is_progress(path: str, query: str) -> bool:
     return wanted and parameters.get("format") != "csv"
 
 
-def _answer(status: str, content_type: str, body: bytes) -> tuple[str, list[tuple[str, str]], bytes]:
-    return status, [("Content-Type", content_type), ("Content-Length", str(len(body))), *_NO_CACHE], body
+@dataclass(frozen=True)
+class Access:
+    """Who is answered.
+
+    token: everybody must show it ("": nobody has to). hosts: names that a request may call this server by (none: any).
+    cookie: name of the one in which a browser keeps its token; cookies do not know ports.
+    """
+
+    token: str = ""
+    hosts: Sequence[str] = ()
+    cookie: str = "visualtl"
+
+    def knows_host(self, environ: Environ) -> bool:
+        """Whether the request's Host header is one of `hosts`; the port in it does not matter."""
+        host = environ.get("HTTP_HOST", "").strip().casefold()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        return not self.hosts or name.rstrip(".") in {other.casefold().rstrip(".") for other in self.hosts}
+
+    def admits(self, environ: Environ, headers: list[tuple[str, str]]) -> bool:
+        """Whether the request shows the token: as a bearer's, in its query, from which it is taken out, or in the
+        cookie that `headers` then set."""
+        if not self.token:
+            return True
+        kind, _, shown = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if kind.casefold() == "bearer" and self._is_token(shown.strip().encode("latin-1")):
+            return True
+        query = parse_qsl(environ["QUERY_STRING"], keep_blank_values=True)
+        if any(name == "token" and self._is_token(value.encode()) for name, value in query):
+            environ["QUERY_STRING"] = urlencode([pair for pair in query if pair[0] != "token"])
+            headers.append(("Set-Cookie", f"{self.cookie}={self._kept()}; Path=/; HttpOnly; SameSite=Strict"))
+            return True
+        try:
+            kept = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(self.cookie)
+        except CookieError:
+            return False
+        return kept is not None and hmac.compare_digest(kept.value.encode(), self._kept().encode())
+
+    def _is_token(self, shown: bytes) -> bool:
+        return hmac.compare_digest(shown, self.token.encode())
+
+    def _kept(self) -> str:
+        return hashlib.sha256(b"visualtl " + self.token.encode()).hexdigest()
 
 
 class Endpoint:
-    """The WSGI application: progress from memory, the rest from TensorBoard once that is there."""
+    """The WSGI application: what is known from memory, the rest from TensorBoard once that is there.
 
-    def __init__(self) -> None:
+    stuck_after: seconds without any sign of the job after which it is not healthy.
+    """
+
+    def __init__(self, access: Access | None = None, stuck_after: float = 300.0) -> None:
+        self._access = access or Access()
+        self._stuck_after = stuck_after
         self._points: list[str] = []
+        self._status: dict[str, Any] = {}
+        self._seen = time.monotonic()
         self._tensorboard: Application | None = None
         self._loaded = threading.Event()
 
     def add(self, line: bytes) -> None:
-        """Append the point of one line of standard input."""
-        wall, step, fraction = json.loads(line)
+        """Take up a line of standard input: a point or a status."""
+        value = json.loads(line)
+        if isinstance(value, dict):
+            if value["status"].get("updated") != self._status.get("updated"):
+                self._seen = time.monotonic()
+            self._status = value["status"]
+            return
+        wall, step, fraction = value
+        self._seen = time.monotonic()
         self._points.append(json.dumps([float(wall), int(step), float(fraction)]))
 
     def tensorboard(self, application: Application | None) -> None:
@@ -89,22 +159,115 @@ class Endpoint:
         self._tensorboard = application
         self._loaded.set()
 
-    def progress(self) -> tuple[str, list[tuple[str, str]], bytes]:
-        """Status, headers and body of the answer to a poller."""
+    def progress(self) -> Answer:
+        """What a poller is told."""
         if not self._points:
-            return _answer("404 NOT FOUND", "text/plain; charset=utf-8", _NOT_FOUND)
-        return _answer("200 OK", "application/json", f"[{', '.join(self._points)}]".encode())
+            return "404 NOT FOUND", "text/plain; charset=utf-8", _NOT_FOUND.encode()
+        return "200 OK", "application/json", f"[{', '.join(self._points)}]".encode()
+
+    def health(self) -> Answer:
+        """Whether the job gets on: steps, batches and files count."""
+        silent = time.monotonic() - self._seen
+        if silent > self._stuck_after and self._status.get("state") != "finished":
+            text = f"stuck: nothing has happened for {silent:.0f} s (more than {self._stuck_after:g} s)\n"
+            return "503 SERVICE UNAVAILABLE", "text/plain; charset=utf-8", text.encode()
+        return "200 OK", "text/plain; charset=utf-8", b"ok\n"
+
+    def status(self) -> Answer:
+        """What stands in status.json."""
+        if not self._status:
+            return "404 NOT FOUND", "text/plain; charset=utf-8", b"there is no status yet"
+        text = json.dumps(self._status, ensure_ascii=False, indent=1)
+        return "200 OK", "application/json", text.encode("utf-8", "backslashreplace")
+
+    def metrics(self) -> Answer:
+        """The status for Prometheus."""
+        text = exposition(self._status)
+        return "200 OK", "text/plain; version=0.0.4; charset=utf-8", text.encode("utf-8", "replace")
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if is_progress(environ["PATH_INFO"], environ["QUERY_STRING"]):
-            status, headers, body = self.progress()
-        elif self._loaded.wait(_TENSORBOARD_TIMEOUT) and self._tensorboard is not None:
-            return self._tensorboard(environ, start_response)
+        path, headers = environ["PATH_INFO"].rstrip("/"), list[tuple[str, str]]()
+        answer: Answer | None
+        if path == "/healthz":
+            answer = self.health()
+        elif not self._access.knows_host(environ):
+            text = b"this server is not called by that name (--allow-host)"
+            answer = "403 FORBIDDEN", "text/plain; charset=utf-8", text
+        elif not self._access.admits(environ, headers):
+            headers.append(("WWW-Authenticate", "Bearer"))
+            answer = "401 UNAUTHORIZED", "text/plain; charset=utf-8", b"a token is needed"
+        elif is_progress(path, environ["QUERY_STRING"]):
+            answer = self.progress()
         else:
+            known = {"/status.json": self.status, "/metrics": self.metrics}.get(path)
+            answer = known() if known else None
+        return self._send(answer, headers, environ, start_response)
+
+    def _send(
+        self,
+        answer: Answer | None,
+        headers: list[tuple[str, str]],
+        environ: Environ,
+        start_response: StartResponse,
+    ) -> Iterable[bytes]:
+        """The answer, or (None) TensorBoard's. Headers: to go with it."""
+        body, whole = _body_of(environ)
+        if answer is None and not whole:
+            answer = "413 CONTENT TOO LARGE", "text/plain; charset=utf-8", b"the body is too large"
+        if answer is None and self._loaded.wait(_TENSORBOARD_TIMEOUT) and self._tensorboard is not None:
+            for name in ("HTTP_TRANSFER_ENCODING", "wsgi.input_terminated"):
+                environ.pop(name, None)
+            environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+
+            def start(status: str, own: list[tuple[str, str]], *more: Any) -> Any:
+                return start_response(status, [*own, *headers], *more)
+
+            return self._tensorboard(environ, start)
+        if answer is None:
             text = b"TensorBoard is not available; progress is."
-            status, headers, body = _answer("503 SERVICE UNAVAILABLE", "text/plain; charset=utf-8", text)
-        start_response(status, headers)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+            answer = "503 SERVICE UNAVAILABLE", "text/plain; charset=utf-8", text
+        status, content_type, content = answer
+        own = [("Content-Type", content_type), ("Content-Length", str(len(content))), *_NO_CACHE]
+        start_response(status, [*own, *headers])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]
+
+
+def _body_of(environ: Environ) -> tuple[bytes, bool]:
+    """The body of a request, and whether that is all of it: of a large one the beginning is kept.
+
+    A body must be read even where nobody needs it: what is left unread when the connection closes would reset it, and
+    the answer might be lost. What is very large is read no further.
+    """
+    stream, length = environ["wsgi.input"], environ.get("CONTENT_LENGTH", "")
+    chunked = "wsgi.input_terminated" in environ
+    left = int(length) if length.isdecimal() and len(length) < 20 and not chunked else 0
+    body, size = bytearray(), 0
+    while (chunked or left > 0) and size < 64 * _BODY:
+        try:
+            piece = stream.read(_PIECE if chunked else min(left, _PIECE))
+        except (TimeoutError, ConnectionError):
+            raise
+        except OSError:  # chunks that are none
+            break
+        if not piece:
+            break
+        left, size = left - len(piece), size + len(piece)
+        if size <= _BODY:
+            body += piece
+    return bytes(body), size <= _BODY and left <= 0
+
+
+class _Pieces:
+    """A client's stream that is never read in large pieces: a connection costs little, whatever is sent."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(self._stream.read(_PIECE if size < 0 else min(size, _PIECE)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Handler(WSGIRequestHandler):
@@ -115,26 +278,13 @@ class _Handler(WSGIRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.connection.settimeout(_READ_TIMEOUT)
+        self.rfile = _Pieces(self.rfile)  # type: ignore[assignment]
 
     def log(self, type: str, message: str, *args: Any) -> None:
         """Nobody reads it, and fifty pollers would fill it."""
 
     def version_string(self) -> str:
         return "TensorBoard"
-
-    def run_wsgi(self) -> None:
-        """A poll without the detour over WSGI, at less than half the cost; everything else over it."""
-        length = self.headers.get("Content-Length", "0")
-        small = length.isdecimal() and int(length) <= _SMALL and "Transfer-Encoding" not in self.headers
-        if self.command == "HEAD" or not small or not is_progress(*self.path.partition("?")[::2]):
-            super().run_wsgi()
-            return
-        self.rfile.read(int(length))  # what is left unread when the connection closes would reset it
-        self.close_connection = True
-        status, headers, body = self.server.app.progress()  # type: ignore[attr-defined]
-        lines = [f"{name}: {value}\r\n" for name, value in [("Connection", "close"), *headers]]
-        date = f"Server: {self.version_string()}\r\nDate: {self.date_time_string()}\r\n"
-        self.wfile.write(f"HTTP/1.1 {status}\r\n{date}{''.join(lines)}\r\n".encode() + body)
 
 
 class Server(ThreadedWSGIServer):
@@ -207,8 +357,8 @@ def load_tensorboard(endpoint: Endpoint, log_dir: Path) -> None:
 
 
 def _follow(endpoint: Endpoint, server: Server, parent: int) -> None:
-    """Read points from standard input until the job is over, then end this process."""
-    pending = b""
+    """Read what the job says from standard input until it is over, then end this process."""
+    pending, http = b"", threading.Thread(target=server.serve_forever, name="http", daemon=True)
     while True:
         # A process that the job forked may hold the other end of the pipe open: the parent's id counts too.
         ready, _, _ = select.select([0], [], [], 1.0)
@@ -218,23 +368,28 @@ def _follow(endpoint: Endpoint, server: Server, parent: int) -> None:
                 break
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
-                if line:
+                if line.startswith(b'{"ping"'):
+                    if http.is_alive():
+                        os.write(2, f"{PONG_MARK}\n".encode())
+                elif line:
                     endpoint.add(line)
                 else:
-                    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+                    http.start()
         elif os.getppid() != parent:
             break
     os._exit(0)
 
 
-def main(listening: int, log_dir: Path, parent: int) -> None:
-    """Serve until the job is over. `listening` is the descriptor of a socket that listens."""
+def main(listening: int, log_dir: Path, parent: int, hosts: Sequence[str], stuck_after: float) -> None:
+    """Serve until the job is over. `listening` is the descriptor of a socket that listens; the rest see `Access` and
+    `Endpoint`. The token, if there is one, stands in the environment."""
     # Every connection takes a descriptor; the usual limit of 1024 is low.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    endpoint = Endpoint()
     with socket.socket(fileno=listening) as listener:
+        access = Access(os.environ.get(TOKEN, ""), hosts, f"visualtl_{listener.getsockname()[1]}")
+        endpoint = Endpoint(access, stuck_after)
         server = Server(endpoint, listener)
     threading.Thread(target=_load, args=(endpoint, log_dir), name="tensorboard", daemon=True).start()
     _follow(endpoint, server, parent)

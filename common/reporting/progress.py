@@ -26,7 +26,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from common.reporting.server import EVENT_FILES, Point, single
+from common.errors import LogDirError
+from common.reporting.server import EVENT_FILES, Point, require_regular, single
 
 TAG = "progress"
 
@@ -50,10 +51,15 @@ class Step(IntEnum):
 def earlier_points(log_dir: Path) -> list[Point]:
     """The progress that event files at the top of `log_dir` hold, as far as it rises, for `Progress.restore`.
 
-    A file whose end is missing, because its writer was killed, counts as far as it is whole.
+    A file whose end is missing, because its writer was killed, counts as far as it is whole. Raises LogDirError for
+    what is named as event files are and is none.
     """
     points: list[Point] = []
     for path in sorted(log_dir.glob(EVENT_FILES)):
+        try:
+            require_regular(path)
+        except OSError as error:
+            raise LogDirError(f"{path}: cannot be read: {error.strerror or error}; remove it") from error
         try:
             for event in LegacyEventFileLoader(str(path)).Load():
                 for value in event.summary.value:
@@ -161,22 +167,40 @@ class Progress:
         self._wall = 0.0
         self._time = -math.inf  # monotonic, of the last point
         self._last = (0, 0.0)  # step and fraction of the last point: the next one is not less
+        self._trained: list[Point] = []  # of the training, by an earlier run
 
     def restore(self, points: Sequence[Point]) -> None:
         """Go on from the points of the run that this job resumes, so that a poller sees no step back.
 
-        They are published, and not written again: the event files of a resumed run stay where they are. Steps
-        and fractions that this job goes through again are not reported until they are ahead of the last
-        point. Raises ValueError if this job has begun a step already.
+        They are published, and not written again: the event files of a resumed run stay where they are. What was loaded
+        then is loaded again without a word, until the loading is ahead of the last point. Points of the training wait
+        for `resume_training`. What came after it is to come again, and is left out. Raises ValueError if this job has
+        begun a step already.
         """
         with self._lock:
             if self._begun:
                 raise ValueError("earlier points must be restored before the first step begins")
             rising = _rising(points)
-            if rising:
-                self._wall, *_ = rising[-1]
-                self._last = rising[-1][1:]
-                self._publish(rising)
+            self._take_up([point for point in rising if point[1] < Step.TRAIN])
+            self._trained = [point for point in rising if point[1] == Step.TRAIN]
+
+    def resume_training(self, fraction: float) -> None:
+        """The training is about to go on where this fraction of it is done: what an earlier run told up to there holds.
+
+        Raises ValueError while a step is open.
+        """
+        with self._lock:
+            if self._open is not None:
+                raise ValueError(f"step {self._open.name} has not ended")
+            self._take_up([point for point in self._trained if point[2] <= single(fraction)])
+            self._trained = []
+
+    def _take_up(self, points: list[Point]) -> None:
+        ahead = [point for point in points if point[1:] > self._last]
+        if ahead:
+            self._wall, *_ = ahead[-1]
+            self._last = ahead[-1][1:]
+            self._publish(ahead)
 
     def begin(self, step: Step) -> None:
         """The first point of `step`, 0.0; the step that is open may be begun again, which changes nothing.

@@ -20,6 +20,7 @@ import errno
 import json
 import logging
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -31,8 +32,10 @@ from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from common.errors import LogDirError, PortError
+from common.errors import LogDirError, PortError, one_line
+from common.files import open_regular
 
 Point = tuple[float, int, float]
 """[wall time in seconds since 1970, step, progress of that step as a fraction 0…1]."""
@@ -41,18 +44,23 @@ EVENT_FILES = "events.out.tfevents.*"
 PREVIOUS = "previous"
 WARNING_MARK = "warning: "
 """Lines of the child's standard error that begin so are worth the log even if the child lives on."""
+PONG_MARK = "pong"
+"""A line of the child's standard error that answers a ping."""
 
 _BACKLOG = 256
 _QUICK_DEATH = 10.0  # seconds: a child that lived shorter counts as one more failure in a row
 _PATIENCE = 5  # failures in a row after which the log says that nobody can watch
 _LONGEST_PAUSE = 60.0  # seconds between two attempts, at most
 _LETTING_GO = 1.0  # seconds for which a port may be taken: by a job that was killed a moment ago
+_PULSE = 1.0  # seconds between two pings
+_SILENCE = 5  # pings without an answer after which a child is replaced
+_BOOT = 60  # the same before it has answered for the first time
 
 # Before anything is imported the kernel is told to end the child with the job, which may be killed meanwhile.
 _START = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {parent} or sys.exit(); "
     "from pathlib import Path; from common.reporting.endpoint import main; "
-    "main({listener}, Path({log_dir!a}), {parent})"
+    "main({listener}, Path({log_dir!a}), {parent}, {hosts!a}, {stuck_after})"
 )
 
 _logger = logging.getLogger("visualtl")
@@ -72,7 +80,9 @@ def archive_old_events(log_dir: Path) -> Path | None:
     moved.
     """
     try:
-        old = sorted(path for path in log_dir.glob(EVENT_FILES) if path.is_file())
+        old = sorted(log_dir.glob(EVENT_FILES))
+        for path in old:
+            require_regular(path)
         if not old:
             return None
         last = datetime.fromtimestamp(max(path.stat().st_mtime for path in old))
@@ -85,19 +95,29 @@ def archive_old_events(log_dir: Path) -> Path | None:
         for path in old:
             path.rename(folder / path.name)
     except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else log_dir
         reason = (
-            f"{log_dir}: cannot move event files of an earlier run to {PREVIOUS}/: {error.strerror or error}"
+            f"{where}: cannot move event files of an earlier run to {PREVIOUS}/: {error.strerror or error}"
         )
         raise LogDirError(reason) from error
     return folder
 
 
-def _create_server(port: int) -> socket.socket:
-    """A socket that listens on `port` of all interfaces, IPv6 and IPv4 where the machine has both.
+def require_regular(path: Path) -> None:
+    """Raise OSError unless `path` is a file, and no link to one: TensorBoard opens whatever is named as event files
+    are, and would wait at a pipe for ever."""
+    os.close(open_regular(path, follow_links=False))
+
+
+def _create_server(host: str, port: int) -> socket.socket:
+    """A socket that listens on `port` of one address or ("") of all, IPv6 and IPv4 where the machine has both.
 
     SO_REUSEADDR (set by create_server) lets connections of an earlier job that linger in TIME_WAIT not count
     as taken; a socket that listens does.
     """
+    if host:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     if socket.has_dualstack_ipv6():
         try:
             return socket.create_server(
@@ -109,13 +129,13 @@ def _create_server(port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=_BACKLOG)
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(port: int, host: str = "") -> socket.socket:
     """The socket of `_create_server`. Raises PortError with the remedy."""
     end = time.monotonic() + _LETTING_GO
     try:
         while True:
             try:
-                return _create_server(port)
+                return _create_server(host, port)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or time.monotonic() > end:
                     raise
@@ -124,6 +144,9 @@ def _listen(port: int) -> socket.socket:
         raise PortError(
             f"--port {port}: is not a port; choose one from 1 to 65535 (0: any free one)"
         ) from None
+    except (socket.gaierror, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no name that a machine can have"
+        raise PortError(f"--host {one_line(host)}: {reason}; name an address of this machine") from error
     except OSError as error:
         remedy = "choose another one with --port"
         if error.errno == errno.EADDRINUSE:
@@ -132,21 +155,42 @@ def _listen(port: int) -> socket.socket:
             raise PortError(
                 f"port {port} needs rights that this user has not; {remedy}, above 1023"
             ) from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise PortError(f"--host {one_line(host)}: is no address of this machine") from error
         raise PortError(f"port {port} cannot be used: {error.strerror or error}; {remedy}") from error
 
 
 class ProgressServer:
-    """TensorBoard on `log_dir`, reachable on `port` of all interfaces (0: any free one, see `.port`).
+    """TensorBoard on `log_dir`, reachable on `port` (0: any free one, see `.port`) of `host` ("": every address).
 
     Raises PortError at once if the port cannot be used. Nothing after that raises: training does not depend
-    on being watched. A child that dies is noticed at once, started again and given all points.
+    on being watched. A child that dies is noticed at once, one that does not move within seconds; another one is
+    started and told all. hosts: names that it answers to (none: any). stuck_after: seconds without a sign of the job
+    after which it says that the job is stuck.
     """
 
-    def __init__(self, log_dir: Path, port: int) -> None:
+    def __init__(
+        self,
+        log_dir: Path,
+        port: int,
+        host: str = "",
+        hosts: Sequence[str] = (),
+        stuck_after: float = 300.0,
+    ) -> None:
         self._log_dir = log_dir
-        self._listener = _listen(port)
+        self._listener = _listen(port, host)
         self.port: int = self._listener.getsockname()[1]
+        name = f"[{host}]" if ":" in host else host
+        self.address = (
+            f"http://{name}:{self.port}/"
+            if host
+            else f"http://127.0.0.1:{self.port}/ (every address of this machine)"
+        )
+        self._hosts = tuple(hosts)
+        self._stuck_after = stuck_after
         self._points: list[Point] = []
+        self._status = ""  # as JSON
+        self._pongs = 0  # of the present child
         self._changed = threading.Condition()
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper: threading.Thread | None = None
@@ -170,6 +214,13 @@ class ProgressServer:
         rounded = [(float(wall), int(step), single(fraction)) for wall, step, fraction in points]
         with self._changed:
             self._points += rounded
+            self._changed.notify_all()
+
+    def inform(self, status: dict[str, Any]) -> None:
+        """Let `status`, the content of status.json, be what is told from now on. Never blocks, as `publish`."""
+        text = json.dumps({"status": status})
+        with self._changed:
+            self._status = text
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -198,7 +249,13 @@ class ProgressServer:
         """Start a child; a failure to do so shows as `_process is None`."""
         root = Path(__file__).resolve().parents[2]
         listener = self._listener.fileno()
-        code = _START.format(listener=listener, log_dir=str(self._log_dir.resolve()), parent=os.getpid())
+        code = _START.format(
+            listener=listener,
+            log_dir=str(self._log_dir.resolve()),
+            parent=os.getpid(),
+            hosts=self._hosts,
+            stuck_after=self._stuck_after,
+        )
         with self._changed:
             if self._closing:
                 return
@@ -242,6 +299,7 @@ class ProgressServer:
         process = self._process
         assert process is not None
         assert process.stderr is not None
+        self._pongs = 0
         ended = threading.Event()
         feeder = threading.Thread(target=self._feed, args=(process, ended), daemon=True)
         feeder.start()
@@ -249,6 +307,9 @@ class ProgressServer:
         fd = process.stderr.fileno()
         with process.stderr, open(fd, encoding="utf-8", errors="replace", closefd=False) as lines:
             for line in map(str.strip, lines):
+                if line == PONG_MARK:
+                    self._pongs += 1
+                    continue
                 if line:
                     tail.append(line)
                 if line.startswith(WARNING_MARK):
@@ -261,23 +322,46 @@ class ProgressServer:
         return " | ".join([f"status {status}", *tail])
 
     def _feed(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
-        """Write points to the child's input, a JSON line each: those there are, a blank line, new ones."""
+        """Write to the child's input, a line each: the points and the status that there are, a blank line, what is new,
+        and a ping a second. A child that does not answer is killed, which `_attend` sees."""
         assert process.stdin is not None
-        sent, mark = 0, "\n"
-        # An error means that the child died, which `_attend` sees.
+        sent, told, mark = 0, "", "\n"
+        text = memoryview(b"")
+        silent, pongs, due = 0, 0, time.monotonic()
+
+        def is_new() -> bool:
+            return ended.is_set() or len(self._points) > sent or self._status != told or bool(mark)
+
+        # An error means that the child died.
         with contextlib.suppress(OSError), process.stdin as pipe:
-            while True:
-                with self._changed:
-                    while not ended.is_set() and len(self._points) == sent and not mark:
-                        self._changed.wait()
-                    fresh = self._points[sent:]
-                if ended.is_set():
+            os.set_blocking(pipe.fileno(), False)
+            while not ended.is_set():
+                if text:
+                    if select.select([], [pipe], [], max(due - time.monotonic(), 0.0))[1]:
+                        text = text[os.write(pipe.fileno(), text) :]
+                else:
+                    with self._changed:
+                        self._changed.wait_for(is_new, max(due - time.monotonic(), 0.0))
+                        lines = [json.dumps(point) for point in self._points[sent:]]
+                        lines += [self._status] if self._status != told else []
+                        sent, told = len(self._points), self._status
+                    text = memoryview("".join(f"{line}\n" for line in lines).encode() + mark.encode())
+                    mark = ""
+                if time.monotonic() < due:
+                    continue
+                # Counted by looks and not by the clock: this process may have been suspended itself.
+                silent = silent + 1 if self._pongs == pongs else 0
+                if silent > (_SILENCE if self._pongs else _BOOT):
+                    _logger.warning(
+                        "the progress server (process %d) has not moved for %d s; another one takes its place",
+                        process.pid,
+                        silent - 1,
+                    )
+                    process.kill()
                     return
-                lines = "".join(json.dumps(point) + "\n" for point in fresh) + mark
-                text = memoryview(lines.encode())
-                while text:
-                    text = text[os.write(pipe.fileno(), text) :]
-                sent, mark = sent + len(fresh), ""
+                pongs, due = self._pongs, time.monotonic() + _PULSE
+                if not text:
+                    text = memoryview(b'{"ping": 1}\n')
 
     def _forget(self) -> None:
         """In a forked process: let go of what must end with the job, the socket and the child's pipe."""

@@ -46,13 +46,18 @@ def test_an_empty_load_is_none() -> None:
         ([], "--config"),
         (["--config", ""], "path of a JSON file"),
         (["--config"], "expected one argument"),
-        (["--conf", "job.json"], "--config"),
+        (["--conf", "job.json"], "--conf job.json"),
         (["--config", "a", "--port", "0"], "'0' is not a port"),
         (["--config", "a", "--port", "65536"], "from 1 to 65535"),
         (["--config", "a", "--port", "²"], "is not a port"),
         (["--config", "a", "--linger", "nan"], "'nan' is not a time"),
         (["--config", "a", "--linger", "-1"], "is not a time"),
-        (["--config", "a", "--epochs", "5"], "--epochs"),
+        (["--config", "a", "--epoch", "5"], "--epoch"),
+        (["--config", "a", "--epochs"], "--epochs: expected one argument"),
+        (["--config", "a", "--interval", "5", "--nonsense"], "--nonsense"),
+        (["--config", "a", "--threads", "0"], "'0' is not a number of threads"),
+        (["--config", "a", "--log-format", "xml"], "--log-format"),
+        (["--config", "a", "--host", " "], "an empty name"),
         (["--config", "a", "more\nlines"], "more"),
     ],
 )
@@ -65,6 +70,47 @@ def test_a_mistake_is_one_line_and_exit_status_2(
     output = capsys.readouterr().err
     assert told in output
     assert output.count("\n") == 1
+
+
+def test_flags_stand_for_keys() -> None:
+    argv = [
+        "--train.epochs",
+        "10",
+        "--batch-size=4",
+        "--config",
+        "a",
+        "--gpus",
+        "[]",
+        "--early_stop_patience",
+        "-1",
+    ]
+    assert parsed(*argv).overrides == (
+        "train.epochs=10",
+        "train.batch_size=4",
+        "gpus=[]",
+        "train.early_stop_patience=-1",
+    )
+    assert parsed("--log_dir", "/out", "--set", "train.lr=1") == Options(
+        None, overrides=("train.lr=1", "log_dir=/out")
+    )
+
+
+def test_a_flag_that_may_be_two_keys_names_both(capsys: pytest.CaptureFixture[str]) -> None:
+    class Twice(YOLOv3Config):
+        class Valid(YOLOv3Config.model_fields["valid"].annotation):  # type: ignore[name-defined,misc]
+            epochs: int = 1
+
+        valid: Valid
+
+    with pytest.raises(SystemExit):
+        parse(Twice, ["--epochs", "1"], "")
+    assert "--epochs may be --train.epochs or --valid.epochs: write which" in capsys.readouterr().err
+
+
+def test_the_value_of_an_option_is_never_a_flag() -> None:
+    assert parsed("--config", "--epochs", "--load", "--lr", "--lr", "1") == Options(
+        Path("--epochs"), Path("--lr"), ("train.lr=1",)
+    )
 
 
 def test_help_shows_an_example_and_every_key(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from common.errors import LogDirError
 from common.reporting import progress as module
 from common.reporting.progress import TAG, Progress, Step, earlier_points
-from common.reporting.server import Point
+from common.reporting.server import Point, archive_old_events
 
 
 class Clock:
@@ -205,12 +207,13 @@ def test_curves_go_on_when_the_disk_has_room_again(tmp_path: Path, clock: Clock)
     assert [value for _, _, value in scalars(folder, "loss")] == [3.0]
 
 
-def run(job: Job, until: float) -> None:
-    """A job that is killed at `until` of its training, or (2.0) goes to its end."""
+def run(job: Job, until: float, at: float = 0.0) -> None:
+    """A job that is killed at `until` of its training, or (2.0) goes to its end; resumed at `at` of it."""
     with job.progress.step(Step.LOAD_TRAIN_DATA) as advance:
         advance(0.5)
+    job.progress.resume_training(at)
     job.progress.begin(Step.TRAIN)
-    for percent in range(100):
+    for percent in range(round(100 * at), 100):
         if percent / 100 >= until:
             return
         job.progress.advance(percent / 100)
@@ -225,17 +228,47 @@ def test_a_resumed_job_goes_on_where_the_poller_was(tmp_path: Path, clock: Clock
     assert first.heard()[-1][1] == pytest.approx(0.39)
     second = Job(tmp_path)
     second.progress.restore(earlier_points(tmp_path))
-    assert second.points == first.points
-    run(second, until=0.3)  # killed again, before it was as far as the first
-    assert second.points == first.points
+    loaded = [point for point in first.points if point[1] < Step.TRAIN]
+    assert second.points == loaded
+    run(second, until=0.3, at=0.3)  # killed again, before it was as far as the first
+    trained = [point for point in first.points if point[1] < Step.TRAIN or point[2] < 0.301]
+    assert second.points == trained
     third = Job(tmp_path)
     third.progress.restore(earlier_points(tmp_path))
-    run(third, until=2.0)
+    run(third, until=2.0, at=0.35)
     third.progress.close()
-    assert third.points[: len(first.points)] == first.points
+    assert third.points[: len(trained)] == trained
     assert third.heard() == sorted(set(third.heard()))
     assert third.heard()[-3:] == [(10, 1.0), (30, 0.0), (30, 1.0)]
-    assert scalars(tmp_path, TAG) == third.points
+
+
+def test_what_a_finished_job_told_is_not_told_of_its_continuation_before_it_is_there(
+    tmp_path: Path, clock: Clock
+) -> None:
+    first = Job(tmp_path)
+    run(first, until=2.0)
+    first.progress.close()
+    second = Job(tmp_path)
+    second.progress.restore(earlier_points(tmp_path))
+    assert max(second.heard()) == (1, 1.0)
+    run(second, until=0.6, at=0.5)  # with twice as many epochs
+    assert all(fraction <= 0.6 for step, fraction in second.heard() if step == Step.TRAIN)
+    assert (10, 0.5) <= max(second.heard()) < (10, 0.61)
+    third = Job(tmp_path)
+    third.progress.restore(earlier_points(tmp_path))
+    run(third, until=2.0, at=0.5)
+    assert third.heard() == sorted(set(third.heard()))
+    assert third.heard()[-2:] == [(30, 0.0), (30, 1.0)]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_an_event_file_that_is_none_is_an_error_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "events.out.tfevents.1.host.1.0"
+    {"link": lambda: path.symlink_to("/dev/zero"), "pipe": lambda: os.mkfifo(path)}[kind]()
+    with pytest.raises(LogDirError, match="remove it"):
+        earlier_points(tmp_path)
+    with pytest.raises(LogDirError, match="cannot move"):
+        archive_old_events(tmp_path)
 
 
 def test_a_file_that_was_cut_off_counts_as_far_as_it_is_whole(tmp_path: Path, clock: Clock) -> None:
@@ -275,6 +308,8 @@ def test_whatever_a_job_does_a_poller_sees_it_rise(
     job.progress.interval = 0.0  # type: ignore[misc]
     job.progress.restore(earlier)
     for step, fractions, ends in steps:
+        if step == Step.TRAIN and job.progress._open is None:
+            job.progress.resume_training(0.5)
         try:
             job.progress.begin(step)
         except ValueError:

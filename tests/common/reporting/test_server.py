@@ -349,3 +349,55 @@ def test_a_child_that_cannot_start_is_logged_with_its_reason_and_does_not_end_th
     assert "2 times in a row (status 3 | the disk is on fire)" in warning[0]
     assert points(running.port) == [[1.0, 1, 0.0]]  # it went on trying; pollers had to wait
     running.close()
+
+
+def test_a_child_that_does_not_move_is_named_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "_PULSE", 0.1)
+    monkeypatch.setattr(server, "_BOOT", 600)
+    with ProgressServer(tmp_path, 0) as running:
+        running.publish([(1.0, 1, 0.5)])
+        running.inform({"state": "training", "updated": 1.0})
+        eventually(lambda: ask(running.port)[0] == 200)
+        stopped = running.pid
+        assert stopped is not None
+        os.kill(stopped, signal.SIGSTOP)
+        eventually(lambda: running.pid not in (None, stopped))
+        assert points(running.port) == [[1.0, 1, 0.5]]
+        assert json.loads(ask(running.port, "/status.json")[1])["state"] == "training"
+        assert gone(stopped)
+    assert f"process {stopped}) has not moved" in caplog.text
+
+
+def test_a_child_that_is_busy_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_PULSE", 0.2)
+    monkeypatch.setattr(server, "_BOOT", 600)
+    with ProgressServer(tmp_path, 0) as running:
+        running.publish([(float(number), 10, 0.5) for number in range(20_000)])
+        eventually(lambda: ask(running.port)[0] == 200)
+        first = running.pid
+        eventually(lambda: len(points(running.port)) == 20_000)
+        assert running.pid == first
+
+
+def test_one_address_is_listened_at_where_one_is_named(tmp_path: Path) -> None:
+    with ProgressServer(tmp_path, 0, host="127.0.0.1") as running:
+        assert running.address == f"http://127.0.0.1:{running.port}/"
+        assert eventually(lambda: ask(running.port)[0]) == 404
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", running.port), timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("192.0.2.1", "is no address of this machine"),
+        ("no such host", "name an address"),
+        ("a" * 300, "name an address"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_an_error_of_one_line(tmp_path: Path, host: str, told: str) -> None:
+    with pytest.raises(PortError, match=told) as caught:
+        ProgressServer(tmp_path, 0, host=host)
+    assert "\n" not in str(caught.value)
