@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import sys
@@ -23,7 +24,7 @@ from common.config.keys import one_line
 from common.config.sections import JobConfig, read_configuration
 from common.data.report import Report
 from common.datasets import Datasets, Steps, first_step
-from common.engine.devices import processors
+from common.engine.devices import processors, visible_gpus
 from common.engine.engine import Engine
 from common.errors import ConfigurationError, DataError, JobError
 from common.evaluator import Evaluation, Evaluator
@@ -40,6 +41,7 @@ from common.reporting.endings import ending, explain, fail_before, finish, watch
 from common.reporting.lock import lock
 from common.reporting.log import open_log
 from common.reporting.progress import Progress, Step, earlier_points
+from common.reporting.provenance import write_run
 from common.reporting.server import ProgressServer, archive_old_events
 from common.reporting.status import Status
 from common.reporting.warnings import warn
@@ -126,12 +128,15 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         stack.callback(progress.close)
         progress.restore(earlier)
         progress.begin(first_step(config.dataset))  # pollers have an answer before MXNet is up
-        pool = WorkerPool(min(config.train.num_workers, processors()))
+        pool = WorkerPool(
+            min(config.train.num_workers, options.threads or processors()),
+            lambda count: status.update(worker_restarts=count),
+        )
         stack.callback(pool.close)
         log.info("Progress: %s", server.address)
 
         steps = _steps(progress, status)
-        report = Report(config.log_dir / DATA_REPORT)
+        report = Report(config.log_dir / DATA_REPORT, lambda counts: status.update(images_left_out=counts))
         prepared = prepare(config, options, task_name, pool=pool, steps=steps, report=report, keep=True)
         assert prepared.data is not None
         assert prepared.devices is not None
@@ -140,6 +145,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         _say(job.data)
         model = prepared.build(job.devices)
         remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)
+        _write_run(job)
         engine = _engine(job, model)
         predictor = _predictor(job.task, model, engine)
         show_configuration(config, progress)
@@ -184,6 +190,22 @@ def _say(data: Datasets) -> None:
         log.info(
             "There is no validation set: the latest epoch counts as the best, and early stopping has nothing to watch"
         )
+
+
+def _write_run(job: Job) -> None:
+    from common.training.resume import files_of
+
+    data, config = job.data, job.task.config
+    sets = {"train": data.train, "valid": data.valid, "test": data.test}
+    found: dict[str, Any] = {
+        name: {"samples": len(samples), "fingerprint": files_of(samples)}
+        for name, samples in sets.items()
+        if samples is not None
+    }
+    found["images"] = hashlib.sha256(data.trained.tobytes()).hexdigest()
+    gpus = [str(gpu) for gpu in visible_gpus() if gpu.index in config.gpus]
+    device = {"gpus": gpus, "precision": job.recipe.precision}
+    write_run(config.log_dir, config.model_dump(mode="json"), found, device)
 
 
 def _engine(job: Job, model: Model) -> Engine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,14 @@ log = logging.getLogger("visualtl")
 
 
 class Report:
-    """`data_report.json`: what was read and what was left out, by set; what comes to light later is added."""
+    """`data_report.json`: what was read and what was left out, by set; what comes to light later is added.
 
-    def __init__(self, path: Path) -> None:
+    left_out: told how many samples of each set cannot be used, whenever the file is written.
+    """
+
+    def __init__(self, path: Path, left_out: Callable[[dict[str, int]], None] | None = None) -> None:
         self._path = path
+        self._left_out = left_out
         self._folders: dict[str, FolderReport] = {}
         self._summaries: dict[str, dict[str, Any]] = {}
         self._notes: dict[str, Any] = {}
@@ -53,4 +57,6 @@ class Report:
 
     def write(self) -> None:
         """Bring the file up to date."""
+        if self._left_out is not None:
+            self._left_out({name: len(folder.problems) for name, folder in self._folders.items()})
         write_report(self._path, self._folders, self._summaries, self._notes)

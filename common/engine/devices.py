@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -104,14 +104,41 @@ def contexts(gpus: Sequence[int]) -> list[Any]:
     return [mx.gpu(index) for index in gpus]
 
 
-def processors() -> int:
-    """Logical processors that this process may use: by its affinity, and by its container's share of time."""
+def processors(root: Path = Path("/")) -> int:
+    """Logical processors that this process may use: by its affinity, and by its container's share of time.
+
+    root: where /proc and /sys are found.
+    """
     count = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return count if quota == "max" else max(min(count, math.ceil(int(quota) / int(period))), 1)
-    except (OSError, ValueError):
-        return count
+    shares = [share for share in map(_share, _cpu_groups(root)) if share]
+    return max(min([count, *map(math.ceil, shares)]), 1)
+
+
+def _cpu_groups(root: Path) -> Iterator[Path]:
+    """The control groups that limit this process: its own and those above it, as far as they are seen from here."""
+    mount = root / "sys/fs/cgroup"
+    yield mount  # of a container, whose own group is the root of what it sees
+    with contextlib.suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            top = mount / "cpu" if controllers else mount
+            group = top / name.lstrip("/")
+            yield from (group, *(parent for parent in group.parents if parent.is_relative_to(top)))
+
+
+def _share(group: Path) -> float | None:
+    """Processors' worth of time that a control group has, None for no limit."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (group / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (
+            (group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+        )  # version 1
+        return int(quota) / int(period) if int(quota) > 0 else None
+    return None
 
 
 def physical_cores() -> int:
@@ -128,13 +155,17 @@ def physical_cores() -> int:
     return min(len(cores), processors())
 
 
-def use_all_cores() -> None:
-    """Let MXNet compute on every core. Left alone it takes half of the processors, which is right only where two of
-    them share a core. Must come before MXNet is imported; OMP_NUM_THREADS, where it is set, stays as it is."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+def use_all_cores(threads: int | None = None) -> None:
+    """Let MXNet compute with so many threads; None: on every core that it may use. Left alone it takes half of the
+    processors, which is right only where two of them share a core. Must come before MXNet is imported; OMP_NUM_THREADS,
+    where it is set, stays as it is unless `threads` says otherwise."""
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 
 
-def load_mxnet() -> None:
+def load_mxnet(threads: int | None = None) -> None:
     """Import MXNet and GluonCV as jobs need them, where they are not imported yet.
 
     MXNet computes on every core, and its operators share one temporary memory instead of four, which costs no time;
@@ -143,7 +174,7 @@ def load_mxnet() -> None:
     GluonCV for a reader of files that jobs have none of. A crash in native code stays the signal that it is: MXNet's
     own handlers would end the process with status 255.
     """
-    use_all_cores()
+    use_all_cores(threads)
     os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else it prints a line whenever it binds a graph
     if "scipy" in sys.modules:

@@ -5,15 +5,16 @@ unpickling their first function needs, and so stay free of MXNet. One socket is 
 takes the next message when it has finished the last, without locks, so a worker that is killed in the middle
 leaves nothing locked behind.
 
-A worker ends the moment its parent does, whatever the parent died of. A worker that dies takes at most the
-task it was at with it: all are then started afresh and every unfinished task is done again, so tasks must be
-repeatable.
+A worker ends the moment its parent does, whatever the parent died of and whatever the worker is doing. A worker that
+dies takes at most the task it was at with it, and one that is stopped or stuck is killed: all are then started afresh
+and every unfinished task is done again, so tasks must be repeatable.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import pickle
 import selectors
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import WorkerError
-from common.processes.worker import installed, message_of, objects, post, take
+from common.processes.worker import TAKEN, installed, message_of, objects, post, take
 
 __all__ = ["WorkerPool", "installed"]
 
@@ -41,14 +42,29 @@ DEATHS = 3
 PATIENCE = 2.0
 """Seconds that withdrawn tasks may go on; then the workers are started afresh."""
 
+STOPPED = 2
+"""Looks, a second apart, at which a worker is found stopped before it is replaced."""
+
+STUCK = 10
+"""The same for one that is at a task, and neither computes, reads nor waits for a disk."""
+
+BUSY = 120.0
+"""Seconds that a worker may be at a single task, whatever it does."""
+
+_LOOK = 1.0  # seconds between two looks
+
 _ROOT = str(Path(__file__).resolve().parents[2])
-# The root of the project takes the place of the current folder, which may hold anything.
+# Before anything is imported the kernel is told to end the worker with its parent, which may be killed meanwhile. The
+# root of the project takes the place of the current folder, which may hold anything.
 _START = (
-    "import sys; sys.path[0] = {root!r}; from common.processes.worker import serve; "
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {parent} or sys.exit(); "
+    "sys.path[0] = {root!r}; from common.processes.worker import serve; "
     "serve({queue}, {channel}, {parent})"
 )
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+_log = logging.getLogger("visualtl")
 
 _keys = itertools.count(1)
 
@@ -57,11 +73,14 @@ class WorkerPool:
     """Processes that carry out functions, given by module and name, in the order of submission.
 
     count: how many processes; with 0 the same happens in this process, when a result is asked for. Starting
-    takes no time here: workers start while this process goes on. To be used by one thread. Ends with `close`.
+    takes no time here: workers start while this process goes on. To be used by one thread, and not to outlive it. Ends
+    with `close`. restarted: told how often workers have been started afresh, when they are.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, restarted: Callable[[int], None] | None = None) -> None:
         self.count = count
+        self._restarted = restarted
+        self._restarts = 0
         self._tickets = itertools.count(1)
         self._tasks: dict[int, Any] = {}  # unfinished: messages, or calls where count is 0
         self._backlog: deque[int] = deque()  # those of them that did not fit into the queue yet
@@ -70,6 +89,7 @@ class WorkerPool:
         self._installations: dict[int, tuple[bytes, list[int]]] = {}
         self._workers: list[_Worker] = []
         self._deaths = 0
+        self._next_look = time.monotonic()
         self._closed = False
         if count:
             self._start()
@@ -249,14 +269,23 @@ class WorkerPool:
         return [*tickets, *self._backlog]
 
     def _collect(self, timeout: float | None = None) -> None:
-        """Wait until a worker answers, or has died."""
-        for key, _ in self._selector.select(timeout):
+        """Wait a while for what workers say; look after them once in a while."""
+        ready = self._selector.select(_LOOK if timeout is None else timeout)
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK
+            if self._look():
+                return
+        for key, _ in ready:
             worker: _Worker = key.data
             try:
                 ticket, answer, _ = take(worker.channel)
             except (EOFError, ConnectionError):
                 self._recover(worker)
                 break
+            if ticket & TAKEN:
+                worker.begin(ticket & ~TAKEN)
+                continue
+            worker.begin(None)
             if self._tasks.pop(ticket, None) is None:
                 continue
             if ticket in self._cancelled:
@@ -265,6 +294,19 @@ class WorkerPool:
                 self._results[ticket] = answer
         self._send()
 
+    def _look(self) -> bool:
+        """Replace a worker that is stopped, or stuck in a task; whether there was one."""
+        for worker in self._workers:
+            if reason := worker.trouble():
+                _log.warning("%s", reason)
+                worker.process.kill()
+                worker.process.wait()
+                if not worker.was_stopped:
+                    self._count_death(reason)
+                self._restart()
+                return True
+        return False
+
     def _recover(self, dead: _Worker) -> None:
         """Replace a worker that closed its end: it is dead, or about to be."""
         try:
@@ -272,11 +314,19 @@ class WorkerPool:
         except subprocess.TimeoutExpired:
             dead.process.kill()
             status = dead.process.wait()
+        how = _how(status)
+        _log.warning("data worker %d %s; all are started afresh", dead.process.pid, how)
+        self._count_death(f"a data worker {how}", killed=status == -signal.SIGKILL)
+        self._restart()
+
+    def _count_death(self, reason: str, killed: bool = False) -> None:
         self._deaths += 1
         if self._deaths >= DEATHS:
             self.close()
-            raise WorkerError(_cause(status, self.count))
-        self._restart()
+            help_ = f"lower train.num_workers ({self.count} run)"
+            if killed:
+                help_ = f"the system does this when memory runs out: {help_} or train.batch_size"
+            raise WorkerError(f"{reason}, and {DEATHS} times in all workers died or were stuck: {help_}")
 
     def _restart(self) -> None:
         """Start all workers afresh, with every task that is unfinished.
@@ -285,6 +335,9 @@ class WorkerPool:
         again as long as that goes on. Dying is rare, and starting is quick.
         """
         self._stop()
+        self._restarts += 1
+        if self._restarted is not None:
+            self._restarted(self._restarts)
         for ticket in self._cancelled:
             del self._tasks[ticket]
         self._cancelled = set()
@@ -298,6 +351,9 @@ class _Worker:
 
     def __init__(self, outlet: socket.socket) -> None:
         self.channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.was_stopped = False
+        self._looks_stopped = 0
+        self.begin(None)
         command = _START.format(root=_ROOT, queue=outlet.fileno(), channel=other.fileno(), parent=os.getpid())
         # Ctrl-C and a SIGTERM to the whole group are for the parent, which ends its workers when it is done
         # with them. A blocked signal is inherited, so there is no moment at which a starting worker is open
@@ -315,21 +371,50 @@ class _Worker:
             other.close()
         self.post(message_of(0, sys.path), [])
 
+    def begin(self, task: int | None) -> None:
+        """It has begun a task, or (None) finished one."""
+        self._task, self._began = task, time.monotonic()
+        self._looks_still, self._done = 0, (-1, -1)
+
+    def trouble(self) -> str | None:
+        """What is wrong with it, if anything; to be asked once in a while."""
+        try:
+            state, *done = _activity(self.process.pid)
+        except (OSError, ValueError, IndexError):  # it is gone, which shows elsewhere
+            return None
+        self._looks_stopped = self._looks_stopped + 1 if state in "Tt" else 0
+        still = self._task is not None and state != "D" and tuple(done) == self._done
+        self._looks_still = self._looks_still + 1 if still else 0
+        self._done = (done[0], done[1])
+        who = f"data worker {self.process.pid}"
+        if self._looks_stopped >= STOPPED:
+            self.was_stopped = True
+            return f"{who} was stopped from outside; all are started afresh"
+        if self._looks_stopped:
+            return None
+        if self._looks_still >= STUCK:
+            return f"{who} is stuck: at one task it has neither computed nor read for {STUCK} s; all are started afresh"
+        if self._task is not None and time.monotonic() - self._began > BUSY:
+            return f"{who} is stuck: it is at one task for more than {BUSY:g} s; all are started afresh"
+        return None
+
     def post(self, message: bytes, descriptors: Sequence[int]) -> None:
         # A worker that has died is noticed where results are awaited; its successor is told everything again.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             post(self.channel, message, descriptors)
 
 
-def _cause(status: int, count: int) -> str:
-    help_ = f"lower train.num_workers ({count} run)"
+def _activity(pid: int) -> tuple[str, int, int]:
+    """State of a process (a letter), and how much it has computed (ticks) and read (bytes) so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    read = Path(f"/proc/{pid}/io").read_text().split()[1]
+    return fields[0], int(fields[11]) + int(fields[12]), int(read)
+
+
+def _how(status: int) -> str:
     if status < 0:
-        how = f"was killed by signal {-status} ({signal.Signals(-status).name})"
-        if -status == signal.SIGKILL:
-            help_ = f"the system does this when memory runs out: {help_} or train.batch_size"
-    else:
-        how = f"ended with exit status {status}; what it wrote to standard error says why"
-    return f"a data worker {how}, and {DEATHS} times in all workers died: {help_}"
+        return f"was killed by signal {-status} ({signal.Signals(-status).name})"
+    return f"ended with exit status {status}; what it wrote to standard error says why"
 
 
 def _apply(function: Callable[[T], R], items: list[T]) -> list[R]:

@@ -18,6 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+TAKEN = 1 << 62
+"""Added to a ticket by a worker that says that it has begun the task, and has no answer yet."""
+
 _INLINE = 16 * 1024
 _LONG = b"long"
 _RIGHTS = socket.CMSG_SPACE(8 * array.array("i").itemsize)  # of at most eight descriptors
@@ -46,6 +49,7 @@ def serve(queue: int, channel: int, parent: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             ticket, task, _ = take(tasks)
+            post(answers, (ticket | TAKEN).to_bytes(8, "little"), [])
             try:
                 _update_objects(answers)
                 function, arguments = pickle.loads(task)

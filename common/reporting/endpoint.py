@@ -43,11 +43,10 @@ from urllib.parse import parse_qsl, urlencode
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from common.reporting.metrics import exposition
-from common.reporting.server import PONG_MARK, WARNING_MARK
+from common.reporting.server import PONG_MARK, TOKEN, WARNING_MARK
 
 ROUTE = "/data/plugin/scalars/scalars"
 RUN, TAG = ".", "progress"
-TOKEN = "VISUALTL_TOKEN"
 _NOT_FOUND = f"Not found: No scalar data for run={RUN!r}, tag={TAG!r}"
 _NO_CACHE = [
     ("X-Content-Type-Options", "nosniff"),

@@ -40,6 +40,9 @@ from common.files import open_regular
 Point = tuple[float, int, float]
 """[wall time in seconds since 1970, step, progress of that step as a fraction 0…1]."""
 
+TOKEN = "VISUALTL_TOKEN"
+"""The variable of the environment that holds the token which requests must show."""
+
 EVENT_FILES = "events.out.tfevents.*"
 PREVIOUS = "previous"
 WARNING_MARK = "warning: "

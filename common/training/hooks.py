@@ -38,11 +38,12 @@ class LogLines(Hook):
 
     def after_step(self, state: TrainingState) -> None:
         if self._interval and state.step % self._interval == 0:
-            log.info("[Epoch %d][Batch %d/%d] %s", state.epoch, state.step, state.steps, _figures(state))
+            text = "[Epoch %d][Batch %d/%d] %s"
+            log.info(text, state.epoch, state.step, state.steps, _figures(state), extra=_as_fields(state))
 
     def after_epoch(self, state: TrainingState) -> None:
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
-        log.info("[Epoch %d] %s, %.1f s", state.epoch, _figures(state), seconds)
+        log.info("[Epoch %d] %s, %.1f s", state.epoch, _figures(state), seconds, extra=_as_fields(state))
         if state.skipped:
             log.warning("[Epoch %d] %d batches so far were left out: not finite", state.epoch, state.skipped)
 
@@ -50,6 +51,12 @@ class LogLines(Hook):
 def _figures(state: TrainingState) -> str:
     losses = ", ".join(f"{name}={value:.4f}" for name, value in state.losses.items())
     return f"lr={state.learning_rate:.3g}, {losses}, {state.images_per_second:.1f} images/s"
+
+
+def _as_fields(state: TrainingState) -> dict[str, Any]:
+    """The same for a log of JSON objects."""
+    figures = {"epoch": state.epoch, "batch": state.step, "learning_rate": state.learning_rate}
+    return {"figures": {**figures, **state.losses, "images_per_second": state.images_per_second}}
 
 
 class Bar(Hook):
@@ -102,6 +109,10 @@ class Watch(Hook):
         self._status.update(
             epoch=state.epoch,
             epochs=state.epochs,
+            batch=(state.epoch - state.start_epoch) * state.steps + state.step,
+            batches=(state.epochs - state.start_epoch) * state.steps,
+            batches_skipped=state.skipped,
+            losses=state.losses,
             progress=state.fraction,
             images_per_second=round(state.images_per_second, 2),
             seconds_left=round(elapsed / done * (1.0 - state.fraction), 1) if done > 0 else None,
@@ -164,6 +175,13 @@ class Validation(Hook):
             state.evaluation.value,
             "".join(f", {name}={value:.4f}" for name, value in state.evaluation.curves.items()),
             time.monotonic() - began,
+            extra={
+                "figures": {
+                    "epoch": state.epoch,
+                    self._metric: state.evaluation.value,
+                    **state.evaluation.curves,
+                }
+            },
         )
         number = (state.epoch + 1) * state.steps
         self._progress.scalar(f"valid/{self._metric}", state.evaluation.value, number)

@@ -20,6 +20,11 @@ def double(value: int) -> int:
     return 2 * value
 
 
+def slowly_double(value: int) -> int:
+    time.sleep(0.01)
+    return 2 * value
+
+
 def process(_: Any = None) -> int:
     return os.getpid()
 
@@ -64,6 +69,28 @@ def slow(seconds: float, mark: str | None = None) -> float:
         Path(mark).write_text(str(os.getpid()))
     time.sleep(seconds)
     return seconds
+
+
+def hold_the_interpreter(mark: str) -> int:
+    """Busy in native code that lets no other thread of the process run."""
+    Path(mark).write_text(str(os.getpid()))
+    return sum(range(10**12))
+
+
+def wait_once(mark: str, value: int) -> int:
+    """Wait for ever for something, but not a second time."""
+    path = Path(mark)
+    if not path.exists():
+        path.write_text("")
+        threading.Event().wait()
+    return value
+
+
+def busy(seconds: float) -> None:
+    """Compute for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(10_000))
 
 
 def append(path: str, value: int, seconds: float = 0.0) -> int:

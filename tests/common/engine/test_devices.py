@@ -134,10 +134,28 @@ def test_processors_are_those_of_the_affinity_within_the_containers_share(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     texts = {"/sys/fs/cgroup/cpu.max": "max 100000"}
-    monkeypatch.setattr(devices.Path, "read_text", lambda path: texts[str(path)])
+
+    def read(path: Path) -> str:
+        if str(path) in texts:
+            return texts[str(path)]
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(devices.Path, "read_text", read)
     assert processors() == 4
     texts["/sys/fs/cgroup/cpu.max"] = "150000 100000"
     assert processors() == 2
+    texts["/sys/fs/cgroup/cpu.max"] = "max 100000"
+    texts["/proc/self/cgroup"] = "0::/jobs/one\n"  # its own group has no limit, the one above it has
+    texts["/sys/fs/cgroup/jobs/one/cpu.max"] = "max 100000"
+    texts["/sys/fs/cgroup/jobs/cpu.max"] = "300000 100000"
+    assert processors() == 3
+    texts.clear()
+    texts["/proc/self/cgroup"] = "4:memory:/m\n3:cpu,cpuacct:/jobs\n"  # version 1
+    texts["/sys/fs/cgroup/cpu/jobs/cpu.cfs_quota_us"] = "50000\n"
+    texts["/sys/fs/cgroup/cpu/jobs/cpu.cfs_period_us"] = "100000\n"
+    assert processors() == 1
+    texts["/sys/fs/cgroup/cpu/jobs/cpu.cfs_quota_us"] = "-1\n"
+    assert processors() == 4
     for number in range(4):
         siblings = f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list"
         texts[siblings] = "0,2" if number % 2 == 0 else "1,3"

@@ -207,6 +207,50 @@ def test_three_deaths_end_the_pool_with_their_cause(
     pool.close()
 
 
+def test_a_stopped_worker_is_named_and_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.processes.pool._LOOK", 0.1)
+    restarts: list[int] = []
+    with WorkerPool(2, restarts.append) as pool:
+        assert list(pool.map(tasks.double, range(4))) == [0, 2, 4, 6]
+        for number in range(1, 5):  # any number of times: the job is not to blame
+            stopped = pool.processes[number % 2]
+            os.kill(stopped, signal.SIGSTOP)
+            for _ in range(10):
+                assert list(pool.map(tasks.slowly_double, range(20), chunk=1)) == list(range(0, 40, 2))
+            assert restarts == list(range(1, number + 1))
+            assert f"data worker {stopped} was stopped" in caplog.text
+            assert not alive(stopped)
+
+
+def test_a_stuck_worker_is_named_and_replaced_but_not_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.processes.pool._LOOK", 0.1)
+    with WorkerPool(2) as pool:
+        values = [pool.submit(tasks.wait_once, str(tmp_path / "mark"), value) for value in range(3)]
+        assert [pool.result(value) for value in values] == [0, 1, 2]
+        assert "is stuck: at one task it has neither computed nor read" in caplog.text
+    pool = WorkerPool(1)
+    with pytest.raises(WorkerError, match=r"is stuck.* and 3 times in all"):
+        pool.result(pool.submit(tasks.slow, 1000))
+    monkeypatch.setattr("common.processes.pool.BUSY", 0.2)
+    pool = WorkerPool(1)
+    with pytest.raises(WorkerError, match="is at one task for more than"):
+        pool.result(pool.submit(tasks.hold_the_interpreter, str(tmp_path / "busy")))
+
+
+def test_a_worker_that_waits_for_work_or_works_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.processes.pool._LOOK", 0.02)
+    restarts: list[int] = []
+    with WorkerPool(2, restarts.append) as pool:
+        pool.result(pool.submit(tasks.busy, 3.0))  # the other one has nothing to do meanwhile
+    assert restarts == []
+
+
 def test_closing_ends_workers_at_once_whatever_they_do(tmp_path: Path) -> None:
     before = descriptors()
     pool = WorkerPool(2)
@@ -219,6 +263,34 @@ def test_closing_ends_workers_at_once_whatever_they_do(tmp_path: Path) -> None:
     assert not any(alive(process) for process in processes)
     assert descriptors() == before
     pool.close()
+
+
+HOLDING = """
+import sys
+sys.path[:0] = {path!r}
+from tests.helpers import worker_tasks as tasks
+from common.processes.pool import WorkerPool
+pool = WorkerPool(1)
+print(*pool.processes, flush=True)
+pool.result(pool.submit(tasks.hold_the_interpreter, {mark!r}))
+"""
+
+
+def test_a_worker_that_is_busy_in_native_code_dies_with_its_parent(tmp_path: Path) -> None:
+    mark = tmp_path / "begun"
+    script = HOLDING.format(path=[str(ROOT)], mark=str(mark))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        worker = int(parent.stdout.readline())
+        wait_until(mark.exists)
+        time.sleep(0.1)
+        parent.kill()
+        parent.wait()
+    try:
+        wait_until(lambda: not alive(worker), 5)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
 
 
 PARENT = """
