@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from common.config.keys import leaves, one_line
 from common.config.sections import JobConfig
@@ -50,6 +50,15 @@ class Options:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        self.options: dict[str, argparse.Action] = {}  # by name
+        super().__init__(*args, **keywords)
+
+    def add_argument(self, *args: Any, **keywords: Any) -> argparse.Action:
+        action = super().add_argument(*args, **keywords)
+        self.options |= dict.fromkeys(action.option_strings, action)
+        return action
+
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2; the usage is a page away."""
         self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
@@ -93,9 +102,7 @@ def _file(value: str) -> Path:
     return Path(value)
 
 
-def parser(
-    config_class: type[JobConfig], description: str, prog: str | None = None
-) -> argparse.ArgumentParser:
+def parser(config_class: type[JobConfig], description: str, prog: str | None = None) -> _Parser:
     """The parser of a fit script, by default of the one that runs; its help lists the keys of `config_class`."""
     made = _Parser(
         prog=prog or sys.argv[0],
@@ -231,18 +238,15 @@ def parse(
     )
 
 
-def _flags(
-    made: argparse.ArgumentParser, keys: Sequence[str], argv: Sequence[str]
-) -> tuple[list[str], list[str]]:
+def _flags(made: _Parser, keys: Sequence[str], argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """`argv` without the flags that stand for keys of the configuration, and these as KEY=VALUE."""
-    own = {name: action for action in made._actions for name in action.option_strings}
     rest: list[str] = []
     found: list[str] = []
     words = iter(argv)
     for word in words:
         name, equals, value = word.partition("=")
-        if name in own:
-            following = next(words, None) if not equals and own[name].nargs is None else None
+        if name in made.options:
+            following = next(words, None) if not equals and made.options[name].nargs is None else None
             rest.append(word if following is None else f"{word}={following}")  # a value may look like a flag
             continue
         matches = _keys_of(name, keys)
