@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mxnet as mx
+import numpy as np
 from mxnet import gluon
 
 from common.engine.arrays import on_device, plain
@@ -184,6 +185,7 @@ class Updater:
     ) -> None:
         self._settings = settings
         self._contexts = contexts
+        self._parameters = dict(parameters)
         self._names = list(parameters)
         self._optimizer = create(settings, contexts[0].device_type)
         self._trainer = gluon.Trainer(
@@ -224,7 +226,10 @@ class Updater:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned. Raises KeyError for a parameter that is not here."""
+        """Take up what `state` returned.
+
+        Raises KeyError for a parameter that is not here, ValueError for a state that is not one of its optimizer.
+        """
         index = {name: i for i, name in enumerate(self._names)}
         counts = {index[name]: n for name, n in state["counts"].items()}
         self._optimizer.num_update = state["num_update"]
@@ -233,5 +238,16 @@ class Updater:
         for device, context in zip(optimizer_states(self._trainer), self._contexts, strict=True):
             update_counts(self._optimizer, context).update(counts)
             for name, value in state["states"].items():
+                weight = self._parameters[name].data(context)
+                fresh = self._optimizer.create_state_multi_precision(index[name], weight)
+                if _form(plain(fresh)) != _form(value):
+                    raise ValueError(f"{name} has a state of another optimizer or shape")
                 device.states[index[name]] = on_device(value, context)
                 device.states_synced[index[name]] = True
+
+
+def _form(state: Any) -> Any:
+    """Shapes and types of the arrays in a parameter's state."""
+    if isinstance(state, list):
+        return [_form(part) for part in state]
+    return (state.shape, state.dtype.str) if isinstance(state, np.ndarray) else type(state)

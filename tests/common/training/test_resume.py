@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import CheckpointError, DataError, TrainingError
+from common.training.checkpoint import read_checkpoint
 from common.training.estimator import Estimator, TrainingState
 from common.training.hooks import EarlyStopping
 from common.training.resume import TRAINING_STATE, take_up, write_state
@@ -18,6 +19,9 @@ from tests.common.training.test_estimator import Tiny, batches
 from tests.helpers.estimators import estimator_of
 
 SETS: dict[str, Any] = {"files": "", "valid_files": "", "trained": np.array([7], np.uint64)}
+
+
+OLD = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "1.2.0.pkl"
 
 
 class Task(SimpleNamespace):
@@ -38,8 +42,6 @@ def write(path: Path, made: Estimator, epoch: int) -> None:
 
 
 def saved(folder: Path) -> dict[str, Any]:
-    from common.training.checkpoint import read_checkpoint
-
     made = estimator()
     for batch in batches(3):
         made.step(batch, 0.01)
@@ -113,12 +115,8 @@ def test_other_classes_are_told_first(tmp_path: Path) -> None:
 
 
 def test_a_training_of_1_2_0_goes_on(tmp_path: Path) -> None:
-    from common.training.checkpoint import read_checkpoint
-
     made = estimator_of(Tiny([mx.cpu()]), optimizer="adam", limit=None, ema_decay=0.9)
-    state = read_checkpoint(
-        Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "1.2.0.pkl", "tiny"
-    )
+    state = read_checkpoint(OLD, "tiny")
     training, stopping = TrainingState(3, 3), EarlyStopping(1, 0.0, None, 1.0)
     take_up(state, made.model, made, [stopping], training, SETS)
     assert training.epoch == 1
@@ -128,3 +126,26 @@ def test_a_training_of_1_2_0_goes_on(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mean, state["optimizer"]["states"]["network.1.bias"][0])
     assert variance.min() > 0
     made.step(batches(1)[0], 0.01)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        [np.zeros(3, np.float32)],
+        [np.zeros(3, np.float32)] * 3,
+        np.zeros(3, np.float32),
+        [np.zeros((7, 7), np.float32)] * 2,
+        [np.zeros(3, np.int64)] * 2,
+        [np.zeros((), np.float32), np.zeros((0, 3), np.float32)],
+    ],
+)
+def test_what_an_optimizer_keeps_of_a_layer_must_be_its_own(tmp_path: Path, value: Any) -> None:
+    made = estimator_of(Tiny([mx.cpu()]), optimizer="adam", limit=None, ema_decay=0.9)
+    state = read_checkpoint(OLD, "tiny")
+    state["optimizer"]["states"]["network.1.bias"] = value
+    with pytest.raises(
+        CheckpointError, match=r"does not fit this job \(ValueError: network\.1\.bias has a state"
+    ):
+        take_up(state, made.model, made, [], TrainingState(3, 3), SETS)
