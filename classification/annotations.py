@@ -19,7 +19,8 @@ import numpy as np
 from classification.transforms import box_of
 from common.data.boxes import objects_of, settle_boxes
 from common.data.figures import listed, spread, unevenness
-from common.data.listing import Listing, class_of
+from common.data.formats.base import Label, Record
+from common.data.listing import Listing, class_of, root_of
 from common.data.problems import BadSample, Problem
 from common.data.rows import annotation_path, read_rows
 from common.data.samples import Sample
@@ -49,7 +50,7 @@ def unknown_folders(listing: Listing, classes: Collection[str]) -> list[str]:
     Those without images are said in the log. Images that lie deeper than the class folders, too.
     """
     unknown = [name for name in listing.class_folders if name not in classes]
-    used = {class_of(image, listing.folder) for image in listing.images} if unknown else set()
+    used = {listing.class_of(image) for image in listing.images} if unknown else set()
     if empty := [name for name in unknown if name not in used]:
         log.warning("%s: folders of no class, without images: %s", printable(listing.folder), listed(empty))
     return [name for name in unknown if name in used]
@@ -57,8 +58,10 @@ def unknown_folders(listing: Listing, classes: Collection[str]) -> list[str]:
 
 def tell_deeper(listing: Listing) -> None:
     """Say which images lie deeper than directly in their class folder: that folder is their class all the same."""
-    start = len(os.path.join(listing.folder, ""))
-    deeper = Counter(inner for image in listing.images if os.sep in (inner := os.path.dirname(image[start:])))
+    folders = (
+        os.path.relpath(os.path.dirname(image), root_of(image, listing.roots)) for image in listing.images
+    )
+    deeper = Counter(inner for inner in folders if os.sep in inner)
     if deeper:
         log.warning(
             "%s: %d images lie deeper than in the folder directly below the set, which is their class all the same: %s",
@@ -111,8 +114,24 @@ class ClassAnnotations:
             )
         return [whole], []
 
+    def of_record(
+        self, image: str, record: Record, width: int, height: int
+    ) -> tuple[list[np.ndarray], list[Label], list[Problem]]:
+        """The samples of a record (see `common.data.samples.Annotate`). Raises BadSample if none is left of some."""
+        labels: dict[Label, int] = {}
+        numbers = [labels.setdefault(thing.label, len(labels)) for thing in record.objects]
+        things = list(zip(numbers, record.objects, strict=True))
+        given = [(number, thing.box, thing.line) for number, thing in things if thing.box is not None]
+        annotation, problems = settle_boxes(given, record.source, width, height)
+        found = list(objects_of(annotation))
+        found += [np.array([number], np.float32) for number, thing in things if thing.box is None]
+        if not found:
+            nothing = Problem(image, None, "nothing says its class; left out")
+            raise BadSample(*record.problems, *problems, nothing)
+        return found, list(labels), problems
+
     def _class_id(self, image: str) -> int:
-        folder = max((one for one in self.folders if image.startswith(os.path.join(one, ""))), key=len)
+        folder = root_of(image, self.folders)
         name = class_of(image, folder)
         if name is None:
             raise BadSample(Problem(image, None, "lies beside the class folders, not in one"))

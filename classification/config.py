@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import ConfigDict
 
-from common.config.network_sections import NetworkConfig
+from common.config.network_sections import ClassNetworkConfig
 
 
-class ClassificationConfig(NetworkConfig):
+class ClassificationConfig(ClassNetworkConfig):
     """An image classification job: the classes are the folders of the training set."""
 
     model_config = ConfigDict(title="Classification")

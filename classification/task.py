@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from mxnet import gluon
 
@@ -22,8 +22,9 @@ from classification.networks import build_classifier, transfer_classes
 from classification.results import ClassDecoder, ClassEvaluator
 from classification.teacher import make_teacher
 from classification.transforms import CENTRE, TrainingTransform, region_of
-from common.config.network_sections import NetworkConfig
+from common.config.network_sections import ClassNetworkConfig, NetworkConfig
 from common.data.figures import listed
+from common.data.formats.base import Label
 from common.data.listing import Listing, class_name
 from common.data.samples import Annotate, Sample
 from common.errors import DataError
@@ -31,7 +32,7 @@ from common.images.augment import mixup_share
 from common.images.decoding import printable
 from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Transform
-from common.networks.transfer import C, NetworkTask, set_multipliers, variants
+from common.networks.transfer import NetworkTask, set_multipliers, variants
 from common.task import Inputs, Model
 from common.training.checkpoint import classes_of
 
@@ -83,16 +84,59 @@ class ClassifierModel(Model):
         }
 
 
-class FolderTask(NetworkTask[C]):
+K = TypeVar("K", bound=ClassNetworkConfig)
+
+
+class FolderTask(NetworkTask[K]):
     """What classification and ReID share: folders as classes, a base network that tells them apart."""
 
+    def names(self, listings: Mapping[str, Listing]) -> list[str]:
+        classes = class_folders(listings["train"])
+        others: set[str] = set()
+        for listing in listings.values():
+            tell_deeper(listing)
+            unknown = unknown_folders(listing, classes)
+            if unknown and not self.takes_others and not self.config.dataset.classes:
+                raise DataError(
+                    f"{printable(os.path.join(listing.folder, unknown[0]))}: the class folder {unknown[0]!r} is not in "
+                    f"the training set {printable(listings['train'].folder)}"
+                    + (f"; nor are {listed([repr(name) for name in unknown[1:]])}" if unknown[1:] else "")
+                )
+            others.update(unknown)
+        return [*classes, *sorted(others)]
+
+    def label_names(self, listings: Mapping[str, Listing]) -> list[str]:
+        return sorted({name for listing in listings.values() for name in class_folders(listing)})
+
     def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
-        count = len(class_folders(listings["train"]))
-        folders = tuple(listing.folder for listing in listings.values())
+        count = len(class_folders(listings["train"])) if "train" in listings else len(names)
+        folders = tuple(root for listing in listings.values() for root in listing.roots)
         return ClassAnnotations(tuple(names[:count]), folders, tuple(names[count:]))
 
     def classes(self, listings: Mapping[str, Listing], sets: Sequence[Sequence[Sample]]) -> list[str]:
         return class_folders(listings["train"])
+
+    # Whether validation and test sets may show classes that training does not know.
+    takes_others: ClassVar[bool] = False
+
+    def settle(
+        self, ordered: Sequence[Sequence[str]], labels: Mapping[str, Collection[Label]]
+    ) -> tuple[list[str], dict[Label, int]]:
+        given = self.config.dataset.classes
+        trained = {str(label) for label in labels["train"]}
+        classes = list(given) if given else sorted(trained)
+        others = sorted({str(label) for found in labels.values() for label in found} - set(classes))
+        if others and given is None and not self.takes_others:
+            raise DataError(
+                f"classes that the training set does not have: {listed([repr(name) for name in others])}"
+            )
+        if (
+            self.takes_others
+        ):  # those that training shows are left out, where dataset.classes does not name them
+            others = [name for name in others if name not in trained]
+        return classes, {
+            name: place for place, name in enumerate([*classes, *(others if self.takes_others else [])])
+        }
 
     def groups(self, sample: Sample) -> Iterable[int]:
         return (int(sample.annotation[0]),)
@@ -157,18 +201,7 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
     """Image classification by configuration."""
 
     name = "classification"
-
-    def names(self, listings: Mapping[str, Listing]) -> list[str]:
-        classes = class_folders(listings["train"])
-        for listing in listings.values():
-            tell_deeper(listing)
-            if unknown := unknown_folders(listing, classes):
-                raise DataError(
-                    f"{printable(os.path.join(listing.folder, unknown[0]))}: the class folder {unknown[0]!r} is not in "
-                    f"the training set {printable(listings['train'].folder)}"
-                    + (f"; nor are {listed([repr(name) for name in unknown[1:]])}" if unknown[1:] else "")
-                )
-        return classes
+    does = "classification"
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform()

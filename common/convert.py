@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.config.values import FORMATS
 from common.data.boxes import clip_box
 from common.data.formats import classes as class_names
 from common.data.formats import coco, csv, labelme, txt, voc, yolo
-from common.data.formats.base import FORMATS, AnnotatedSet, Object, Place, Record, inside
+from common.data.formats.base import AnnotatedSet, Object, Place, Record, inside
 from common.data.formats.recognise import open_set
 from common.data.formats.writing import Exported, Target
 from common.data.problems import BadSample, Problem

@@ -5,21 +5,25 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.config.sections import DatasetConfig
+from common.data.boxes import UNKNOWN
 from common.data.figures import listed
-from common.data.listing import Listing
+from common.data.formats.base import AnnotatedSet, Label, Place
+from common.data.formats.recognise import READERS, choose
+from common.data.listing import Listing, root_of
 from common.data.marks import find_identical, image_marks
 from common.data.problems import FolderReport, NoSamples, Problem
 from common.data.report import Report
-from common.data.samples import Annotate, Sample, read_folder
+from common.data.samples import Annotate, Labels, Sample, read_folder, renumbered
 from common.data.splits import return_trained, split
 from common.errors import DataError
 from common.images.decoding import printable
@@ -55,28 +59,34 @@ class Datasets:
 
 @dataclass(frozen=True)
 class Folders:
-    """Folders of the sets; none: no such folder."""
+    """Folders of the sets; an empty list: no such set."""
 
-    train: Path
-    valid: Path | None
-    test: Path | None
+    train: list[Path]
+    valid: list[Path]
+    test: list[Path]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of a set. annotated: what another format says of it; None: our own texts do."""
+
+    listing: Listing
+    annotated: AnnotatedSet | None
 
 
 def find_folders(dataset: DatasetConfig) -> Folders:
     """The folders that the configuration means. Raises DataError for one that it names and that is not there."""
-    found: dict[str, Path | None] = {}
-    for name in ("train_dir", "valid_dir", "test_dir"):
-        value = getattr(dataset, name)
-        folder = Path(dataset.data_root) / value if value is not None else None
-        problem = _problem_of(folder) if folder is not None else None
-        if problem == _MISSING and name != "train_dir" and dataset.is_default(name):
-            folder = None
-        elif problem:
-            raise DataError(f"dataset.{name}: the folder {printable(str(folder))} {problem}")
-        found[name] = folder
-    train = found["train_dir"]
-    assert train is not None
-    return Folders(train, found["valid_dir"], found["test_dir"])
+    found: dict[str, list[Path]] = {"train_dir": [], "valid_dir": [], "test_dir": []}
+    for name, folders in found.items():
+        for value in dataset.folders(name):
+            folder = Path(dataset.data_root) / value
+            problem = _problem_of(folder)
+            if problem == _MISSING and name != "train_dir" and dataset.is_default(name):
+                continue
+            if problem:
+                raise DataError(f"dataset.{name}: the folder {printable(str(folder))} {problem}")
+            folders.append(folder)
+    return Folders(*found.values())
 
 
 def _problem_of(folder: Path) -> str | None:
@@ -110,23 +120,33 @@ def load_datasets(
     that no job can use.
     """
     dataset = task.config.dataset
-    listings = list_folders(find_folders(dataset))
-    names = task.names(listings)
-    annotate = task.annotations(listings, names)
+    sources = open_sources(dataset, task.does, list_folders(find_folders(dataset)))
+    own = {
+        name: Listing.joined(listings)
+        for name, parts in sources.items()
+        if (listings := [source.listing for source in parts if source.annotated is None])
+    }
+    ours = all(source.annotated is None for parts in sources.values() for source in parts)
+    names = task.names(own) if ours else task.label_names(own)
+    annotate = task.annotations(own, names)
+    labels = Labels()
     sets: dict[str, list[Sample]] = {}
     which = {"train": first_step(dataset), "valid": Step.LOAD_VALID_DATA, "test": Step.LOAD_TEST_DATA}
     try:
-        for name, listing in listings.items():
+        for name, parts in sources.items():
             with steps(which[name]) as advance:
-                cache = report.cache_file(name) if keep else None
-                sets[name] = _read(name, listing, annotate, names, pool, advance, report, cache)
+                sets[name] = _read(name, parts, annotate, names, labels, pool, advance, report, keep)
+        if ours and not (names and task.config.dataset.chosen_classes):
+            classes = task.classes(own, [sets.get(name, []) for name in WORDS])
+        else:
+            sets, classes = _settle(task, sources, sets, names, labels, report)
         marks = image_marks((sample.image for samples in sets.values() for sample in samples), pool)
         _keep_apart(sets, marks, report)
         trained = set(trained)
         _say_known(sets, marks, trained)
         if dataset.valid_share or dataset.test_share:
-            sets = _split_off(task, sets, listings["train"].folder, marks, trained, report)
-        classes = task.classes(listings, [sets.get(name, []) for name in WORDS])
+            folders = [source.listing.folder for source in sources["train"]]
+            sets = _split_off(task, sets, folders, marks, trained, report)
         for name, samples in sets.items():
             summary = task.summary(samples, classes)
             report.summarise(name, summary)
@@ -206,7 +226,7 @@ def _say_known(sets: Mapping[str, list[Sample]], marks: Mapping[str, int], train
 def _split_off(
     task: Task[Any],
     sets: Mapping[str, list[Sample]],
-    folder: str,
+    folders: Sequence[str],
     marks: Mapping[str, int],
     trained: Collection[int],
     report: Report,
@@ -214,7 +234,9 @@ def _split_off(
     """`sets` with the parts of the training set that the configuration asks for."""
     dataset = task.config.dataset
     samples = sets["train"]
-    parts = split(samples, [Path(folder)], task.groups, dataset.valid_share, dataset.test_share, marks)
+    parts = split(
+        samples, list(map(Path, folders)), task.groups, dataset.valid_share, dataset.test_share, marks
+    )
     parts, returned = return_trained(samples, parts, marks, trained)
     if returned:
         warnings.warn(
@@ -229,7 +251,7 @@ def _split_off(
     ):
         if part:
             new[name] = part
-            report.add(name, FolderReport.split_off(folder, len(part)))
+            report.add(name, FolderReport.split_off(", ".join(folders), len(part)))
         elif share:
             warnings.warn(f"dataset.{name}_size: no image can be spared for a {WORDS[name]} set")
     new = {**sets, **new}
@@ -240,32 +262,164 @@ def _text(marks: Collection[int]) -> str:
     return " ".join(f"{mark:016x}" for mark in sorted(marks))
 
 
-def list_folders(folders: Folders) -> dict[str, Listing]:
+def list_folders(folders: Folders) -> dict[str, list[Listing]]:
     """What lies in the folders of the sets, by name; one within another belongs to that other set no more."""
-    paths = {name: str(getattr(folders, name)) for name in WORDS if getattr(folders, name) is not None}
-    return {name: Listing(path, list(paths.values())) for name, path in paths.items()}
+    paths = {name: list(map(str, getattr(folders, name))) for name in WORDS if getattr(folders, name)}
+    everything = [path for part in paths.values() for path in part]
+    return {name: [Listing(path, everything) for path in part] for name, part in paths.items()}
+
+
+def open_sources(
+    dataset: DatasetConfig, task: str, listings: Mapping[str, Sequence[Listing]]
+) -> dict[str, list[Source]]:
+    """The folders of the sets with what annotates them. task: as `Task.does`. Raises DataError."""
+    root = str(dataset.data_root)
+    sources: dict[str, list[Source]] = {}
+    for name, parts in listings.items():
+        file = getattr(dataset, f"{name}_annotations")
+        annotations = os.path.join(root, file) if file is not None else None
+        formats = dataset.formats(len(parts))
+        sources[name] = []
+        for listing, form in zip(parts, formats, strict=True):
+            place = Place(root, listing.folder, annotations, name, task)
+            kind, reason = choose(place, listing, form)
+            log.info("%s: the labels are %s: %s", printable(listing.folder), kind, reason)
+            annotated = None if kind == "txt" else READERS[kind].read(place, listing)
+            sources[name].append(Source(listing, annotated))
+    return sources
 
 
 def _read(
     name: str,
-    listing: Listing,
+    sources: Sequence[Source],
     annotate: Annotate,
     names: Sequence[str],
+    labels: Labels,
     pool: WorkerPool,
     advance: Callable[[float], None],
     report: Report,
-    cache_file: Path | None,
+    keep: bool,
 ) -> list[Sample]:
-    """The samples of the set `name`; the report has its folder also where nothing is left of it."""
-    try:
-        samples, found = read_folder(
-            Path(listing.folder), annotate, pool, advance, cache_file, listing=listing, names=names
-        )
-    except NoSamples as error:
-        report.add(name, error.report)
-        raise
-    report.add(name, found)
+    """The samples of the set `name`; the report has its folders also where nothing is left of them."""
+    samples: list[Sample] = []
+    reports: list[FolderReport] = []
+    empty: list[NoSamples] = []
+    for index, source in enumerate(sources):
+        own = source.annotated is None
+        cache_file = report.cache_file(f"{name}_{index}" if index else name) if keep else None
+        try:
+            found, told = read_folder(
+                Path(source.listing.folder),
+                annotate,
+                pool,
+                _advance_part(advance, index, len(sources)),
+                cache_file,
+                listing=source.listing,
+                names=names if own else (),
+                annotated=source.annotated,
+                labels=labels,
+            )
+        except NoSamples as error:
+            empty.append(error)
+            reports.append(error.report)
+            continue
+        samples += found
+        reports.append(told)
+    report.add(name, FolderReport.joined(reports))
+    if not samples:
+        raise empty[0]
     return samples
+
+
+def _advance_part(advance: Callable[[float], None], index: int, count: int) -> Callable[[float], None]:
+    """`advance` for one of several folders of a set."""
+    return lambda share: advance((index + share) / count)
+
+
+def _settle(
+    task: Task[Any],
+    sources: Mapping[str, Sequence[Source]],
+    sets: Mapping[str, list[Sample]],
+    names: Sequence[str],
+    labels: Labels,
+    report: Report,
+) -> tuple[dict[str, list[Sample]], list[str]]:
+    """Put class ids into the annotations of all sets, and labels on samples that are of one class.
+
+    names: what ids of our own class folders mean; without them the ids of our own texts are ids of classes.
+    """
+    own = {
+        source.listing.folder for parts in sources.values() for source in parts if source.annotated is None
+    }
+    if own and task.does != "landmark":
+        for samples in sets.values():
+            for index, sample in enumerate(samples):
+                if root_of(sample.image, own | {os.sep}) != os.sep:
+                    samples[index] = _with_labels(sample, names, labels)
+    numbers = list(labels.numbers)
+    seen: dict[str, set[Label]] = {
+        name: {numbers[number] for number in _numbers_in(samples)} if numbers else set()
+        for name, samples in sets.items()
+    }
+    ordered = [source.annotated.names for parts in sources.values() for source in parts if source.annotated]
+    classes, ids = task.settle(ordered, seen)
+    if task.does == "landmark":
+        return dict(sets), classes
+    names_of = {number: str(label) for label, number in ids.items()} | dict(enumerate(classes))
+    table = np.array([ids.get(label, _ABSENT) for label in numbers] or [_ABSENT], np.float32)
+    settled: dict[str, list[Sample]] = {}
+    absent_of: dict[str, dict[str, int]] = {}
+    for name, samples in sets.items():
+        absent: Counter[str] = Counter()
+        settled[name] = []
+        for sample in samples:
+            rows = sample.annotation if sample.annotation.ndim == 2 else sample.annotation[None]
+            own_numbers = rows[:, 0].astype(int)
+            which = np.where(own_numbers < UNKNOWN, -2 - own_numbers, own_numbers)
+            kept = (own_numbers == UNKNOWN) | (table[np.maximum(which, 0)] != _ABSENT)
+            absent.update(str(numbers[number]) for number in which[~kept].tolist())
+            rows[:, 0] = renumbered(own_numbers, table)
+            if sample.annotation.ndim == 2:
+                settled[name].append(sample if kept.all() else replace(sample, annotation=rows[kept]))
+            elif kept.all():
+                settled[name].append(replace(sample, label=names_of[int(rows[0, 0])]))
+        absent_of[name] = _say_absent(name, absent)
+        if not settled[name]:
+            raise DataError(f"the {WORDS[name]} set shows none of dataset.classes: {listed(list(classes))}")
+    report.note("absent_classes", {name: counts for name, counts in absent_of.items() if counts})
+    return settled, classes
+
+
+# Of labels that are of no class: no id, nor what may stand in the place of one.
+_ABSENT = 1 << 20
+
+
+def _numbers_in(samples: Sequence[Sample]) -> set[int]:
+    """Numbers of the labels of all objects, of those too that do not count."""
+    found: set[int] = set()
+    for sample in samples:
+        found.update(np.atleast_1d(sample.annotation[..., 0]).astype(int).tolist())
+    return {-2 - number if number < UNKNOWN else number for number in found if number != UNKNOWN}
+
+
+def _with_labels(sample: Sample, names: Sequence[str], labels: Labels) -> Sample:
+    """A sample of our own texts with numbers of labels, as those of other formats have."""
+    annotation = np.array(sample.annotation)
+    ids = annotation[..., 0].astype(int)
+    known = sorted({int(value) for value in np.atleast_1d(ids) if value >= 0})
+    annotation[..., 0] = np.where(ids >= 0, np.searchsorted(known, ids), ids)
+    labels.renumber([annotation], [names[value] if names else value for value in known])
+    return replace(sample, annotation=annotation)
+
+
+def _say_absent(name: str, absent: Mapping[str, int]) -> dict[str, int]:
+    if absent:
+        told = listed([f"{label} ({count})" for label, count in absent.items()])
+        warnings.warn(
+            f"The {WORDS[name]} set: {sum(absent.values())} objects are of classes that dataset.classes does not name, "
+            f"and count as absent: {told}"
+        )
+    return dict(absent)
 
 
 def first_step(dataset: DatasetConfig) -> Step:

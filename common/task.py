@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from common.config.sections import JobConfig
+from common.data.formats.base import Label
 from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
 from common.engine.engine import Blocks, OptimizerSettings
@@ -85,6 +86,8 @@ class Task(ABC, Generic[C]):
     """
 
     name: ClassVar[str]
+    # Of detection, classification, reid and landmark: what the labels are for.
+    does: ClassVar[str]
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -94,6 +97,10 @@ class Task(ABC, Generic[C]):
         Raises DataError."""
         return ()
 
+    def label_names(self, listings: Mapping[str, Listing]) -> Sequence[str]:
+        """The same where sets of other formats stand beside these: then no set alone says what is a class."""
+        return ()
+
     @abstractmethod
     def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
         """The reader of the text beside an image. listings, names: see `names`."""
@@ -101,6 +108,16 @@ class Task(ABC, Generic[C]):
     @abstractmethod
     def classes(self, listings: Mapping[str, Listing], sets: Sequence[Sequence[Sample]]) -> list[str]:
         """Names of the classes by id, once all sets are read. Raises DataError."""
+
+    @abstractmethod
+    def settle(
+        self, ordered: Sequence[Sequence[str]], labels: Mapping[str, Collection[Label]]
+    ) -> tuple[list[str], dict[Label, int]]:
+        """Names of the classes by id, and the id of each label, where another format than our own texts is read.
+
+        ordered: for each set the names that its format has in the order of their ids. labels: of each set. A label
+        without an id is of no class. Raises DataError.
+        """
 
     @abstractmethod
     def groups(self, sample: Sample) -> Iterable[int]:

@@ -6,14 +6,16 @@ sees it. An image without objects has the one line `-1,-1,-1,-1,-1`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from common.data.boxes import objects_of, settle_boxes
+from common.data.boxes import UNKNOWN, objects_of, settle_boxes, uncounted
 from common.data.figures import listed, spread, unevenness
+from common.data.formats.base import Label, Object, Record
 from common.data.samples import BadSample, Problem, Row, Sample, read_rows
 from common.errors import DataError
 from common.images.decoding import printable
@@ -61,6 +63,42 @@ class DetectionAnnotations:
             nothing = Problem(image, None, "none of its objects is left, so it is left out as well")
             raise BadSample(*problems, nothing)
         return [annotation], problems
+
+    def of_record(
+        self, image: str, record: Record, width: int, height: int
+    ) -> tuple[list[np.ndarray], list[Label], list[Problem]]:
+        """The objects of a record (see `common.data.samples.Annotate`).
+
+        Raises BadSample if no object is left of some, DataError for a class id that is none of class_count.
+        """
+        labels: dict[Label, int] = {}
+        rows: list[tuple[int, Sequence[float], int | None]] = []
+        objects = 0
+        for thing in record.objects:
+            if thing.box is None:
+                continue
+            self._check_label(thing, record.source)
+            number = UNKNOWN if thing.crowd else labels.setdefault(thing.label, len(labels))
+            rows.append(
+                (uncounted(number) if thing.difficult and not thing.crowd else number, thing.box, thing.line)
+            )
+            objects += not (thing.crowd or thing.difficult)
+        annotation, problems = settle_boxes(rows, record.source, width, height)
+        if os.path.splitext(record.source)[0] != os.path.splitext(image)[0]:
+            name = printable(os.path.basename(image))
+            problems = [replace(problem, reason=f"{name}: {problem.reason}") for problem in problems]
+        if objects and not len(objects_of(annotation)):
+            nothing = Problem(image, None, "none of its objects is left, so it is left out as well")
+            raise BadSample(*record.problems, *problems, nothing)
+        return [annotation], list(labels), problems
+
+    def _check_label(self, thing: Object, source: str) -> None:
+        if isinstance(thing.label, int) and self.class_count is not None and thing.label >= self.class_count:
+            place = "" if thing.line is None else f":{thing.line}"
+            raise DataError(
+                f"{printable(source)}{place}: class id {thing.label} is beyond dataset.classes, which has ids from 0 "
+                f"to {self.class_count - 1}"
+            )
 
     def _check_id(self, path: str, row: Row) -> None:
         """Raise BadSample for what is no class id at all, DataError for one that is none of the classes."""

@@ -23,9 +23,9 @@ from common.config.values import (
     ClassNames,
     Flag,
     Folder,
-    FolderName,
+    FolderNames,
     Number,
-    OptionalFolderName,
+    OptionalFolderNames,
     Whole,
     one_of,
     one_of_numbers,
@@ -40,14 +40,15 @@ class DetectDatasetConfig(DatasetConfig):
     """Images with boxes."""
 
     data_root: Folder = with_default(DatasetConfig, "data_root", Path("/data/aios/data/detect"))
-    train_dir: FolderName = with_default(DatasetConfig, "train_dir", "detect_train")
-    valid_dir: OptionalFolderName = with_default(DatasetConfig, "valid_dir", "detect_valid")
-    test_dir: OptionalFolderName = with_default(DatasetConfig, "test_dir", "detect_test")
+    train_dir: FolderNames = with_default(DatasetConfig, "train_dir", "detect_train")
+    valid_dir: OptionalFolderNames = with_default(DatasetConfig, "valid_dir", "detect_valid")
+    test_dir: OptionalFolderNames = with_default(DatasetConfig, "test_dir", "detect_test")
     classes: ClassNames = key(
         None,
-        "Names of the classes in the order of the ids in the annotations; null: class0, class1, ... "
-        "from the ids found.",
-        "类别名称，顺序与标注文件中的 id 对应；null 表示根据 id 生成 class0, class1, ...。",
+        "Names of the classes in the order of the ids in the annotations; objects of classes that are not named here "
+        "count as absent. null: the names of a format that has names, else class0, class1, ... from the ids found.",
+        "类别名称，顺序与标注文件中的 id 对应；此处未列出的类别视为不存在。"
+        "null 表示使用标注格式自带的名称，没有名称时根据 id 生成 class0, class1, ...。",
     )
 
 

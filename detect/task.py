@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from common.data.boxes import objects_of
+from common.data.formats.base import Label
+from common.data.formats.classes import settle
 from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
 from common.engine.devices import check_bfloat16
@@ -31,6 +33,8 @@ D = TypeVar("D", bound=DetectConfig)
 class DetectionTask(Task[D]):
     """Boxes with a class."""
 
+    does = "detection"
+
     def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
         classes = self.config.dataset.classes
         return DetectionAnnotations(len(classes) if classes else None)
@@ -50,6 +54,17 @@ class DetectionTask(Task[D]):
                 "name them in dataset.classes"
             )
         return [f"class{i}" for i in range(int(max(ids)) + 1)]
+
+    def settle(
+        self, ordered: Sequence[Sequence[str]], labels: Mapping[str, Collection[Label]]
+    ) -> tuple[list[str], dict[Label, int]]:
+        given = self.config.dataset.classes
+        names, ids = settle(ordered, [label for found in labels.values() for label in found], given)
+        if not names:
+            raise DataError(
+                "no annotation holds an object, so that the classes cannot be found out; name them in dataset.classes"
+            )
+        return names, ids
 
     def groups(self, sample: Sample) -> Iterable[int]:
         return sorted({int(i) for i in objects_of(sample.annotation)[:, 0]})

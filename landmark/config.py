@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from common.config.network_sections import NetworkConfig, NetworkDatasetConfig, NetworkTrainConfig, Teacher
 from common.config.sections import Conflict, key
-from common.config.values import Flag, Indices, Number, Whole
+from common.config.values import ClassNames, Flag, Indices, Number, Whole
 from landmark.mirroring import mirror_table
 
 
@@ -16,6 +16,12 @@ class LandmarkDatasetConfig(NetworkDatasetConfig):
     """Images with keypoints."""
 
     num_joints: Whole = key(68, "Keypoints of an image.", "每张图像的关键点个数。", ge=1, le=10_000)
+    keypoints: ClassNames = key(
+        None,
+        "Labels of the keypoints in their order, for formats that name points; null: numeric order where all labels "
+        "are numbers, else sorted.",
+        "关键点标签及其顺序，用于给点命名的格式；null 表示标签均为数字时按数值排序，否则按名称排序。",
+    )
     mirrored_joints: Indices = key(
         None,
         "Number of the keypoint that each keypoint becomes in a mirrored image, from 0; training then mirrors half of "
@@ -31,6 +37,9 @@ class LandmarkDatasetConfig(NetworkDatasetConfig):
             mirror_table(self.num_joints, self.mirrored_joints)
         except ValueError as error:
             yield Conflict(("dataset.mirrored_joints", "dataset.num_joints"), str(error))
+        if self.keypoints is not None and len(self.keypoints) != self.num_joints:
+            reason = f"has {len(self.keypoints)} labels; dataset.num_joints is {self.num_joints}"
+            yield Conflict(("dataset.keypoints", "dataset.num_joints"), reason)
 
 
 class LandmarkTrainConfig(NetworkTrainConfig):

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.data.samples import Sample
 from common.evaluation.document import evaluation_document
-from landmark.annotations import visible
+from landmark.annotations import points_of, visible
 from landmark.metric import landmark_metric, span
 
 # The cumulative curve goes to this error, and its area is a share of that up to here (Bulat & Tzimiropoulos 2017).
@@ -31,7 +31,7 @@ def evaluate_keypoints(
     predicted (N, k, 2): keypoints in pixels of the images; those that are invisible in the annotation count nowhere.
     names: of the k points; none: their numbers from 0.
     """
-    annotated = np.stack([sample.annotation for sample in samples]).astype(np.float64)
+    annotated = np.stack([points_of(sample) for sample in samples]).astype(np.float64)
     found = np.nan_to_num(np.asarray(predicted, np.float64), nan=-1, posinf=-1, neginf=-1)
     seen = visible(annotated)
     metric = landmark_metric(found, annotated)

@@ -12,9 +12,9 @@ from common.data.formats.base import Object, Point, hull
 from common.data.samples import Sample
 from common.evaluation.pictures import Mark, Points
 from common.evaluator import Evaluation, Evaluator
-from common.predictor import Decoder, whole
+from common.predictor import Decoder
 from common.trained import Reading
-from landmark.annotations import LandmarkAnnotations, visible
+from landmark.annotations import LandmarkAnnotations, part_of, points_of, visible
 from landmark.evaluation import evaluate_keypoints
 from landmark.metric import landmark_metric
 
@@ -60,7 +60,7 @@ class LandmarkEvaluator(Evaluator):
 
     def evaluate(self, samples: Sequence[Sample], predictions: Sequence[np.ndarray]) -> Evaluation:
         """See Evaluator."""
-        metric = landmark_metric(np.array(predictions), np.array([sample.annotation for sample in samples]))
+        metric = landmark_metric(np.array(predictions), np.array([points_of(sample) for sample in samples]))
         return Evaluation(-metric.rmse, {"NME": metric.nme})
 
     def results(
@@ -74,7 +74,7 @@ class LandmarkEvaluator(Evaluator):
             "RMSE": -written.value,
             "NME": None if np.isnan(nme) else nme,
             "Result": [
-                {**self._decoder.row(sample, points), "groundtruth": _groundtruth(sample.annotation)}
+                {**self._decoder.row(sample, points), "groundtruth": _groundtruth(points_of(sample))}
                 for sample, points in zip(samples, predictions, strict=True)
             ],
         }
@@ -95,7 +95,11 @@ def reading(card: Mapping[str, Any]) -> Reading:
     decoder = LandmarkDecoder()
     joints = int(card["outputs"][0]["shape"][1])
     return Reading(
-        decoder, LandmarkEvaluator(decoder), whole, lambda listing: (LandmarkAnnotations(joints), ()), _labels
+        decoder,
+        LandmarkEvaluator(decoder),
+        part_of,
+        lambda listing: (LandmarkAnnotations(joints), ()),
+        _labels,
     )
 
 

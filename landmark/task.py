@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from common.config.network_sections import NetworkModelConfig
+from common.data.formats.base import Label
 from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
 from common.errors import CheckpointError
 from common.images.augment import mixup_share
-from common.images.resize import Resize
+from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Transform
 from common.networks.base_networks import freeze
 from common.networks.start import named, start
@@ -23,7 +24,7 @@ from common.networks.transfer import NetworkTask, set_multipliers, variants, wit
 from common.recipe import Recipe
 from common.task import Inputs, Model
 from common.training.checkpoint import read_checkpoint
-from landmark.annotations import LandmarkAnnotations, mean_shape, summary, visible
+from landmark.annotations import LandmarkAnnotations, mean_shape, part_of, summary, visible
 from landmark.config import LandmarkConfig
 from landmark.losses import LOSSES, LandmarkTraining
 from landmark.mirroring import mirror_table
@@ -86,12 +87,22 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
     """Keypoints by configuration."""
 
     name = "landmark"
+    does = "landmark"
 
     def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
-        return LandmarkAnnotations(self.config.dataset.num_joints)
+        dataset = self.config.dataset
+        return LandmarkAnnotations(dataset.num_joints, dataset.keypoints)
 
     def classes(self, listings: Mapping[str, Listing], sets: Sequence[Sequence[Sample]]) -> list[str]:
         return []
+
+    def settle(
+        self, ordered: Sequence[Sequence[str]], labels: Mapping[str, Collection[Label]]
+    ) -> tuple[list[str], dict[Label, int]]:
+        return [], {}
+
+    def region(self) -> Callable[[Sample], Region | None]:
+        return part_of
 
     def groups(self, sample: Sample) -> Iterable[int]:
         return ()

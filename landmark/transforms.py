@@ -21,6 +21,7 @@ from common.images.augment import (
     transform_points,
     translation,
 )
+from landmark.annotations import part_of, points_of
 
 
 def layout(shape: tuple[int, int], num_joints: int) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -38,7 +39,7 @@ def layout(shape: tuple[int, int], num_joints: int) -> dict[str, tuple[tuple[int
 
 def _fill(sample: Sample, matrix: np.ndarray, shape: tuple[int, int], out: dict[str, np.ndarray]) -> None:
     draw_sample(sample, matrix, MEAN_COLOUR, out["image"])
-    out["points"][...] = transform_points(sample.annotation.astype(np.float64), matrix) / shape
+    out["points"][...] = transform_points(points_of(sample).astype(np.float64), matrix) / shape
     out["matrix"][...] = invert(matrix)
 
 
@@ -83,15 +84,17 @@ class TrainingTransform:
     def _matrix(
         self, sample: Sample, shape: tuple[int, int], mirrors: bool, rng: np.random.Generator
     ) -> np.ndarray:
-        x, y = np.nanmean(sample.annotation.astype(np.float64), axis=0).tolist()
+        x, y = np.nanmean(points_of(sample).astype(np.float64), axis=0).tolist()
+        x1, y1, x2, y2 = part_of(sample) or (0.0, 0.0, float(sample.width), float(sample.height))
         turn, size, right, down = rng.uniform(-1.0, 1.0, 4).tolist()
         factor = (1.0 + self.scale) ** size
         steps = [
             translation(-x, -y),
             rotation(turn * self.degrees),
             scaling(factor, factor),
-            translation(x + right * self.shift * sample.width, y + down * self.shift * sample.height),
+            translation(x + right * self.shift * (x2 - x1), y + down * self.shift * (y2 - y1)),
         ]
         if mirrors:
             steps.append(mirroring(sample.width))
-        return compose(*steps, stretching((0, 0, sample.width, sample.height), shape))
+            x1, x2 = sample.width - x2, sample.width - x1
+        return compose(*steps, stretching((x1, y1, x2, y2), shape))

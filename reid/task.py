@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from mxnet import gluon
 
-from classification.annotations import class_folders, counted, tell_deeper, unknown_folders
+from classification.annotations import counted
 from classification.task import ClassifierModel, FolderTask, begin_training
-from common.data.listing import Listing
 from common.data.samples import Sample
 from common.images.resize import Resize
 from common.loading.loader import Transform
@@ -64,14 +63,8 @@ class ReIDTask(FolderTask[ReIDConfig]):
     """Re-identification by configuration. Validation and test sets may show identities that training does not."""
 
     name = "reid"
-
-    def names(self, listings: Mapping[str, Listing]) -> list[str]:
-        classes = class_folders(listings["train"])
-        others: set[str] = set()
-        for listing in listings.values():
-            tell_deeper(listing)
-            others.update(unknown_folders(listing, classes))
-        return [*classes, *sorted(others)]
+    does = "reid"
+    takes_others = True
 
     def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
         counts = Counter(sample.label for sample in samples)

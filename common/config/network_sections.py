@@ -20,12 +20,13 @@ from common.config.sections import (
     with_default,
 )
 from common.config.values import (
+    ClassNames,
     Flag,
     Folder,
-    FolderName,
+    FolderNames,
     Kind,
     Number,
-    OptionalFolderName,
+    OptionalFolderNames,
     Whole,
     is_null,
     one_of,
@@ -71,9 +72,20 @@ class NetworkDatasetConfig(DatasetConfig):
     """Where the images are."""
 
     data_root: Folder = with_default(DatasetConfig, "data_root", Path("/data/aios/data/cls"))
-    train_dir: FolderName = with_default(DatasetConfig, "train_dir", "classification_train")
-    valid_dir: OptionalFolderName = with_default(DatasetConfig, "valid_dir", "classification_valid")
-    test_dir: OptionalFolderName = with_default(DatasetConfig, "test_dir", "classification_test")
+    train_dir: FolderNames = with_default(DatasetConfig, "train_dir", "classification_train")
+    valid_dir: OptionalFolderNames = with_default(DatasetConfig, "valid_dir", "classification_valid")
+    test_dir: OptionalFolderNames = with_default(DatasetConfig, "test_dir", "classification_test")
+
+
+class ClassDatasetConfig(NetworkDatasetConfig):
+    """Images with classes or identities."""
+
+    classes: ClassNames = key(
+        None,
+        "Names of the classes in their order; what is of another class counts as absent. null: all there are in the "
+        "training set, sorted.",
+        "类别名称及其顺序；其他类别视为不存在。null 表示训练集中的全部类别，按名称排序。",
+    )
 
 
 class NetworkModelConfig(Section):
@@ -245,3 +257,9 @@ class NetworkConfig(JobConfig):
             yield Conflict(
                 ("train.dtype", "train.mode"), "needs train.mode hybrid: imperative training is in float32"
             )
+
+
+class ClassNetworkConfig(NetworkConfig):
+    """Of jobs whose images have classes or identities."""
+
+    dataset: ClassDatasetConfig = Field(default_factory=ClassDatasetConfig)

@@ -23,10 +23,12 @@ from common.config.values import (
     Epochs,
     Flag,
     Folder,
-    FolderName,
+    FolderNames,
+    FormatNames,
     Gpus,
     Number,
-    OptionalFolderName,
+    OptionalFile,
+    OptionalFolderNames,
     Whole,
     number,
     one_of,
@@ -78,16 +80,27 @@ def _is_positive(size: Any) -> bool:
         return False
 
 
+def annotations_key(english: str, chinese: str) -> Any:
+    """The key of a set's annotations."""
+    return key(
+        None,
+        f"File or folder with the annotations of the {english} set, relative to dataset.data_root, for formats that "
+        "keep them apart from the images; null: looked for in the usual places.",
+        f"{chinese}标注所在的文件或文件夹，相对于 dataset.data_root，用于标注与图像分开存放的格式；"
+        "null 表示在常用位置查找。",
+    )
+
+
 class DatasetConfig(Section):
     """Where the data is. A task gives the defaults of the folders."""
 
     data_root: Folder = key(..., "Root folder of the data.", "训练数据根目录。", changeable=True)
-    train_dir: FolderName = key(
+    train_dir: FolderNames = key(
         ...,
-        "Folder of the training set, relative to dataset.data_root.",
-        "训练集文件夹，相对于 dataset.data_root。",
+        "Folder of the training set, relative to dataset.data_root; a list: several folders as one set.",
+        "训练集文件夹，相对于 dataset.data_root；可为列表：多个文件夹合为一个数据集。",
     )
-    valid_dir: OptionalFolderName = key(
+    valid_dir: OptionalFolderNames = key(
         ...,
         'Folder of the validation set, relative to dataset.data_root; null or "": none. The default holds '
         "only where the configuration names no folder and no size above 0, and the folder exists; otherwise "
@@ -95,7 +108,7 @@ class DatasetConfig(Section):
         '验证集文件夹，相对于 dataset.data_root；null 或 "" 表示没有。仅当配置未指定任何文件夹和'
         "大于 0 的比例、且该文件夹存在时默认值才生效，否则不写即表示没有。",
     )
-    test_dir: OptionalFolderName = key(
+    test_dir: OptionalFolderNames = key(
         ...,
         "Folder of the test set, relative to dataset.data_root; null, absent and default as for "
         "dataset.valid_dir.",
@@ -119,6 +132,17 @@ class DatasetConfig(Section):
         lt=1,
     )
 
+    format: FormatNames = key(
+        "auto",
+        "Format of the labels, or a list of formats as long as dataset.train_dir. auto: found out from what lies "
+        "there, and said in the log with the reason; our own texts stay txt, whatever lies beside them.",
+        "标注格式，或与 dataset.train_dir 等长的格式列表。auto：根据文件夹内容自动识别，并在日志中说明理由；"
+        "本项目的 txt 标注始终按 txt 读取，无论旁边有什么文件。",
+    )
+    train_annotations: OptionalFile = annotations_key("training", "训练集")
+    valid_annotations: OptionalFile = annotations_key("validation", "验证集")
+    test_annotations: OptionalFile = annotations_key("test", "测试集")
+
     @model_validator(mode="before")
     @classmethod
     def _absent_means_none(cls, values: Any) -> Any:
@@ -137,6 +161,21 @@ class DatasetConfig(Section):
         return name not in self.model_fields_set and getattr(self, name) is not None
 
     @property
+    def chosen_classes(self) -> tuple[str, ...] | None:
+        """dataset.classes; None where it names none, or the task has no such key."""
+        found: tuple[str, ...] | None = getattr(self, "classes", None)
+        return found
+
+    def folders(self, name: str) -> tuple[str, ...]:
+        """Folders of "train_dir", "valid_dir" or "test_dir"; none: there is no such set."""
+        value = getattr(self, name)
+        return () if value is None else (value,) if isinstance(value, str) else value
+
+    def formats(self, count: int) -> tuple[str, ...]:
+        """The format of each of the `count` folders of a set."""
+        return (self.format,) * count if isinstance(self.format, str) else self.format[:count]
+
+    @property
     def valid_share(self) -> float:
         """Share of the training set to split off for validation: 0 where there is a folder of its own."""
         return self.valid_size if self.valid_dir is None else 0.0
@@ -147,7 +186,15 @@ class DatasetConfig(Section):
         return self.test_size if self.test_dir is None else 0.0
 
     def conflicts(self) -> Iterator[Conflict]:
-        """No training set is left."""
+        """No training set is left; formats that do not belong to the folders."""
+        if not isinstance(self.format, str):
+            for name in ("train_dir", "valid_dir", "test_dir"):
+                count = len(self.folders(name))
+                if count > len(self.format) or (name == "train_dir" and count != len(self.format)):
+                    yield Conflict(
+                        ("dataset.format", f"dataset.{name}"),
+                        f"has {len(self.format)} formats for the {count} folders of dataset.{name}",
+                    )
         if self.valid_size + self.test_size >= 1:
             yield Conflict(
                 ("dataset.valid_size", "dataset.test_size"),

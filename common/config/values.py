@@ -31,6 +31,11 @@ _NULL = ("", "null", "none")
 # Commas as typed in Western and in Chinese text.
 _COMMAS = ",，、;；"
 
+FORMATS = (
+    "txt", "coco", "voc", "yolo", "labelme", "cvat", "labelstudio", "modelarts", "list", "market1501", "pts",
+)  # fmt: skip
+"""Names of the formats of labels that are read (`common.data.formats`)."""
+
 
 def refuse(reason: str = "is not allowed") -> PydanticCustomError:
     """The error to raise for a value that cannot be taken; `reason` goes on after the value."""
@@ -119,6 +124,42 @@ def path(value: Any) -> Path:
         return (value if isinstance(value, Path) else Path(text(value))).expanduser()
     except RuntimeError:
         raise refuse("begins with a home folder that is not known") from None
+
+
+def folders(value: Any) -> str | tuple[str, ...]:
+    """The name of a folder, or a list of different ones (also as JSON text)."""
+    if isinstance(value, str) and value.strip()[:1] == "[":
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return text(value)  # a folder may have such a name
+    if not isinstance(value, (list, tuple)):
+        return text(value)
+    names = tuple(text(item) for item in value)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise refuse(f"names the folder {json.dumps(twice[0], ensure_ascii=False)} more than once")
+    if not names:
+        raise refuse()
+    return names if len(names) > 1 else names[0]
+
+
+def optional_folders(value: Any) -> str | tuple[str, ...] | None:
+    """As `folders`, or null, "", "null", "None", [] for none."""
+    return None if is_null(value) or value in ([], ()) else folders(value)
+
+
+def formats(value: Any) -> str | tuple[str, ...]:
+    """auto or a format, in capitals or small letters; or a list of them (also as text with commas)."""
+    if isinstance(value, str):
+        value = _list_in(value)
+    if not isinstance(value, (list, tuple)) or not value:
+        raise refuse()
+    names = tuple(item.strip().casefold() if isinstance(item, str) else "" for item in value)
+    unknown = [item for item, name in zip(value, names, strict=True) if name not in ("auto", *FORMATS)]
+    if unknown:
+        raise refuse()
+    return names if len(names) > 1 else names[0]
 
 
 def is_null(value: Any) -> bool:
@@ -290,14 +331,46 @@ Whole = Annotated[int, Kind(whole, "a whole number", "整数", text=_WHOLE)]
 Number = Annotated[float, Kind(number, "a number", "数", text=_NUMBER)]
 Flag = Annotated[bool, Kind(flag, "true or false", "true 或 false", schema=_FLAG_SCHEMA)]
 Folder = Annotated[Path, Kind(path, "the path of a folder", "文件夹路径")]
-FolderName = Annotated[str, Kind(text, "the name of a folder", "文件夹名")]
-OptionalFolderName = Annotated[
+FolderNames = Annotated[
+    str | tuple[str, ...],
+    Kind(
+        folders,
+        "the name of a folder, or a list of different ones",
+        "文件夹名，或互不相同的文件夹名列表",
+        schema={"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
+    ),
+]
+OptionalFolderNames = Annotated[
+    str | tuple[str, ...] | None,
+    Kind(
+        optional_folders,
+        "the name of a folder, a list of different ones, or null for none",
+        "文件夹名、互不相同的文件夹名列表，null 表示没有",
+        schema={"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}}]},
+    ),
+]
+OptionalFile = Annotated[
     str | None,
     Kind(
         optional_text,
-        "the name of a folder, or null for none",
-        "文件夹名，null 表示没有",
+        "the name of a file or folder, or null for none",
+        "文件或文件夹名，null 表示没有",
         schema=_NULL_SCHEMA,
+    ),
+]
+FormatNames = Annotated[
+    str | tuple[str, ...],
+    Kind(
+        formats,
+        f"auto, one of {', '.join(FORMATS)}, or a list of them",
+        f"auto、{'、'.join(FORMATS)} 之一，或它们的列表",
+        schema={
+            "anyOf": [
+                {"enum": ["auto", *FORMATS]},
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ]
+        },
     ),
 ]
 Epochs = Annotated[

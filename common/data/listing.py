@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from common.data.problems import IMAGE_EXTENSIONS, Problem
 from common.errors import DataError
@@ -28,7 +28,8 @@ class Listing:
     is below `folder` too.
 
     images: paths of all images, whatever the case of the extension: a folder's own before those of its folders. others:
-    paths of all other files, in the same order. folders: paths of all folders that were read. skipped: what was not
+    paths of all other files, in the same order. roots: the folder, or folders, that the set is.
+    folders: paths of all folders that were read. skipped: what was not
     looked into, with the reasons.
 
     inner: folders of other sets, which do not belong to this one where they lie within it.
@@ -38,6 +39,7 @@ class Listing:
 
     def __init__(self, folder: str, inner: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.roots = [folder]
         self.folders: list[str] = []
         self.skipped: list[Problem] = []
         self._images: dict[str, list[str]] = {}
@@ -51,12 +53,30 @@ class Listing:
         self.images = [path for current in self.folders for path in self._images[current]]
         self.others = [path for current in self.folders for path in self._others[current]]
 
+    @classmethod
+    def joined(cls, listings: Sequence[Listing]) -> Listing:
+        """Several folders as one: `roots` are all of them, `folder` is the first."""
+        if len(listings) == 1:
+            return listings[0]
+        made = cls.__new__(cls)
+        made.folder = listings[0].folder
+        for name in ("roots", "folders", "images", "others", "skipped"):
+            setattr(made, name, [item for listing in listings for item in getattr(listing, name)])
+        return made
+
     @property
     def class_folders(self) -> list[str]:
         """Names of the folders directly below, sorted; those of links to what is read under another name are none."""
-        start = len(os.path.join(self.folder, ""))
-        names = (path[start:] for path in self.folders if path != self.folder)
-        return sorted({class_name(name) for name in names if os.sep not in name})
+        names = set()
+        for root in self.roots:
+            start = os.path.join(root, "")
+            inner = (path[len(start) :] for path in self.folders if path.startswith(start))
+            names |= {class_name(name) for name in inner if os.sep not in name}
+        return sorted(names)
+
+    def class_of(self, image: str) -> str | None:
+        """The class of an image: the folder directly below the root that it lies in; None beside these."""
+        return class_of(image, root_of(image, self.roots))
 
     def with_extension(self, *extensions: str) -> list[str]:
         """The other files that end so, whatever the case."""
@@ -121,6 +141,11 @@ class Listing:
 def class_name(folder: str) -> str:
     """The class that a folder's name means: one Unicode form, whatever system wrote it."""
     return unicodedata.normalize("NFC", readable(folder))
+
+
+def root_of(image: str, roots: Iterable[str]) -> str:
+    """The innermost of folders that an image lies in."""
+    return max((root for root in roots if image.startswith(os.path.join(root, ""))), key=len)
 
 
 def class_of(image: str, folder: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -23,13 +23,15 @@ PROBLEMS_LOGGED = 20
 @dataclass(frozen=True, slots=True)
 class Problem:
     """An entry of data_report.json. line: from 1, none where the whole file is meant. clipped: something was changed to
-    fit and is still there; otherwise it was left out. kind: of the change, in a word or two, by which it is counted."""
+    fit and is still there; otherwise it was left out. kind: of the change, in a word or two, by which it is counted.
+    hint: what many of these would mean for the set."""
 
     file: str
     line: int | None
     reason: str
     clipped: bool = False
     kind: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
         place = "" if self.line is None else f":{self.line}"
@@ -67,6 +69,24 @@ class FolderReport:
     notes: list[Problem] = field(default_factory=list)
     images_left_out: int = 0
     entries_left_out: int = 0
+    format: str = "txt"
+
+    @staticmethod
+    def joined(reports: Sequence[FolderReport]) -> FolderReport:
+        """The report on several folders that are one set."""
+        if len(reports) == 1:
+            return reports[0]
+        made = FolderReport(", ".join(report.folder for report in reports))
+        made.format = ", ".join(report.format for report in reports)
+        for report in reports:
+            made.images += report.images
+            made.samples += report.samples
+            made.other_files += report.other_files
+            made.images_left_out += report.images_left_out
+            made.entries_left_out += report.entries_left_out
+            for name in ("problems", "clipped", "skipped", "notes"):
+                getattr(made, name).extend(getattr(report, name))
+        return made
 
     @staticmethod
     def split_off(folder: str | Path, samples: int) -> FolderReport:
@@ -83,6 +103,7 @@ class FolderReport:
         """The entry of data_report.json."""
         return {
             "folder": self.folder,
+            "format": self.format,
             "images": self.images,
             "samples": self.samples,
             "other_files": self.other_files,

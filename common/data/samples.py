@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from common.data.boxes import UNKNOWN
+from common.data.formats.base import AnnotatedSet, Label, Parse, Record, stated_size
 from common.data.listing import Listing
 from common.data.problems import (
     IMAGE_EXTENSIONS,
@@ -59,7 +61,8 @@ class Sample:
 
 
 class Annotate(Protocol):
-    """How a task reads what stands beside an image. Picklable; carried out by workers."""
+    """How a task reads what stands beside an image, or what another format says of it. Picklable; carried out by
+    workers."""
 
     def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
         """Annotations, one for each sample of the image, and what was clipped or left out of them.
@@ -68,6 +71,41 @@ class Annotate(Protocol):
             BadSample: the whole image is left out.
             DataError: no job can be done with this.
         """
+
+    def of_record(
+        self, image: str, record: Record, width: int, height: int
+    ) -> tuple[list[np.ndarray], list[Label], list[Problem]]:
+        """The same of a record, and its labels: column 0 of an annotation is an index into them, where there are any.
+
+        Raises: as above.
+        """
+
+
+class Labels:
+    """Numbers from 0 for the labels of all sets, in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Label, int] = {}
+        self._last: tuple[Sequence[Label], np.ndarray] = [], np.empty(0)
+
+    def renumber(self, annotations: Sequence[np.ndarray], labels: Sequence[Label]) -> None:
+        """Put numbers of labels in the place of indices into `labels`, in column 0 of each annotation."""
+        if not labels:
+            return
+        if labels is not self._last[0]:  # those of a cache are the same for all images
+            numbers = [self.numbers.setdefault(label, len(self.numbers)) for label in labels]
+            self._last = labels, np.array(numbers, np.float32)
+        for annotation in annotations:
+            annotation[..., 0] = renumbered(annotation[..., 0].astype(int), self._last[1])
+
+
+def renumbered(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """`table` of each id; of those that stand for objects that do not count (`boxes.uncounted`) too. UNKNOWN stays."""
+    found = ids.astype(np.float32)
+    for counted, numbers in ((ids >= 0, ids), (ids < UNKNOWN, -2 - ids)):
+        new = table[numbers[counted]]
+        found[counted] = new if numbers is ids else -2 - new
+    return found
 
 
 def read_folder(
@@ -79,12 +117,15 @@ def read_folder(
     *,
     listing: Listing | None = None,
     names: Sequence[str] = (),
+    annotated: AnnotatedSet | None = None,
+    labels: Labels | None = None,
 ) -> tuple[list[Sample], FolderReport]:
     """All samples below `folder`, ordered by path, and what was left out.
 
     Images are probed and annotated by the workers. progress is called with the share of the images that is
     done. cache_file: where large sets are kept, so that the next time only what has changed is read. listing: of the
-    folder, where it has been read. names: labels of samples by the id that their annotation begins with.
+    folder, where it has been read. names: labels of samples by the id that their annotation begins with. annotated: the
+    set in another format than our own texts; annotations then begin with a number of `labels`.
 
     Raises:
         NoSamples: nothing is left; its report says what was wrong with everything.
@@ -92,27 +133,40 @@ def read_folder(
     """
     listing = listing or Listing(str(folder))
     report = FolderReport(str(folder), skipped=list(listing.skipped), other_files=len(listing.others))
-    paths = _images_of(listing, report)
+    items: Iterable[Any]
+    if annotated is None:
+        paths = _images_of(listing, report)
+        read: Callable[[Any], Outcome] = functools.partial(_read_image, annotate)
+    else:
+        paths = annotated.images
+        report.format = annotated.format
+        report.skipped += annotated.skipped
+        report.problems += annotated.problems
+        read = functools.partial(_read_record, annotate, annotated.parse)
     report.images = len(paths)
     samples: list[Sample] = []
-    read = functools.partial(_read_image, annotate)
+    labels = labels or Labels()
     cache = None
     known: dict[str, Known] = {}
     if cache_file and len(paths) >= LEAST_IMAGES:
-        cache = ScanCache(cache_file, folder, reader_key(annotate))
-        known = cache.look_up(paths)
-    unknown = [path for path in paths if path not in known]
+        cache = ScanCache(cache_file, folder, reader_key(annotate, annotated))
+        known = cache.look_up(paths, None if annotated is None else annotated.files_beside())
+    unknown = [index for index, path in enumerate(paths) if path not in known]
+    items = (
+        paths[index] if annotated is None else (paths[index], annotated.entries[index]) for index in unknown
+    )
     # Small chunks where there are few images, so that all workers have a share of them.
     chunk = max(1, min(128, len(unknown) // (8 * max(1, pool.count))))
-    outcomes = pool.map(read, unknown, chunk)
+    outcomes = pool.map(read, items, chunk)
     for done, path in enumerate(paths, start=1):
         if path in known:
-            width, height, annotations = known[path]
+            width, height, annotations, own = known[path]
             problems: list[Problem] = []
         else:
-            width, height, annotations, problems = next(outcomes)
+            width, height, annotations, own, problems = next(outcomes)
             if cache and not problems:
-                known[path] = width, height, annotations
+                known[path] = width, height, annotations, []
+        labels.renumber(annotations, own)
         for annotation in annotations:
             label = names[int(annotation[0])] if names else ""
             samples.append(Sample(path, width, height, annotation, label))
@@ -125,7 +179,7 @@ def read_folder(
     report.samples = len(samples)
     log_report(report)
     if cache and unknown:
-        cache.store(paths, known)
+        cache.store(paths, known, [] if annotated is None else list(labels.numbers))
     if not samples:
         raise NoSamples(report)
     return samples, report
@@ -148,13 +202,30 @@ def _images_of(listing: Listing, report: FolderReport) -> list[str]:
     return paths
 
 
-def _read_image(annotate: Annotate, path: str) -> tuple[int, int, list[np.ndarray], list[Problem]]:
-    """Size and annotations of an image, and its problems; no annotations if it is left out."""
+Outcome = tuple[int, int, list[np.ndarray], list[Label], list[Problem]]
+"""Size and annotations of an image, their labels, and its problems; no annotations if it is left out."""
+
+
+def _read_image(annotate: Annotate, path: str) -> Outcome:
     try:
         width, height = probe(path)
         annotations, problems = annotate(path, width, height)
-        return width, height, annotations, problems
+        return width, height, annotations, [], problems
     except ImageError as error:
-        return 0, 0, [], [Problem(error.path, None, error.reason)]
+        return 0, 0, [], [], [Problem(error.path, None, error.reason)]
     except BadSample as error:
-        return 0, 0, [], list(error.problems)
+        return 0, 0, [], [], list(error.problems)
+
+
+def _read_record(annotate: Annotate, parse: Parse, item: tuple[str, Any]) -> Outcome:
+    path, entry = item
+    try:
+        width, height = probe(path)
+        record = parse(path, entry, width, height)
+        stated = stated_size(record, path, width, height)
+        annotations, labels, problems = annotate.of_record(path, record, width, height)
+        return width, height, annotations, labels, [*stated, *record.problems, *problems]
+    except ImageError as error:
+        return 0, 0, [], [], [Problem(error.path, None, error.reason)]
+    except BadSample as error:
+        return 0, 0, [], [], list(error.problems)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from common.container import ContainerError, read_container, write_container
+from common.data.formats.base import AnnotatedSet, Label
 from common.data.rows import annotation_path
 from common.images.header import PIXEL_LIMIT
 
@@ -39,15 +40,22 @@ _LARGEST, _LARGEST_PART = 1 << 20, 1 << 16
 _ABSENT = (-1, -1, -1)
 _CHANGED = (-2, -2, -2)
 
-Known = tuple[int, int, list[np.ndarray]]
-"""Width, height and annotations of an image."""
+Known = tuple[int, int, list[np.ndarray], list[Label]]
+"""Width, height and annotations of an image, and the labels that column 0 of these is an index into, if it is."""
 
 
-def reader_key(annotate: Any) -> str:
-    """A text that differs where images or annotations would be read otherwise: options and code of the reader."""
+def reader_key(annotate: Any, annotated: AnnotatedSet | None = None) -> str:
+    """A text that differs where images or annotations would be read otherwise: options and code of the reader, and the
+    files that annotate all images of a set in another format."""
     digest = hashlib.sha256(f"{type(annotate).__qualname__} {annotate!r}".encode())
     own = sys.modules[type(annotate).__module__].__file__
-    for file in (*(Path(__file__).parents[1] / f"{name}.py" for name in _READERS), own):
+    files: list[Any] = [*(Path(__file__).parents[1] / f"{name}.py" for name in _READERS), own]
+    if annotated is not None:
+        digest.update(f"{annotated.format} {annotated.parse!r}".encode())
+        for file in annotated.files:
+            digest.update(f"{file} {_state(file)}".encode("utf-8", "surrogateescape"))
+        files += sorted(Path(__file__).with_name("formats").glob("*.py"))
+    for file in files:
         digest.update(Path(file or "").read_bytes())
     return digest.hexdigest()
 
@@ -62,13 +70,14 @@ class ScanCache:
         self._states = np.empty((0, 6), np.int64)
         self._began = 0
 
-    def look_up(self, paths: Sequence[str]) -> dict[str, Known]:
-        """What is known of those of the images `paths` that have not changed."""
+    def look_up(self, paths: Sequence[str], beside: Sequence[str] | None = None) -> dict[str, Known]:
+        """What is known of those of the images `paths` that have not changed. beside: for each the file with its
+        annotation; none: our text."""
         self._began = time.time_ns()
         states = array.array("q")  # a hundred thousand tuples would take as much memory as the samples
-        for path in paths:
+        for path, other in zip(paths, beside or map(annotation_path, paths), strict=True):
             states.extend(_state(path))
-            states.extend(_state(annotation_path(path)))
+            states.extend(_state(other))
         self._states = np.frombuffer(states, np.int64).reshape(-1, 6)
         try:
             return self._known(read_container(self._file, _LARGEST + _LARGEST_PART * len(paths)), paths)
@@ -88,6 +97,10 @@ class ScanCache:
         if not _fit(*arrays):
             raise ContainerError("its arrays do not fit each other")
         encoded, images, rows, numbers = arrays
+        labels = stored.get("labels", [])
+        if not isinstance(labels, list) or not all(isinstance(label, (str, int)) for label in labels):
+            raise ContainerError("its labels are none")
+        numbers = numbers.copy() if labels else numbers  # they change places with those of this job
         names = bytes(encoded).split(b"\0")
         place = {name: index for index, name in enumerate(names)}
         found = [place.get(os.fsencode(path[self._start :]), -1) for path in paths]
@@ -102,12 +115,18 @@ class ScanCache:
                 for row in range(ends[index] - count, ends[index]):
                     size, columns = rows[row].tolist()
                     part = numbers[number_ends[row] - size : number_ends[row]]
-                    annotations.append(part if columns < 0 else part.reshape(-1, columns))
-                known[path] = width, height, annotations
+                    part = part if columns < 0 else part.reshape(-1, columns)
+                    annotations.append(part)
+                    if labels and part.size and not _are_known(part[..., 0], len(labels)):
+                        raise ContainerError("its annotations have labels that are none of its own")
+                known[path] = width, height, annotations, labels
         return known
 
-    def store(self, paths: Sequence[str], known: dict[str, Known]) -> None:
-        """Keep what is `known` of the images `paths` that `look_up` was asked for; a disk that is full costs that."""
+    def store(self, paths: Sequence[str], known: dict[str, Known], labels: Sequence[Label] = ()) -> None:
+        """Keep what is `known` of the images `paths` that `look_up` was asked for; a disk that is full costs that.
+
+        labels: what column 0 of all annotations is an index into, if it is.
+        """
         settled = self._states[:, [1, 2, 4, 5]].max(axis=1, initial=0) < self._began - _SETTLED_NS
         settled &= (self._states > _CHANGED[0]).all(axis=1)
         kept = [index for index in np.flatnonzero(settled).tolist() if paths[index] in known]
@@ -122,6 +141,7 @@ class ScanCache:
                 self._file,
                 {
                     "key": self._key,
+                    "labels": list(labels),
                     "names": np.frombuffer(names, np.uint8),
                     "images": np.concatenate([self._states[kept], sizes], axis=1).astype(np.int64),
                     "rows": np.array(rows, np.int64).reshape(-1, 2),
@@ -132,6 +152,11 @@ class ScanCache:
             )
         except OSError as error:
             log.warning("%s cannot be written, the next start reads everything again: %s", self._file, error)
+
+
+def _are_known(numbers: np.ndarray, count: int) -> bool:
+    """Whether these are numbers of `count` labels, or stand in the place of one (`boxes.uncounted`)."""
+    return bool(-2 - count < numbers.min() and numbers.max() < count)
 
 
 def _fit(names: Any, images: Any, rows: Any, numbers: Any) -> bool:

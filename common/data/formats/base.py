@@ -24,11 +24,6 @@ from common.data.problems import IMAGE_EXTENSIONS, BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable, read_file
 
-FORMATS = (
-    "txt", "coco", "voc", "yolo", "labelme", "cvat", "labelstudio", "modelarts", "list", "market1501", "pts",
-)  # fmt: skip
-"""Names of the formats that are read."""
-
 SETS = ("train", "valid", "test")
 
 # What one set may have; more is a mistake or an attack, and is said.
@@ -61,15 +56,19 @@ class Point:
     name: str | None = None
 
 
+Label = str | int
+"""The class of an object by name or, in formats without names, by id."""
+
+
 @dataclass(slots=True)
 class Object:
     """One annotated thing.
 
-    label: its class by name or, in formats without names, by id. box: x1, y1, x2, y2. crowd: a region of many things;
+    label: see Label. box: x1, y1, x2, y2. crowd: a region of many things;
     difficult: marked as too hard to count; both are neither objects nor background. line: of the annotation's file.
     """
 
-    label: str | int
+    label: Label
     box: Box | None = None
     points: tuple[Point, ...] = ()
     crowd: bool = False
@@ -160,6 +159,31 @@ class AnnotatedSet:
     skipped: list[Problem] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     keypoints: list[str] = field(default_factory=list)
+
+    def files_beside(self) -> list[str]:
+        """For each image the file that belongs to it alone; the image itself where its annotation is in `files`."""
+        found = []
+        for image, entry in zip(self.images, self.entries, strict=True):
+            own = entry if isinstance(entry, str) else getattr(entry, "xml", "")
+            found.append(own if os.path.isabs(own) or os.sep in own else image)
+        return found
+
+
+def stated_size(record: Record, image: str, width: int, height: int) -> list[Problem]:
+    """What is to be said of the size that a record states of its image, width x height.
+
+    Raises BadSample where it is another one: then its pixels are not those of the image.
+    """
+    stated = record.width, record.height
+    if 0 in stated or stated == (width, height):
+        return []
+    told = f"annotated as {record.width}x{record.height}, but the image is {width}x{height}"
+    if stated == (height, width):
+        hint = "boxes of the image as it is stored, which is turned when it is shown (EXIF)"
+        return [
+            Problem(record.source, None, f"{printable(image)}: {told} as it is shown", True, "EXIF", hint)
+        ]
+    raise bad(record.source, None, f"{printable(image)}: {told}; left out")
 
 
 class FormatError(DataError):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Protocol, cast
 
+from common.config.values import FORMATS
 from common.data.formats import (
     coco,
     cvat,
@@ -20,7 +21,7 @@ from common.data.formats import (
     voc,
     yolo,
 )
-from common.data.formats.base import FORMATS, AnnotatedSet, Place
+from common.data.formats.base import AnnotatedSet, Place
 from common.data.listing import Listing
 from common.errors import DataError
 from common.images.decoding import printable
@@ -88,20 +89,32 @@ def recognise(place: Place, listing: Listing) -> tuple[str, str]:
     return "txt", "nothing else was recognised"
 
 
-def open_set(place: Place, format_name: str = "auto") -> tuple[AnnotatedSet, str]:
-    """The set at a place, and why it is taken for what it is. Raises DataError."""
-    if place.annotations is not None and not os.path.exists(place.annotations):
-        raise DataError(
-            f"dataset.{place.part or 'train'}_annotations: {printable(place.annotations)} does not exist"
-        )
-    listing = Listing(place.folder)
-    if format_name == "auto":
-        name, reason = recognise(place, listing)
-    else:
-        name, reason = format_name, "dataset.format says so"
-        if place.task not in READERS[name].TASKS:
-            usable = ", ".join(name for name, module in READERS.items() if place.task in module.TASKS)
-            raise DataError(
-                f"dataset.format {name} has no annotations for {place.task}; formats that have: {usable}"
-            )
+def open_set(
+    place: Place, format_name: str = "auto", listing: Listing | None = None
+) -> tuple[AnnotatedSet, str]:
+    """The set at a place, and why it is taken for what it is. listing: of its folder. Raises DataError."""
+    listing = listing or Listing(place.folder)
+    name, reason = choose(place, listing, format_name)
     return READERS[name].read(place, listing), reason
+
+
+def choose(place: Place, listing: Listing, format_name: str) -> tuple[str, str]:
+    """The format of a set, where it may be given, and the reason. Raises DataError if it cannot be that."""
+    key = f"dataset.{place.part or 'train'}_annotations"
+    if place.annotations is not None and not os.path.exists(place.annotations):
+        raise DataError(f"{key}: {printable(place.annotations)} does not exist")
+    if format_name == "auto":
+        return recognise(place, listing)
+    if place.task not in READERS[format_name].TASKS:
+        usable = ", ".join(name for name, module in READERS.items() if place.task in module.TASKS)
+        raise DataError(
+            f"dataset.format {format_name} has no annotations for {place.task}; formats that have: {usable}"
+        )
+    if format_name == "txt" and place.annotations is not None:
+        raise DataError(f"{key}: annotations of the format txt lie beside the images; set it to null")
+    if format_name == "txt" and place.task == "detection" and txt.holds_shares(listing):
+        raise DataError(
+            f"{printable(place.folder)}: all coordinates are from 0 to 1, shares of the image as YOLO's are: set "
+            "dataset.format to yolo"
+        )
+    return format_name, "dataset.format says so"

@@ -103,8 +103,11 @@ def _set_file(place: Place) -> str | None:
         if os.path.isfile(file):
             return file
     if place.part and os.path.isdir(lists):
-        names = {name for names in _SET_NAMES.values() for name in names}
-        if any(name.removesuffix(".txt") in names for name in os.listdir(lists)):
+        names = {f"{name}.txt" for names in _SET_NAMES.values() for name in names}
+        found = [os.path.join(lists, name) for name in sorted(os.listdir(lists)) if name in names]
+        if len(found) == 1:
+            return found[0]
+        if found:
             raise DataError(
                 f"{printable(lists)} has no {_SET_NAMES[place.part][0]}.txt; name a list with "
                 f"dataset.{place.part}_annotations"
