@@ -283,6 +283,7 @@ def test_the_report_file_has_every_entry(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "r.json").read_text())
     assert found["train"] == {
         "folder": "/data/train",
+        "format": "txt",
         "images": 3,
         "samples": 1,
         "other_files": 0,
