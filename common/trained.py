@@ -194,7 +194,7 @@ def read_card(model: Path) -> Card:
     card = Card(path.parent, content, kind)
     try:
         usable = min(card.shape) > 0 and card.resize and all(isinstance(name, str) for name in card.classes)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelError(
             f"{name}: input, resize or classes are not those of a model.json ({error})"
         ) from None

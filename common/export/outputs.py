@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from common.files import read_file
+
+_CARD_LIMIT = 16 << 20  # bytes; a card of 10 000 classes has a hundredth of it
 RESULT = "{}_data_result.json"
 DATA_REPORT = "data_report.json"
 EVALUATION = "{}_evaluation.json"
@@ -51,7 +54,7 @@ def remove_outputs(log_dir: Path, name: str, graphs: list[str], *, keep_state: b
 def _listed(card: Path) -> set[str]:
     """Names of the model's files that `card` lists: files of ours in its own folder, and nothing else."""
     try:
-        content = json.loads(card.read_text(encoding="utf-8"))
+        content = json.loads(read_file(card, _CARD_LIMIT))
     except (OSError, ValueError, RecursionError):
         return set()
     if not isinstance(content, dict):

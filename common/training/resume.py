@@ -23,6 +23,7 @@ from common.data.samples import Sample
 from common.engine.engine import MISFITS
 from common.errors import CheckpointError, ConfigurationError, DataError, TrainingError
 from common.evaluator import Evaluation
+from common.files import replacing
 from common.reporting import warnings
 from common.reporting.status import Status
 from common.task import Model, Task
@@ -103,10 +104,13 @@ def keep_as_best(log_dir: Path) -> None:
     """Let best_checkpoint.pkl be what training_state.pkl is now."""
     temporary = log_dir / f".{BEST_CHECKPOINT}.{os.getpid()}.part"
     try:
-        try:
-            os.link(log_dir / TRAINING_STATE, temporary)
-        except OSError:  # some file systems have no second names
-            shutil.copyfile(log_dir / TRAINING_STATE, temporary)
+        temporary.unlink(missing_ok=True)  # of a process that was killed, or a link to elsewhere
+        os.link(log_dir / TRAINING_STATE, temporary)
+    except OSError:  # some file systems have no second names
+        with replacing(log_dir / BEST_CHECKPOINT) as target, open(log_dir / TRAINING_STATE, "rb") as source:
+            shutil.copyfileobj(source, target, 1 << 20)
+        return
+    try:
         os.replace(temporary, log_dir / BEST_CHECKPOINT)
     finally:
         temporary.unlink(missing_ok=True)

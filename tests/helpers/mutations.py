@@ -30,8 +30,9 @@ from common.container import write_container
 from common.data import scan_cache
 from common.data.problems import BadSample
 from common.engine.parameter_file import check_parameter_file, write_parameter_file
-from common.errors import CheckpointError, ConfigurationError, DataError, PretrainedError
+from common.errors import CheckpointError, ConfigurationError, DataError, ModelError, PretrainedError
 from common.images.decoding import ImageError, decode, probe
+from common.trained import read_card
 from common.training.checkpoint import read_checkpoint
 from detect.annotations import DetectionAnnotations
 from detect.config import YOLOv3Config
@@ -236,6 +237,26 @@ def _parameters(folder: Path) -> Case:
     return seed, as_it_is, "a.params", check_parameter_file, (PretrainedError,)
 
 
+def _card(folder: Path) -> Case:
+    content = {
+        "task": "yolov3", "classes": ["cat", "dog"], "input": {"width": 64, "height": 64}, "symbol": "a-symbol.json",
+        "params": "a-0000.params", "resize": {"method": "stretch"}, "best_thresh": 0.3, "score_thresh": 0.3,
+        "flip_test": {"symbol": "a-flip.json"}, "outputs": ["ids", "scores", "boxes"], "iou_thresh": 0.5,
+    }  # fmt: skip
+    text(folder / "model.json", content)
+
+    def read(path: Path) -> None:
+        card = read_card(path)
+        for look in (lambda: card.graph, lambda: card.file("params"), card.onnx_file):
+            try:
+                look()
+            except ModelError as error:
+                check(error, 2000)
+        assert card.score is not None
+
+    return [(folder / "model.json").read_bytes()], as_it_is, "model.json", read, (ModelError,)
+
+
 _BOX = {"label": "dog", "shape_type": "rectangle", "points": [[1, 2], [30, 20]]}
 _ANNOTATION = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2, 20, 10], "area": 200, "iscrowd": 0}
 READERS: dict[str, Callable[[Path], Case]] = {
@@ -250,6 +271,7 @@ READERS: dict[str, Callable[[Path], Case]] = {
     "yolo": _format("yolo", "a.txt", "0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.1 0.1\n"),
     "image": _image,
     "parameters": _parameters,
+    "model.json": _card,
 }
 
 

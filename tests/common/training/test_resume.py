@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from common.errors import CheckpointError, DataError, TrainingError
 from common.training.checkpoint import read_checkpoint
 from common.training.estimator import Estimator, TrainingState
 from common.training.hooks import EarlyStopping
-from common.training.resume import TRAINING_STATE, take_up, write_state
+from common.training.resume import TRAINING_STATE, keep_as_best, take_up, write_state
 from tests.common.training.test_estimator import Tiny, batches
 from tests.helpers.estimators import estimator_of
 
@@ -149,3 +150,22 @@ def test_what_an_optimizer_keeps_of_a_layer_must_be_its_own(tmp_path: Path, valu
         CheckpointError, match=r"does not fit this job \(ValueError: network\.1\.bias has a state"
     ):
         take_up(state, made.model, made, [], TrainingState(3, 3), SETS)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_best_checkpoint_is_a_file_of_its_own_name_and_overwrites_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no second names here")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    (tmp_path / TRAINING_STATE).write_bytes(b"state")
+    (tmp_path / "precious").write_bytes(b"precious")
+    for name in (f".best_checkpoint.pkl.{os.getpid()}.part", "best_checkpoint.pkl"):
+        (tmp_path / name).symlink_to("precious")
+    keep_as_best(tmp_path)
+    assert (tmp_path / "best_checkpoint.pkl").read_bytes() == b"state"
+    assert not (tmp_path / "best_checkpoint.pkl").is_symlink()
+    assert (tmp_path / "precious").read_bytes() == b"precious"
