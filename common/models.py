@@ -35,7 +35,8 @@ _PUBLISHED = re.compile(r"(?P<name>.+)-(?P<sha1>[0-9a-f]{8})\.params")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Carry out a command line and return its exit status: 0 if all is well, 1 if not, 2 for a wrong command line."""
+    """Carry out a command line and return its exit status: 0 if all is well, 2 for a wrong command line, 1 or 3 if not:
+    3 where trying again is of no use."""
     parser = argparse.ArgumentParser(
         prog="python3 -m common.models", description="Pretrained parameters: list, fetch or check them."
     )
@@ -111,11 +112,17 @@ def list_names(names: Sequence[str], folder: Path) -> int:
 
 
 def fetch(names: Sequence[str], folder: Path) -> int:
-    """Bring into `folder` what is missing there. Raises PretrainedError for the first that cannot be had."""
+    """Bring into `folder` what is missing there; all that cannot be had is told, and is the exit status."""
+    status = 0
     for name in names:
-        path = find_parameters(name, folder)
+        try:
+            path = find_parameters(name, folder)
+        except PretrainedError as error:
+            print(error, file=sys.stderr)
+            status = max(status, error.exit_status)
+            continue
         print(f"{path.name}: {_size(path)}, in {folder}")
-    return 0
+    return status
 
 
 def check(names: Sequence[str], folder: Path) -> int:

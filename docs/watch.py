@@ -8,16 +8,16 @@ URL = "http://{}/data/plugin/scalars/scalars?run=.&tag=progress"
 def points(host):
     """Points [wall time, step, fraction] so far; none while nobody answers."""
     try:
-        with urllib.request.urlopen(URL.format(host), data=b"", timeout=10) as answer:
+        with urllib.request.urlopen(URL.format(host), data=b"", timeout=5) as answer:
             return json.load(answer)
     except OSError:  # refused, too late, or 404 before the first point
         return []
 
 
-step, fraction, answered = 0, 0.0, time.time()
-while (step, fraction) != (30, 1.0) and time.time() - answered < 60:
+step, fraction, answered, patience = 0, 0.0, time.time(), 60
+while (step, fraction) != (30, 1.0) and time.time() - answered < patience:
     if found := points(sys.argv[1]):
-        answered, (_, step, fraction) = time.time(), found[-1]
+        answered, patience, (_, step, fraction) = time.time(), 8, found[-1]
         print(f"step {step}: {fraction:.0%}", flush=True)
     time.sleep(2)
-sys.exit(0 if (step, fraction) == (30, 1.0) else "no answer for a minute: see status.json")
+sys.exit(0 if (step, fraction) == (30, 1.0) else f"no answer for {patience} s: see status.json")

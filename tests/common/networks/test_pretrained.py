@@ -169,7 +169,8 @@ def test_a_damaged_file_is_found_and_nothing_is_put_in_its_place(
 ) -> None:
     (tmp_path / FILE).write_bytes(CONTENT[:-1])
     for command in (["check", "resnet18_v1"], ["check"], ["fetch", "resnet18_v1"]):
-        assert main([command[0], "--folder", str(tmp_path), *command[1:]]) == 1
+        status = main([command[0], "--folder", str(tmp_path), *command[1:]])
+        assert status == (3 if command[0] == "fetch" else 1)
         told = capsys.readouterr()
         assert "damaged: its SHA-1" in told.out + told.err
     assert (tmp_path / FILE).read_bytes() == CONTENT[:-1]
@@ -218,6 +219,19 @@ def test_an_archive_with_something_else_in_it_is_refused(repository: Path, tmp_p
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_fetching_names_everything_that_cannot_be_had(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "models"
+    assert main(["fetch", "--folder", str(folder), "vgg11", "resnet18_v1", "resnet50_v1"]) == 3
+    output = capsys.readouterr()
+    assert [name for name in ("vgg11", "resnet18_v1", "resnet50_v1") if name in output.err] == [
+        "vgg11",
+        "resnet50_v1",
+    ]
+    assert "resnet18_v1" in output.out
+
+
 def test_whether_a_file_could_be_fetched_is_known_without_fetching_it(repository: Path) -> None:
     assert fetchable("resnet18_v1") is None
     assert fetchable("vgg11") == "File not found"
@@ -227,9 +241,9 @@ def test_whether_a_file_could_be_fetched_is_known_without_fetching_it(repository
 @pytest.mark.parametrize(
     ("command", "status", "told"),
     [
-        (["list", "nothing_of_the_kind"], 1, "nothing is published as 'nothing_of_the_kind'"),
-        (["fetch", "nothing_of_the_kind"], 1, "none are published as 'nothing_of_the_kind'"),
-        (["check"], 1, "holds no pretrained parameters"),
+        (["list", "nothing_of_the_kind"], 3, "nothing is published as 'nothing_of_the_kind'"),
+        (["fetch", "nothing_of_the_kind"], 3, "none are published as 'nothing_of_the_kind'"),
+        (["check"], 3, "holds no pretrained parameters"),
         (["list", "common/job.py"], 2, "common/job.py is not one of classification/fit_classification.py"),
         (["list", "detect/fit_yolov3.py", "--config", "nowhere.json"], 2, "nowhere.json"),
     ],
