@@ -59,10 +59,11 @@ def test_identical_images_are_named_by_set_those_of_several_sets_first() -> None
     def sample(name: str, value: float = 1) -> Sample:
         return Sample(name, 10, 10, np.array([0, value, 0, 9, 9], np.float32))
 
+    hidden = float("nan")
     marks = {"a": 1, "b": 1, "c": 2, "d": 2, "e": 3, "f": 4}
     sets = {
-        "train": [sample("a"), sample("a", 2), sample("b"), sample("c"), sample("e"), sample("f")],
-        "valid": [sample("d"), sample("f")],
+        "train": [sample("a"), sample("a", 2), sample("b"), sample("c", hidden), sample("e"), sample("f")],
+        "valid": [sample("d", hidden), sample("f")],
     }
     assert find_identical(sets, marks) == [
         {"files": {"train": ["c"], "valid": ["d"]}, "annotated_differently": False},
