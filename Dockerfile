@@ -4,7 +4,8 @@
 #   docker build -t visualtl:1.2.0-gpu --build-arg VARIANT=gpu .      GPUs of compute capability 5.x to 8.x, and the CPU
 #   docker run --rm -p 8888:8888 -v DATA:/data -v OUT:/out visualtl:1.2.0 python3 detect/fit_yolov3.py --config /data/job.json
 #
-# BASE_IMAGE      a mirror's copy of the base, or another Debian with Python 3.10 or 3.11 and pip
+# BASE_IMAGE      a mirror's copy of the base, the base by its digest (python@sha256:...), or another Debian with Python 3.10
+#                 or 3.11 and pip
 # PIP_INDEX_URL   a mirror of the package index
 # MXNET           file name of your own MXNet wheel in this folder, in place of the published one
 
@@ -79,9 +80,10 @@ RUN python3 -m compileall -q --invalidation-mode unchecked-hash common detect cl
         configs/reid.json configs/landmark.json .
 
 EXPOSE 8888
-# A job answers here from its first second on. A proxy that the environment names must not be asked.
+# A job answers here from its first second on, to anybody, and says when it is stuck. A proxy that the environment names must
+# not be asked.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python3", "-ISc", "from http.client import HTTPConnection as H; c = H('127.0.0.1', 8888, timeout=5); c.request('GET', '/data/plugin/scalars/scalars?run=.&tag=progress'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["python3", "-ISc", "from http.client import HTTPConnection as H; c = H('127.0.0.1', 8888, timeout=5); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
 
 ENTRYPOINT ["tini", "--"]
 CMD ["python3", "detect/fit_yolov3.py", "--help"]

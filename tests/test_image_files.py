@@ -22,10 +22,11 @@ from compose_spec import PyCompose
 from common import __version__
 from common.config.command_line import parse
 from common.config.sections import configuration
-from common.errors import ConfigurationError
-from common.reporting import endings
+from common.errors import JobError
+from common.reporting import supervisor
 from common.reporting.server import ProgressServer
 from detect.config import YOLOv3Config
+from tests.helpers.polling import eventually
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("common", "detect", "classification", "reid", "landmark")
@@ -194,17 +195,14 @@ def healthy(port: int) -> bool:
     return done.returncode == 0
 
 
-def test_a_job_is_healthy_from_its_first_point_on(tmp_path: Path) -> None:
+def test_a_job_is_healthy_until_it_is_stuck(tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         assert not healthy(nobody.getsockname()[1])
-    with ProgressServer(tmp_path, 0) as server:
-        assert not healthy(server.port)
+    with ProgressServer(tmp_path, 0, stuck_after=2.0) as server:
         server.publish([(time.time(), 1, 0.0)])
-        deadline = time.monotonic() + 30
-        while not healthy(server.port):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        eventually(lambda: healthy(server.port))
+        eventually(lambda: not healthy(server.port))
 
 
 # Kubernetes and Compose
@@ -269,8 +267,26 @@ def test_the_kubernetes_job_is_replaced_unless_its_configuration_is_wrong() -> N
     assert spec["template"]["spec"]["restartPolicy"] == "Never"  # what podFailurePolicy asks for
     (rule,) = (rule for rule in spec["podFailurePolicy"]["rules"] if rule["action"] == "FailJob")
     assert rule["onExitCodes"]["containerName"] == container()["name"]
-    assert rule["onExitCodes"]["values"] == [ConfigurationError.exit_status]
-    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > 2 * endings._PATIENCE
+    of_no_use = {error("").exit_status for error in JobError.__subclasses__() if not error.retry}
+    assert set(rule["onExitCodes"]["values"]) == of_no_use
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > 2 * supervisor.PATIENCE
+    assert spec["activeDeadlineSeconds"] > 0
+    assert spec["ttlSecondsAfterFinished"] > 0
+    assert container()["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_the_kubernetes_job_is_asked_whether_it_gets_on_and_talks_to_nobody() -> None:
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert container()[probe]["httpGet"] == {"path": "/healthz", "port": "progress"}
+    parts = kubernetes()
+    assert parts["Job"]["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+    policy = parts["NetworkPolicy"]["spec"]
+    labels = parts["Job"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    assert policy["egress"] == []
+    assert policy["ingress"][0]["ports"] == [{"port": "progress", "protocol": "TCP"}]
+    assert {"cpu", "memory"} <= container()["resources"]["limits"].keys()
 
 
 def test_the_kubernetes_job_keeps_the_images_entry_point_and_writes_only_where_it_may() -> None:
@@ -279,7 +295,7 @@ def test_the_kubernetes_job_keeps_the_images_entry_point_and_writes_only_where_i
     assert container()["securityContext"]["readOnlyRootFilesystem"]
     assert kubernetes()["Job"]["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"]
     mounts = {mount["mountPath"] for mount in container()["volumeMounts"] if not mount.get("readOnly")}
-    assert mounts == {"/out", "/dev/shm", "/tmp"}
+    assert mounts == {"/out", "/tmp"}
 
 
 def composed(text: str, **environment: str) -> dict[str, Any]:
@@ -325,5 +341,9 @@ def test_compose_runs_the_same_job_on_cpu_and_gpu() -> None:
         }
         assert service["read_only"]
         assert service["tmpfs"] == ["/tmp"]
+        assert service["cap_drop"] == ["ALL"]
+        assert not service["user"].startswith(("0", "${USER_ID:-0}"))
+        assert service["ports"][0].startswith("127.0.0.1:")
+        assert {"cpus", "mem_limit", "pids_limit"} <= service.keys()
         assert "entrypoint" not in service
         assert bool(service.get("deploy")) == name.endswith("gpu")
