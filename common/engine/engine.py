@@ -106,7 +106,7 @@ class Engine(ABC):
 
     @abstractmethod
     def set_parameters(self, values: dict[str, np.ndarray]) -> None:
-        """Give the network what `parameters` returned. Raises KeyError."""
+        """Give the network what `parameters` returned; the block has it then, to be exported. Raises KeyError."""
 
     @abstractmethod
     def companions(self) -> dict[str, np.ndarray]:

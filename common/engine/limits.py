@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-#: Share of its own size by which a weight may change in one step.
+#: Share of its own size by which a weight may change in one step: the trust coefficient of NVIDIA's LARC (apex).
 LONGEST_STEP = 0.02
 
 #: Optimizers whose steps are as long as the gradient: limiting the gradient limits the step.
