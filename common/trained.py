@@ -120,17 +120,20 @@ class Card:
 
     def file(self, key: str) -> Path:
         """The file that the card lists under `key` ("symbol", "params"). Raises ModelError where it is not there."""
-        name = self.content.get(key)
-        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
-            raise ModelError(
-                f"{self.folder / MODEL_CARD}: {key} is {str(name)[:80]!r}; it must name a file beside it"
-            )
-        path = self.folder / name
+        path = self.folder / self._listed(key)
         if not path.is_file():
             raise ModelError(
                 f"{printable(str(path))} is missing; {MODEL_CARD} beside it lists it as the {key}"
             )
         return path
+
+    def _listed(self, key: str) -> str:
+        name = self.content.get(key)
+        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
+            raise ModelError(
+                f"{self.folder / MODEL_CARD}: {key} is {str(name)[:80]!r}; it must name a file beside it"
+            )
+        return name
 
     @property
     def graph(self) -> Path:
@@ -142,8 +145,8 @@ class Card:
 
     @property
     def name(self) -> str:
-        """The model's name, with which its files begin."""
-        return str(self.content["symbol"]).removesuffix("-symbol.json")
+        """The model's name, with which its files begin. Raises ModelError where the card lists no symbol."""
+        return self._listed("symbol").removesuffix("-symbol.json")
 
     def onnx_file(self) -> Path:
         """The ONNX file that gives what the result files were made of. Raises ModelError where there is none."""
