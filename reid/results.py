@@ -21,6 +21,7 @@ from common.predictor import Decoder
 from common.trained import Reading
 from reid.evaluation import evaluate_embeddings
 from reid.metric import RetrievalMetric, nearest_others, retrieval_of
+from reid.query_gallery import QueryGallery, query_gallery
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,10 @@ class ReIDEvaluator(Evaluator):
             "Queries": retrieved.queries,
         }
         identities = _identities(samples)
+        if split := query_gallery(samples):
+            rows = _query_rows(samples, split, embeddings)
+            right = np.mean([row["result"] == "True" for row in rows])
+            return evaluation, {"Accuray": str(float(right)), **figures, "Result": rows}
         if self._known(identities) and probabilities.shape[1]:
             decoder = ClassDecoder(self._decoder.classes)
             _, document = result_document(samples, list(probabilities), decoder)
@@ -114,6 +119,18 @@ class ReIDEvaluator(Evaluator):
     ) -> dict[str, Any]:
         """See Evaluator."""
         probabilities, embeddings = self._decoder.parts(predictions)
+        if split := query_gallery(samples):
+            return evaluate_embeddings(
+                [samples[index] for index in split.query],
+                embeddings[split.query],
+                split.identities[split.query],
+                which=which,
+                gallery=[samples[index] for index in split.gallery],
+                gallery_embeddings=embeddings[split.gallery],
+                gallery_identities=split.identities[split.gallery],
+                cameras=split.cameras,
+                classes=self._decoder.classes,
+            )
         return evaluate_embeddings(
             samples,
             embeddings,
@@ -131,7 +148,8 @@ class ReIDEvaluator(Evaluator):
         self, samples: Sequence[Sample], probabilities: np.ndarray, embeddings: np.ndarray
     ) -> tuple[RetrievalMetric, Evaluation]:
         identities = _identities(samples)
-        retrieved = retrieval_of(embeddings, identities)
+        split = query_gallery(samples)
+        retrieved = split.retrieval(embeddings) if split else retrieval_of(embeddings, identities)
         figures = {
             "accuracy": math.nan,
             "rank1": retrieved.rank1,
@@ -161,9 +179,21 @@ def nearest_rows(
 
     id is that of the identity: training's come first, new ones after them.
     """
-    others, cosines = nearest_others(embeddings, identities)
+    return _rows(samples, samples, *nearest_others(embeddings, identities))
+
+
+def _query_rows(
+    samples: Sequence[Sample], split: QueryGallery, embeddings: np.ndarray
+) -> list[dict[str, Any]]:
+    """The same for the queries alone, which look through the gallery."""
+    return _rows([samples[index] for index in split.query], samples, *split.nearest(embeddings))
+
+
+def _rows(
+    asked: Sequence[Sample], samples: Sequence[Sample], others: np.ndarray, cosines: np.ndarray
+) -> list[dict[str, Any]]:
     rows = []
-    for sample, other, cosine in zip(samples, others.tolist(), cosines.tolist(), strict=True):
+    for sample, other, cosine in zip(asked, others.tolist(), cosines.tolist(), strict=True):
         truth = sample.label
         nearest = None if other < 0 else samples[other]
         name = None if nearest is None else nearest.label

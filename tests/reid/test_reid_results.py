@@ -79,3 +79,35 @@ def test_large_sets_have_one_query_an_identity(monkeypatch: pytest.MonkeyPatch) 
     assert retrieval_of(vectors, identities) == leave_one_out(vectors, identities)
     monkeypatch.setattr(metric, "MOST_QUERIES", 39)
     assert retrieval_of(vectors, identities).queries == 5
+
+
+def market(names: list[str]) -> list[Sample]:
+    people = sorted({name.split("/")[1].split("_")[0] for name in names})
+    found = []
+    for name in names:
+        person = name.split("/")[1].split("_")[0]
+        array = np.array([people.index(person)], np.float32)
+        found.append(Sample(f"/set/{name}_000001_01.jpg", 64, 128, array, person))
+    return found
+
+
+def test_market1501_ranks_queries_by_the_gallery_without_their_own_camera() -> None:
+    samples = market(
+        ["query/0002_c1s1", "query/0003_c1s1", "bounding_box_test/0002_c1s1", "bounding_box_test/0002_c2s1",
+         "bounding_box_test/0003_c2s1", "bounding_box_test/0000_c2s1"]
+    )  # fmt: skip
+    degrees = np.radians([0, 90, 0, 30, 120, 91])
+    embeddings = np.stack([np.cos(degrees), np.sin(degrees)], axis=1)
+    decoder = ReIDDecoder([], 2)
+    evaluation, document = ReIDEvaluator(decoder, "rank1").results(samples, list(embeddings))
+    rows = document["Result"]
+    assert [row["image"] for row in rows] == [samples[0].image, samples[1].image]
+    # The image at 0 degrees is of the query's own camera; the distractor at 91 is nearer than the right one at 120.
+    assert [row["nearest"] for row in rows] == [samples[3].image, samples[5].image]
+    assert [row["result"] for row in rows] == ["True", "False"]
+    assert (document["Rank1"], document["Queries"], document["Accuray"]) == (0.5, 2, "0.5")
+    assert document["mAP"] == pytest.approx((1 + 1 / 2) / 2)
+    assert evaluation.value == 0.5
+    told = ReIDEvaluator(decoder, "rank1").document(samples, list(embeddings), "test")
+    assert told["figures"]["rank1"] == 0.5
+    assert told["figures"]["images"] == 2
