@@ -19,6 +19,7 @@ from common.data.boxes import UNKNOWN
 from common.data.figures import listed
 from common.data.formats.base import AnnotatedSet, Label, Place
 from common.data.formats.recognise import READERS, choose
+from common.data.hints import sentences
 from common.data.listing import Listing, root_of
 from common.data.marks import find_identical, image_marks
 from common.data.problems import FolderReport, NoSamples, Problem
@@ -325,6 +326,11 @@ def _read(
             continue
         samples += found
         reports.append(told)
+        if told.problems or told.clipped:
+            images = source.annotated.images if source.annotated else source.listing.images
+            boxes = sum(len(sample.annotation) for sample in found if sample.annotation.ndim > 1)
+            for sentence in sentences(told, boxes, images):
+                warnings.warn(f"The {WORDS[name]} set: {sentence}")
     report.add(name, FolderReport.joined(reports))
     if not samples:
         raise empty[0]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from common.data.hints import hint_of
 from common.data.problems import Problem
 
 UNKNOWN = -1
@@ -45,12 +46,16 @@ def settle_boxes(
         x1, y1, x2, y2 = box
         ordered = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
         clipped, reason = clip_box(ordered, width, height)
-        if ordered != tuple(box) and clipped:
-            problems.append(Problem(source, line, f"{text}: {_REVERSED}", True, "reversed corners"))
+        is_reversed = ordered != tuple(box) and clipped is not None
+        hint = hint_of(box, width, height) if reason or is_reversed else ""
+        if is_reversed:
+            problems.append(Problem(source, line, f"{text}: {_REVERSED}", True, "reversed corners", hint))
         if reason:
             inside = clipped is not None
             kind = "sticking out" if inside else ""
-            problems.append(Problem(source, line, f"{text}: {reason}", inside, kind))
+            problems.append(
+                Problem(source, line, f"{text}: {reason}", inside, kind, "" if is_reversed else hint)
+            )
         if clipped is None:
             places += _rough_place(ordered, width, height)
         elif (row := (float(class_id), *clipped)) in objects:

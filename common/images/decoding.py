@@ -61,18 +61,27 @@ def probe(path: str) -> tuple[int, int]:
     Raises:
         ImageError: not an image that can be read, cut off, or larger than PIXEL_LIMIT.
     """
+    header = _header(path)
+    return header.oriented if header.whole else decode(path)[1]
+
+
+def orientation(path: str) -> int:
+    """EXIF orientation of an image, 1 to 8. Raises ImageError."""
+    return _header(path).orientation
+
+
+def _header(path: str) -> Header:
     try:
         descriptor = open_regular(path)
         try:
             size = os.fstat(descriptor).st_size
-            header = read_header(Source(os.pread(descriptor, _HEAD, 0), size, descriptor))
+            return read_header(Source(os.pread(descriptor, _HEAD, 0), size, descriptor))
         finally:
             os.close(descriptor)
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from None
     except Refused as error:
         raise ImageError(path, str(error)) from None
-    return header.oriented if header.whole else decode(path)[1]
 
 
 def decode(path: str, minimum: tuple[int, int] | None = None) -> tuple[np.ndarray, tuple[int, int]]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.data.hints import TURNED
 from common.data.listing import Listing
 from common.data.problems import IMAGE_EXTENSIONS, BadSample, Problem
 from common.errors import DataError
@@ -179,10 +180,8 @@ def stated_size(record: Record, image: str, width: int, height: int) -> list[Pro
         return []
     told = f"annotated as {record.width}x{record.height}, but the image is {width}x{height}"
     if stated == (height, width):
-        hint = "boxes of the image as it is stored, which is turned when it is shown (EXIF)"
-        return [
-            Problem(record.source, None, f"{printable(image)}: {told} as it is shown", True, "EXIF", hint)
-        ]
+        reason = f"{printable(image)}: {told} as it is shown, turned by its EXIF orientation"
+        return [Problem(record.source, None, reason, True, "another orientation", TURNED)]
     raise bad(record.source, None, f"{printable(image)}: {told}; left out")
 
 
