@@ -45,8 +45,10 @@ _REPEATED = 1.0
 
 # What MXNet, CUDA's libraries and the C++ runtime say when memory runs out.
 _MEMORY = re.compile(
-    r"out of memory|bad_alloc|cannot allocate|failed to allocate|ALLOC_FAILED|cudaMalloc", re.I
+    r"out of memory|bad_alloc|cannot allocate|failed to allocate|failed to map segment|ALLOC_FAILED|cudaMalloc",
+    re.I,
 )
+_THREADS = re.compile(r"can't start new thread|thread creation failed|Resource temporarily unavailable", re.I)
 _GPU = re.compile(r"cuda|cudnn|cublas|gpu", re.I)
 # The disk is full, the user's share of it is used up, or files may not grow that large.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -168,6 +170,11 @@ def explain(error: Exception, batch_size: int = 0) -> JobError:
             else "a smaller train.batch_size, input or network needs less"
         )
         return MemoryLimitError(f"{whose} ran out; {advice} ({text or type(error).__name__})")
+    if _THREADS.search(text):
+        return MemoryLimitError(
+            "no further thread or process can be started; a limit (ulimit -u, pids of the container) allows no more, "
+            f"or memory ran out: raise it, or lower --threads and train.num_workers ({text})"
+        )
     if "no kernel image" in text:
         return DeviceError(f"MXNet, as it is installed here, holds no code for this GPU ({text})")
     if "cannot open shared object file" in text:

@@ -35,6 +35,7 @@ PATIENCE = 5.0
 _OTHERS = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT, signal.SIGTSTP)
 _FROM_KERNEL = 0x80  # SI_KERNEL: of the terminal, which has told the whole process group
 _REAPING = 1.0  # seconds for a process that was killed to be gone
+_FEW_PROCESSES = 512  # a limit below this is met by a job on a large machine
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
@@ -146,6 +147,7 @@ class _Supervisor:
             while ended := self._reap():
                 pid, status, usage = ended
                 if pid == self.child:
+                    self._note_the_last()
                     return os.waitstatus_to_exitcode(status), usage
             if info is None:
                 if time.monotonic() >= deadline:
@@ -164,6 +166,12 @@ class _Supervisor:
                 self._signal(signal.SIGCONT)  # one that is stopped could not hear it
             if number == signal.SIGTSTP:
                 os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _note_the_last(self) -> None:
+        """A signal of the terminal's may have reached the job first."""
+        while info := signal.sigtimedwait(self.watched, 0):
+            if self.asked is None and info.si_signo in STOPPING:
+                self.asked = info.si_signo
 
     def _reap(self) -> tuple[int, int, resource.struct_rusage] | None:
         """A child that has ended; as process 1 of a container it also has those of others."""
@@ -212,7 +220,9 @@ class _Supervisor:
 
 def _stopped_by(code: int, asked: int | None) -> int | None:
     """The signal that asked the job to end, where it ended for that reason."""
-    if -code in STOPPING:
+    if -code in STOPPING and not (
+        asked is None and code == -signal.SIGINT
+    ):  # which OpenBLAS raises to give up
         return -code
     if asked is not None and code in (-signal.SIGKILL, 128 + asked):
         return asked
@@ -239,6 +249,12 @@ def _reason(code: int, out_of_memory: bool, peak: int) -> JobError:
         return MemoryLimitError(
             f"memory probably ran out: the job {how}, and a limit (ulimit -v, ulimit -d) allows "
             f"{min(finite) / 1e9:.1f} GB of addresses; raise it, or {advice}"
+        )
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if 0 <= processes < _FEW_PROCESSES and code != -signal.SIGKILL:
+        return MemoryLimitError(
+            f"the job {how}, probably because no further thread or process can be started: a limit (ulimit -u) allows "
+            f"{processes}; raise it, or lower --threads and train.num_workers"
         )
     if code == -signal.SIGKILL:
         return KilledError(f"the job {how} from outside ({used})")

@@ -120,6 +120,21 @@ def test_memory_that_a_limit_forbids_is_named_as_the_probable_reason(tmp_path: P
     assert status["error"] == {"kind": "memory", "message": last.partition(" [")[0], "retry": True}
 
 
+def test_threads_that_a_limit_forbids_are_named_as_the_probable_reason(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NPROC, (100, 100))
+
+    for way in (
+        "os.abort()",
+        "signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)",
+    ):  # so OpenBLAS gives up
+        process = job(tmp_path, way, preexec_fn=limit)
+        code, last, status = ended(process, tmp_path)
+        assert code in (134, 130)
+        assert "no further thread or process can be started: a limit (ulimit -u) allows 100" in last
+        assert status["error"]["kind"] == "memory"
+
+
 def test_the_system_s_own_kill_for_want_of_memory_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,9 +198,11 @@ def test_a_signal_in_the_first_second_ends_the_job_without_a_traceback() -> None
     for instant in (0.0, 0.1, 0.2, 0.3, 0.5):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         eventually(lambda pid=process.pid: str(script).encode() in Path(f"/proc/{pid}/cmdline").read_bytes())
-        time.sleep(0.04 + instant)  # before, Python itself prints a traceback: it is not ready either
+        time.sleep(0.04 + instant)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
+        if errors.startswith("Fatal Python error: init"):  # on a busy machine it is not ready itself
+            continue
         assert "Traceback" not in errors
         if process.returncode != 2:  # on a fast machine it has read its configuration
             assert (process.returncode, errors) == (130, "stopped by SIGINT\n")
