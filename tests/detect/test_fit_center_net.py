@@ -186,10 +186,9 @@ def test_missing_pretrained_parameters_of_the_default_are_named(tmp_path: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "base_network", ["resnet50_v1b", "resnet50_v1b_dcnv2", "resnet101_v1b", "resnet101_v1b_dcnv2"]
-)
-def test_every_larger_network_goes_through_a_whole_job(tmp_path: Path, data: Path, base_network: str) -> None:
+def test_the_largest_network_goes_through_a_whole_job(tmp_path: Path, data: Path) -> None:
+    """`test_centernet.py` trains all of them."""
+    base_network = "resnet101_v1b_dcnv2"
     keys: dict[str, Any] = {"model__base_network": base_network, "model__data_shape": [64, 64]}
     ended = fit(tmp_path / "out", config(data, train__epochs=1, **keys))
     assert ended.status == 0, ended.output

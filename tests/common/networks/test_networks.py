@@ -39,8 +39,9 @@ from common.networks.base_networks import (
 )
 from common.networks.start import load
 
+# One of every kind takes a step of training; the others differ from it in how often a block is repeated, or how wide.
 QUICK = ("resnet18_v1", "resnet18_v2", "mobilenet0.25", "mobilenetv2_0.25", "mobilenetv3_small")
-SLOW = tuple(name for name in BASE_NETWORKS if name not in QUICK)
+SLOW = ("resnet50_v1", "resnet50_v2", "mobilenetv3_large")
 
 
 def built(name: str, outputs: int = 3, **variants: bool) -> Network:
@@ -64,6 +65,15 @@ def digests(network: Network) -> dict[str, bytes]:
     return {
         name: hashlib.sha1(array).digest() if np.isfinite(array).all() else b"nan" for name, array in arrays
     }
+
+
+def zoo_names(name: str) -> list[str]:
+    """Names of the parameters of the published network, but for those of its head."""
+    from gluoncv.model_zoo import get_model
+
+    return [
+        parameter for parameter in named_parameters(get_model(name)) if not parameter.startswith("output")
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -106,8 +116,20 @@ def test_a_network_builds_trains_a_step_and_exports(name: str, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
-def test_every_network_builds_trains_a_step_and_exports(name: str, tmp_path: Path) -> None:
+def test_a_larger_network_builds_trains_a_step_and_exports(name: str, tmp_path: Path) -> None:
     check_builds_trains_exports(tmp_path, name, (SMALLEST_SIZE, SMALLEST_SIZE))
+
+
+@pytest.mark.parametrize("name", BASE_NETWORKS)
+def test_every_network_is_built_and_has_the_zoos_layers(name: str) -> None:
+    """All shapes follow from that of the input; nothing is computed."""
+    network = base_network(name, 3)
+    graph = network(mx.sym.var("data", shape=(2, 3, 96, 64)))
+    shapes, outputs, _ = graph.infer_shape()
+    assert outputs == [(2, 3)]
+    found = dict(zip(graph.list_arguments(), shapes, strict=True))
+    assert found[network.output.weight.name] == (3, embedding_dimension(name))
+    assert set(zoo_names(name)) <= set(named_parameters(network))
 
 
 @pytest.mark.parametrize("name", ["resnet18_v1", "mobilenetv2_0.25"])
