@@ -150,6 +150,15 @@ def test_what_others_keep_to_themselves_is_used_by_one_module() -> None:
             assert not [name for name in names if re.match("_[^_]", name)], f"{path}:{node.lineno}"
 
 
+def test_tests_import_helpers_and_no_other_test_and_nothing_private() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                assert not re.match(r"tests\.(?!helpers)", node.module), f"{path}:{node.lineno}"
+                private = [alias.name for alias in node.names if re.match("_[^_]", alias.name)]
+                assert not private, f"{path}:{node.lineno}: {private}"
+
+
 def test_arrays_of_a_device_stay_within_the_engine() -> None:
     members = ("asnumpy", "asscalar", "list_data", "list_grad", "set_data", "wait_to_read")
     for path, tree in _project_trees():

@@ -106,6 +106,7 @@ def decode(F: Any, raw: Any, cell: Any, anchor: Any, stride: Any) -> Any:
 
 
 def binary_cross_entropy(F: Any, logits: Any, target: Any) -> Any:
+    """Of logits and targets (0 to 1) of one shape, number by number; finite whatever the logits are."""
     return F.relu(logits) - logits * target + F.Activation(-F.abs(logits), act_type="softrelu")
 
 

@@ -13,35 +13,16 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.config.sections import configuration
 from common.data.samples import Sample
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, DeviceError, PretrainedError
-from common.loading.loader import Batch
 from common.networks.pretrained import find_parameters
-from detect.config import YOLOv3Config
 from detect.yolov3.network import build_network, head_layers, initialise, transfer_classes
-from detect.yolov3.task import RandomShapes, YOLOv3Task, image_weight
+from detect.yolov3.task import RandomShapes, image_weight
 from tests.helpers.estimators import estimator_of
+from tests.helpers.yolov3_models import CPU, batch, task
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU = [mx.cpu()]
-SCRATCH = {"base_network": "mobilenet1.0", "use_pretrained": False, "data_shape": [64, 64]}
-
-
-def task(model: dict[str, Any] | None = None, **train: Any) -> YOLOv3Task:
-    values = {"log_dir": "out", "gpus": [], "model": {**SCRATCH, **(model or {})}, "train": train}
-    return YOLOv3Task(configuration(YOLOv3Config, values))
-
-
-def batch(rows: int = 2, side: int = 64, seed: int = 0) -> Batch:
-    rng = np.random.default_rng(seed)
-    boxes = np.full((rows, 3, 5), -1, np.float32)
-    boxes[:, 0] = [4, 4, 40, 50, 1]
-    boxes[0, 1] = [10, 20, 30, 31, 0]
-    images = rng.integers(0, 256, (rows, side, side, 3)).astype(np.uint8)
-    arrays = {"image": images, "boxes": boxes, "size": np.full((rows, 2), 2 * side, np.float32)}
-    return Batch(arrays, np.arange(rows), rows, (side, side))
 
 
 @pytest.fixture
@@ -204,7 +185,7 @@ import numpy as np
 from tests.helpers.estimators import estimator_of
 from common.engine.inner_members import named_parameters
 from common.engine.limits import GradientLimit
-from tests.detect.test_yolov3 import batch, task
+from tests.helpers.yolov3_models import batch, task
 
 devices = [mx.cpu(0), mx.cpu(1)]
 seen = []

@@ -14,7 +14,7 @@ from common.engine.arrays import norms
 from common.engine.devices import bfloat16_supported
 from common.engine.graph import Normalise, inference_graph, statistics_symbol
 from common.engine.training_graph import TrainingGraph
-from tests.common.engine.test_training_graph import losses_of
+from tests.helpers.training_graphs import losses_of
 
 
 class Clipped(gluon.HybridBlock):

@@ -15,7 +15,7 @@ from common.engine.devices import bfloat16_supported
 from common.engine.graph import trace
 from common.engine.training_graph import TrainingGraph
 from common.networks.base_networks import ReLU6
-from tests.common.engine.test_training_graph import losses_of
+from tests.helpers.training_graphs import losses_of
 
 NEEDS_BFLOAT16 = pytest.mark.skipif(not bfloat16_supported(), reason="this processor has no bfloat16")
 

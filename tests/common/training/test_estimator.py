@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -18,67 +18,9 @@ from common.engine.parameters import parameters, set_parameters
 from common.engine.schedule import Schedule
 from common.errors import TrainingError
 from common.loading.loader import Batch
-from common.task import Inputs, Model
 from common.training.estimator import MAX_SKIPPED, Estimator, Hook, TrainingState
 from common.training.hooks import FromAverage
-from tests.helpers.estimators import estimator_of
-
-SIDE = 8
-
-
-class Distance(gluon.HybridBlock):
-    """Squared distance of a linear layer's output from the target, and its absolute value."""
-
-    def __init__(self, network: gluon.HybridBlock) -> None:
-        super().__init__(prefix="")
-        self.network = network
-        self.normalise = Normalise()
-
-    def hybrid_forward(self, F: Any, images: Any, target: Any) -> Any:
-        error = self.network(self.normalise(images)) - target
-        return F.sum(error**2, axis=1), F.sum(F.abs(error), axis=1)
-
-
-class Tiny(Model):
-    """A linear layer that learns the mean of an image's channels."""
-
-    name = "tiny"
-    classes: ClassVar[list[str]] = ["only"]
-    losses = ("total", "absolute")
-
-    def __init__(self, contexts: Sequence[Any]) -> None:
-        mx.random.seed(0)
-        np.random.seed(0)
-        self.network = gluon.nn.HybridSequential(prefix="tiny_")
-        with self.network.name_scope():
-            self.network.add(gluon.nn.Flatten(), gluon.nn.Dense(3))
-        self.network.initialize(ctx=list(contexts))
-        settle(self.network, (1, 3, SIDE, SIDE))
-
-    def training_block(self) -> tuple[Any, Sequence[str]]:
-        return Distance(self.network), ("images", "target")
-
-    def training_inputs(self, batch: Batch) -> Inputs:
-        return Inputs([batch.arrays["image"], batch.arrays["target"]])
-
-    def predictions(self, outputs: Sequence[np.ndarray], batch: Batch) -> list[np.ndarray]:
-        return list(outputs[0])
-
-    def description(self) -> dict[str, Any]:
-        return {}
-
-    def interface(self) -> dict[str, Any]:
-        return {}
-
-
-def batches(count: int = 20, rows: int = 6, seed: int = 0) -> list[Batch]:
-    rng = np.random.default_rng(seed)
-    made = []
-    for _ in range(count):
-        images = rng.integers(0, 256, (rows, SIDE, SIDE, 3)).astype(np.uint8)
-        target = (images / 255).mean((1, 2)).astype(np.float32)
-        made.append(Batch({"image": images, "target": target}, np.arange(rows), rows, (SIDE, SIDE)))
-    return made
+from tests.helpers.estimators import SIDE, Tiny, batches, estimator_of
 
 
 class Given:

@@ -16,8 +16,7 @@ from common.training.checkpoint import read_checkpoint
 from common.training.estimator import Estimator, TrainingState
 from common.training.hooks import EarlyStopping
 from common.training.resume import TRAINING_STATE, keep_as_best, take_up, write_state
-from tests.common.training.test_estimator import Tiny, batches
-from tests.helpers.estimators import estimator_of
+from tests.helpers.estimators import Tiny, batches, estimator_of
 
 SETS: dict[str, Any] = {"files": "", "valid_files": "", "trained": np.array([7], np.uint64)}
 
