@@ -10,7 +10,8 @@ import pytest
 from mxnet import autograd, nd
 from mxnet.gluon import contrib
 
-from common.engine.limits import GradientLimit, norms
+from common.engine.arrays import norms
+from common.engine.limits import GradientLimit
 from detect.center_net.deformable import ModulatedDeformableConvolution, sampled_convolution, sampling
 
 CASES: dict[str, tuple[tuple[int, int, int, int], dict[str, tuple[int, int]]]] = {

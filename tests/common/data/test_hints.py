@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.label_trees import coco, image, images, text
-from tests.test_formats import load
+from tests.helpers.loaded_sets import load
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> str:
