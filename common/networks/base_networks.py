@@ -267,7 +267,9 @@ def imagenet(network: nn.HybridBlock, name: str, *, with_output: bool = False) -
         if key.split(".")[0] in parts and key not in unnormalised
     }
     optional = {key for key in wanted if _ADDED_LAYER.search(key) or key == "output.bias"}
-    return Pretrained(name, wanted, optional)
+    # The last layer of some is a convolution within a block.
+    other_names = {f"output.{part}": f"output.0.{part}" for part in ("weight", "bias")} if with_output else {}
+    return Pretrained(name, wanted, optional, other_names)
 
 
 def _normalisation_names(network: nn.HybridBlock) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,12 +26,13 @@ class Pretrained:
     """What of a network begins at a parameter file.
 
     name: of the file, as `common.networks.pretrained.find_parameters` knows it. parameters: by their names there.
-    optional: names that the file may lack; these parameters stay as they are.
+    optional: names that the file may lack; these parameters stay as they are. other_names: what some files call them.
     """
 
     name: str
     parameters: Mapping[str, gluon.Parameter]
     optional: Collection[str] = ()
+    other_names: Mapping[str, str] = field(default_factory=dict)
 
 
 #: From the model section of a configuration, and a checkpoint if there is one (it says how many outputs the network
@@ -87,6 +88,9 @@ def load(pretrained: Pretrained, path: Path | None = None) -> frozenset[str]:
     path = path or find_parameters(pretrained.name)
     check_parameter_file(path)
     values = read_parameters(path)
+    for name, other in pretrained.other_names.items():
+        if other in values:
+            values.setdefault(name, values[other])
     wanted = {
         name: parameter
         for name, parameter in pretrained.parameters.items()
