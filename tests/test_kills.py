@@ -30,7 +30,8 @@ from tests.helpers.jobs import (
 
 # What may lie in log_dir at any moment; what is being written has a name of its own, and no reader takes it for a file.
 NAMES = re.compile(
-    r"estimator\.log|(status|data_report|model|(valid|test)_data_result)\.json|(best_checkpoint|training_state)\.pkl"
+    r"estimator\.log|(status|data_report|model|run|(valid|test)_(data_result|evaluation))\.json|report\.html"
+    r"|(best_checkpoint|training_state)\.pkl|[\w.-]+\.onnx"
     r"|[\w.]+-symbol\.json|[\w.]+-[a-z_]+\.json|[\w.]+-0000\.params|events\.out\.tfevents\..*|\.lock|\..*\.part"
 )
 
