@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_jsonable_python
 
-from common.config.keys import changeable
+from common.config.keys import changeable, leaves
 from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.engine.engine import MISFITS
@@ -188,7 +189,9 @@ def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:
         log.warning("--resume: %s is not there, there is nothing to resume; the job starts afresh", path)
         return None
     state = read_checkpoint(path, task, _STATE_KEYS)
-    before, now = _flat(state["configuration"]), _flat(config.model_dump(mode="json"))
+    # A key that did not exist when the job began had its default.
+    before = {**_defaults(type(config)), **_flat(state["configuration"])}
+    now = _flat(config.model_dump(mode="json"))
     # The network of a training that began with --load is that of the checkpoint, whatever the configuration says.
     considered = [key for key in now if not (state["loaded"] and key.startswith("model."))]
     changed = {key: (before.get(key), now[key]) for key in considered if before.get(key) != now[key]}
@@ -289,6 +292,15 @@ def files_of(samples: Sequence[Sample]) -> str:
         digest.update(os.fsencode(os.path.basename(sample.image)))
         digest.update(sample.annotation.tobytes())
     return digest.hexdigest()
+
+
+def _defaults(config_class: type[JobConfig]) -> dict[str, Any]:
+    """Defaults by dotted path, as they stand in a checkpoint; none for keys that are required."""
+    return {
+        key: to_jsonable_python(field.get_default(call_default_factory=True))
+        for key, field in leaves(config_class).items()
+        if not field.is_required()
+    }
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,11 +11,13 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.errors import CheckpointError, DataError, TrainingError
-from common.training.checkpoint import read_checkpoint
+from classification.config import ClassificationConfig
+from common.config.sections import configuration
+from common.errors import CheckpointError, ConfigurationError, DataError, TrainingError
+from common.training.checkpoint import read_checkpoint, write_checkpoint
 from common.training.estimator import Estimator, TrainingState
 from common.training.hooks import EarlyStopping
-from common.training.resume import TRAINING_STATE, keep_as_best, take_up, write_state
+from common.training.resume import TRAINING_STATE, keep_as_best, read_state, take_up, write_state
 from tests.helpers.estimators import Tiny, batches, estimator_of
 
 SETS: dict[str, Any] = {"files": "", "valid_files": "", "trained": np.array([7], np.uint64)}
@@ -168,3 +170,42 @@ def test_the_best_checkpoint_is_a_file_of_its_own_name_and_overwrites_nothing(
     assert (tmp_path / "best_checkpoint.pkl").read_bytes() == b"state"
     assert not (tmp_path / "best_checkpoint.pkl").is_symlink()
     assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def job_configuration(log_dir: Path, **keys: Any) -> ClassificationConfig:
+    return configuration(ClassificationConfig, {"log_dir": str(log_dir), **keys})
+
+
+def begun(log_dir: Path, without: tuple[str, ...] = (), **keys: Any) -> None:
+    """A training state of a job with this configuration, of a version that did not know the keys `without`."""
+    document = job_configuration(log_dir, **keys).model_dump(mode="json")
+    for key in without:
+        section, _, name = key.rpartition(".")
+        del (document[section] if section else document)[name]
+    state = read_checkpoint(OLD, "tiny")
+    content = {key: state[key] for key in state if key not in ("format", "version", "task")}
+    write_checkpoint(log_dir / TRAINING_STATE, "tiny", {**content, "configuration": document})
+
+
+def test_a_key_that_is_new_since_the_job_began_had_its_default(tmp_path: Path) -> None:
+    new = ("dataset.valid_size", "train.ema_decay", "train.lr_decay_epoch", "valid.interval")
+    begun(tmp_path, new)
+    state = read_state(job_configuration(tmp_path), "tiny")
+    assert state is not None
+    assert state["epoch"] == 0
+    with pytest.raises(ConfigurationError, match=r"^train\.ema_decay: 0\.5 differs from 0\.9998"):
+        read_state(job_configuration(tmp_path, train={"ema_decay": 0.5}), "tiny")
+
+
+def test_a_job_that_began_with_load_keeps_to_its_network_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(tmp_path, model={"base_network": "mobilenet0.25"})
+    with pytest.raises(ConfigurationError, match="base_network"):
+        read_state(job_configuration(tmp_path), "tiny")
+    state = read_checkpoint(tmp_path / TRAINING_STATE, "tiny")
+    content = {key: state[key] for key in state if key not in ("format", "version", "task")}
+    write_checkpoint(tmp_path / TRAINING_STATE, "tiny", {**content, "loaded": True})
+    with caplog.at_level("WARNING", "visualtl"):
+        assert read_state(job_configuration(tmp_path), "tiny") is not None
+    assert caplog.messages == []
