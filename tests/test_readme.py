@@ -56,7 +56,7 @@ def test_the_first_model_comes_from_the_readme_alone(tmp_path: Path) -> None:
     predictions = json.loads((tmp_path / "predicted" / "predictions.json").read_text())
     assert [Path(row["image"]).name for row in predictions["Result"]] == ["photo.jpg"]
     assert [path.name for path in (tmp_path / "predicted" / "pictures").iterdir()] == ["photo.jpg"]
-    for name in ("valid_data_result.json", "data_report.json", "model.json"):
+    for name in ("valid_data_result.json", "data_report.json", "model.json", "report.html"):
         assert (tmp_path / job["log_dir"] / name).is_file()
     same, evaluate, label, _ = commands("docs/predict.md")
     assert same == predict
