@@ -128,6 +128,16 @@ def test_rooms_import_what_lies_below_them() -> None:
             assert allowed, f"{path} imports {name}"
 
 
+@pytest.mark.parametrize("language", ["", "_zh"])
+def test_the_page_on_design_draws_the_rooms_as_they_are(language: str) -> None:
+    page = (ROOT / f"docs/design{language}.md").read_text()
+    (drawing,) = re.findall(r"```\n(errors.*?)```", page, re.S)
+    levels = [tuple(level.replace(",", " ").split()) for level in drawing.split("→")]
+    assert levels == [tuple(level) for level in ROOMS]
+    folders = {path.name for path in (ROOT / "common").iterdir() if (path / "__init__.py").exists()}
+    assert set(re.findall(r"^\| `(\w+)/` \|", page, re.M)) >= folders
+
+
 def _project_trees() -> Iterator[tuple[Path, ast.Module]]:
     for folder in TOP:
         for path in (ROOT / folder).rglob("*.py"):

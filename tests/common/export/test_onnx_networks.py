@@ -27,7 +27,7 @@ from reid.network import build_embedding
 from tests.helpers.centernet_models import settled
 from tests.helpers.onnx_models import run, source_of, unmatched
 
-# Of a kind of network one stands for the others in the quick suite.
+# Of a kind of network one stands for the others in the quick suite, and its variants for theirs outside of `make soak`.
 _QUICK = {
     "resnet18_v1",
     "resnet18_v2",
@@ -41,7 +41,8 @@ _QUICK = {
 def networks() -> Iterator[Any]:
     for name in BASE_NETWORKS:
         for variant in (None, *(option for option in VARIANTS if name in VARIANTS[option])):
-            marks = () if name in _QUICK else pytest.mark.slow
+            minutes = name not in _QUICK and (variant or name in ("vgg13", "vgg16", "vgg19"))
+            marks = pytest.mark.soak if minutes else () if name in _QUICK else pytest.mark.slow
             yield pytest.param(name, {variant: True} if variant else {}, marks=marks, id=f"{name}-{variant}")
 
 
