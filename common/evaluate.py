@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from common.commands import add_computing, carry_out, parse_gpus, workers
+from common.data.boxes import UNKNOWN
+from common.data.figures import listed
+from common.data.formats.base import Label, Place
+from common.data.formats.classes import settle
+from common.data.formats.recognise import READERS, choose
 from common.data.listing import Listing
-from common.data.samples import read_folder
-from common.errors import ConfigurationError
+from common.data.problems import FolderReport
+from common.data.samples import Labels, Sample, read_folder, renumbered
+from common.errors import ConfigurationError, DataError
 from common.evaluation.markup import Words
 from common.evaluation.report import Training, report
 from common.files import new_folder, replacing, write_json
 from common.images.decoding import printable
 from common.inputs import free_folder
+from common.predictor import Predictor
 from common.processes.pool import WorkerPool
 from common.reporting.log import bar
-from common.trained import MODEL_CARD, Card, open_compute, open_predictor, read_card
+from common.trained import MODEL_CARD, Card, Reading, open_compute, open_predictor, read_card
 
 log = logging.getLogger("visualtl")
 
 EVALUATION, REPORT = "evaluation.json", "report.html"
+# In the place of the id of a class that the model does not have.
+_ABSENT = 1 << 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,6 +64,18 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder that does not exist or is empty; it appears whole or not at all",
     )
     parser.add_argument(
+        "--gallery", type=Path, metavar="FOLDER", help="re-identification: what --data is looked for in"
+    )
+    parser.add_argument(
+        "--format", default="auto", choices=["auto", *READERS], help="of the annotations (default: found out)"
+    )
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="file or folder of the annotations where they lie elsewhere",
+    )
+    parser.add_argument(
         "--score", type=float, help="score from which detections are counted (default: the best of the set)"
     )
     add_computing(parser)
@@ -64,32 +90,25 @@ def evaluate(options: argparse.Namespace) -> None:
         raise ConfigurationError(f"--data: {printable(str(options.data))} is not a folder")
     free_folder(options.out, [str(options.data)])
     reading = card.reading()
+    if options.gallery is not None and not options.gallery.is_dir():
+        raise ConfigurationError(f"--gallery: {printable(str(options.gallery))} is not a folder")
+    if options.gallery is not None and card.kind.does != "reid":
+        raise ConfigurationError(
+            f"--gallery: the model is one of {card.kind.does}; it is for re-identification"
+        )
     with ExitStack() as stack:
         pool = stack.enter_context(WorkerPool(count))
-        listing = Listing(str(options.data))
-        annotate, names = reading.annotations(listing)
-        samples, found = read_folder(
-            options.data, annotate, pool, lambda share: None, listing=listing, names=names
-        )
+        samples, found = _read(options.data, options, card, reading, pool)
+        gallery, _ = _read(options.gallery, options, card, reading, pool) if options.gallery else ([], None)
         compute = open_compute(card, options.engine, parse_gpus(options.gpus))
         predictor = open_predictor(card, compute, reading)
-        advance = stack.enter_context(bar(len(samples), "predicting"))
-        with predictor.loader(samples, pool, min(options.batch, len(samples))) as loader:
-            predictions = {}
-            for batch, rows in predictor.stream(loader):
-                predictions.update(
-                    {int(i): row for i, row in zip(batch.indices, rows, strict=True) if i >= 0}
-                )
-                advance(batch.count)
-            problems = loader.problems
-        for problem in problems:
-            log.warning("Left out: %s", problem)
-        indices = sorted(predictions)
+        pairs = _predicted(predictor, samples, pool, options.batch, found)
         name = options.data.resolve().name
-        document = reading.evaluator.document(
-            [samples[i] for i in indices], [predictions[i] for i in indices], name, options.score
-        )
-        found.problems.extend(problems)
+        if options.gallery:
+            others = _predicted(predictor, gallery, pool, options.batch, None)
+            document = reading.evaluator.search(*pairs, *others, name)
+        else:
+            document = reading.evaluator.document(*pairs, name, options.score)
         folder = stack.enter_context(new_folder(options.out))
         write_json(folder / EVALUATION, document)
         told = Training(_facts(card, options), data={"test": found.as_json()})
@@ -100,6 +119,96 @@ def evaluate(options: argparse.Namespace) -> None:
         f"{key}={value:.4f}" for key, value in figures.items() if isinstance(value, float)
     )
     print(f"{told_figures}\n{options.out / EVALUATION}\n{options.out / REPORT}")
+
+
+def _read(
+    data: Path, options: argparse.Namespace, card: Card, reading: Reading, pool: WorkerPool
+) -> tuple[list[Sample], FolderReport]:
+    """The samples of a folder with annotations in any format, their classes by the model's ids."""
+    listing = Listing(str(data))
+    annotate, names = reading.annotations(listing)
+    place = _place(data, options.annotations, card.kind.does)
+    kind, reason = choose(place, listing, options.format)
+    log.info("%s: the labels are %s: %s", printable(str(data)), kind, reason)
+    if kind == "txt":
+        return read_folder(data, annotate, pool, lambda share: None, listing=listing, names=names)
+    annotated, labels = READERS[kind].read(place, listing), Labels()
+    samples, found = read_folder(
+        data, annotate, pool, lambda share: None, listing=listing, annotated=annotated, labels=labels
+    )
+    numbers = list(labels.numbers)
+    if card.kind.does == "reid":  # identities are the set's own
+        return [replace(sample, label=str(numbers[int(sample.annotation[0])])) for sample in samples], found
+    if card.kind.does == "landmark":
+        return samples, found
+    _, ids = settle([annotated.names], numbers, card.classes)
+    table = np.array([ids.get(label, _ABSENT) for label in numbers], np.float32)
+    return list(_by_class(samples, numbers, table, card.classes)), found
+
+
+def _place(data: Path, annotations: Path | None, does: str) -> Place:
+    """Where a set and its annotations are: exports keep these beside the folder of the images, or above it."""
+    if annotations is not None:
+        annotations = annotations.absolute()
+        root = os.path.commonpath([data.absolute(), annotations.parent])
+    else:
+        root = str(data.absolute().parents[min(1, len(data.absolute().parents) - 1)])
+    return Place(root, str(data.absolute()), None if annotations is None else str(annotations), "", does)
+
+
+def _by_class(
+    samples: Sequence[Sample], numbers: Sequence[Label], table: np.ndarray, classes: Sequence[str]
+) -> Iterator[Sample]:
+    """Samples with class ids in the place of numbers of labels. Objects of classes that the model does not have count
+    as absent. Raises DataError for a sample that is of such a class."""
+    absent: Counter[str] = Counter()
+    for sample in samples:
+        ids = np.atleast_1d(sample.annotation[..., 0]).astype(int)
+        which = np.where(ids < UNKNOWN, -2 - ids, ids)
+        unknown = (ids != UNKNOWN) & (table[np.maximum(which, 0)] == _ABSENT)
+        annotation = sample.annotation.copy()
+        annotation[..., 0] = renumbered(ids, table).reshape(annotation[..., 0].shape)
+        if annotation.ndim == 2:
+            absent.update(str(numbers[number]) for number in which[unknown].tolist())
+            yield replace(sample, annotation=annotation[~unknown])
+        elif unknown.any():
+            raise DataError(
+                f"{printable(sample.image)}: the class {numbers[int(which[0])]!r} is none of the model's, "
+                f"which has {listed(classes)}"
+            )
+        else:
+            yield replace(sample, annotation=annotation, label=classes[int(annotation[0])])
+    if absent:
+        log.warning(
+            "%d objects are of classes that the model does not have, and count as absent: %s",
+            absent.total(),
+            listed([f"{label} ({count})" for label, count in absent.items()]),
+        )
+
+
+def _predicted(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    pool: WorkerPool,
+    batch_size: int,
+    report: FolderReport | None,
+) -> tuple[list[Sample], list[np.ndarray]]:
+    """Samples that could be predicted, and their predictions; the others are added to the report."""
+    predictions: dict[int, np.ndarray] = {}
+    with (
+        bar(len(samples), "predicting") as advance,
+        predictor.loader(samples, pool, min(batch_size, len(samples))) as loader,
+    ):
+        for batch, rows in predictor.stream(loader):
+            predictions.update({int(i): row for i, row in zip(batch.indices, rows, strict=True) if i >= 0})
+            advance(batch.count)
+        problems = list(loader.problems)
+    for problem in problems:
+        log.warning("Left out: %s", problem)
+    if report is not None:
+        report.problems.extend(problems)
+    indices = sorted(predictions)
+    return [samples[index] for index in indices], [predictions[index] for index in indices]
 
 
 def _facts(card: Card, options: argparse.Namespace) -> list[tuple[Words, str]]:

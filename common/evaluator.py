@@ -44,6 +44,17 @@ class Evaluator(ABC):
     ) -> tuple[Evaluation, dict[str, Any]]:
         """The figures, and the content of the result file."""
 
+    def search(
+        self,
+        samples: Sequence[Sample],
+        predictions: Sequence[np.ndarray],
+        gallery: Sequence[Sample],
+        gallery_predictions: Sequence[np.ndarray],
+        which: str,
+    ) -> dict[str, Any]:
+        """The document of queries that look for their identity in another set, where a task has such."""
+        raise NotImplementedError
+
     @abstractmethod
     def document(
         self,

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from classification.annotations import ClassAnnotations, class_folders
+from classification.annotations import ClassAnnotations
 from classification.metric import classification_metric, number_or_null, softmax
 from classification.results import ClassDecoder, box_of_row, labels_of, result_document
 from classification.transforms import region_of
+from common.data.formats.market1501 import DISTRACTOR as NOBODY
+from common.data.formats.market1501 import named
 from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
 from common.evaluation.pictures import Box, Caption, Mark
@@ -20,7 +22,7 @@ from common.evaluator import Evaluation, Evaluator
 from common.predictor import Decoder
 from common.trained import Reading
 from reid.evaluation import evaluate_embeddings
-from reid.metric import RetrievalMetric, nearest_others, retrieval_of
+from reid.metric import DISTRACTOR, Cameras, RetrievalMetric, nearest_others, retrieval_of
 from reid.query_gallery import QueryGallery, query_gallery
 
 
@@ -109,6 +111,35 @@ class ReIDEvaluator(Evaluator):
         rows = nearest_rows(samples, embeddings, identities)
         right = np.mean([row["result"] == "True" for row in rows]) if rows else math.nan
         return evaluation, {"Accuray": str(float(right)), **figures, "Result": rows}
+
+    def search(
+        self,
+        samples: Sequence[Sample],
+        predictions: Sequence[np.ndarray],
+        gallery: Sequence[Sample],
+        gallery_predictions: Sequence[np.ndarray],
+        which: str,
+    ) -> dict[str, Any]:
+        """See Evaluator. By the rules of cameras where all images are named as Market-1501's."""
+        everything = [*samples, *gallery]
+        ids = np.unique([sample.label for sample in everything], return_inverse=True)[1]
+        names = [named(sample.image) for sample in everything]
+        known = [name for name in names if name is not None]
+        cameras = None
+        if len(known) == len(names):
+            ids[[name.person.strip("0") == NOBODY.strip("0") for name in known]] = DISTRACTOR
+            taken = np.array([name.camera for name in known])
+            cameras = Cameras(taken[: len(samples)], taken[len(samples) :])
+        return evaluate_embeddings(
+            samples,
+            self._decoder.parts(predictions)[1],
+            ids[: len(samples)],
+            which=which,
+            gallery=gallery,
+            gallery_embeddings=self._decoder.parts(gallery_predictions)[1],
+            gallery_identities=ids[len(samples) :],
+            cameras=cameras,
+        )
 
     def document(
         self,
@@ -216,7 +247,7 @@ def reading(card: Mapping[str, Any]) -> Reading:
     decoder = ReIDDecoder(list(card["classes"]), int(card["outputs"][0]["shape"][1]))
 
     def annotations(listing: Listing) -> tuple[Annotate, Sequence[str]]:
-        names = tuple(class_folders(listing))
+        names = tuple(listing.class_folders)
         return ClassAnnotations(names, (listing.folder,)), names
 
     return Reading(decoder, ReIDEvaluator(decoder, "rank1"), region_of, annotations, labels_of)

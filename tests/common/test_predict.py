@@ -196,6 +196,70 @@ def test_boxes_are_predicted_one_by_one(log_dirs: Any, data: Path, tmp_path: Pat
     ]
 
 
+def coco(folder: Path, names: list[str]) -> dict[str, Any]:
+    """What the texts of a folder say, as COCO."""
+    images, annotations = [], []
+    for number, path in enumerate(sorted(folder.glob("*.png"))):
+        images.append({"id": number, "file_name": path.name, "width": 40, "height": 40})
+        label, x1, y1, x2, y2 = (float(value) for value in path.with_suffix(".txt").read_text().split(","))
+        annotations.append(
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 10 + int(label),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+            }
+        )
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 10 + label, "name": name} for label, name in enumerate(names)],
+    }
+
+
+def test_labels_in_another_format_are_judged_alike(log_dirs: Any, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(data / "boxes_valid", folder)
+    # Classes by name, whatever their ids; one that the model does not have counts as absent.
+    (tmp_path / "labels.json").write_text(json.dumps(coco(data / "boxes_valid", ["dark", "light"])))
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    arguments = [str(log_dirs("yolov3")), "--data", str(folder), "--batch", "4", *CPU]
+    given = ["--annotations", str(tmp_path / "labels.json"), "--format", "coco"]
+    assert evaluate([*arguments, *given, "--out", str(tmp_path / "a")]) == 0
+    own = json.loads((log_dirs("yolov3") / "valid_evaluation.json").read_text())
+    assert json.loads((tmp_path / "a" / "evaluation.json").read_text())["figures"] == own["figures"]
+
+    (tmp_path / "labels.json").write_text(json.dumps(coco(data / "boxes_valid", ["dark", "else"])))
+    assert evaluate([*arguments, *given[:2], "--out", str(tmp_path / "b")]) == 0
+    document = json.loads((tmp_path / "b" / "evaluation.json").read_text())
+    assert document["by_class"]["light"]["objects"] == 0
+    assert document["by_class"]["dark"] == own["by_class"]["dark"]
+
+
+def test_queries_are_looked_for_in_a_gallery_by_the_rules_of_cameras(
+    log_dirs: Any, data: Path, tmp_path: Path
+) -> None:
+    query, gallery = tmp_path / "query", tmp_path / "bounding_box_test"
+    for folder in (query, gallery):
+        folder.mkdir()
+    images = sorted((data / "classes_train" / "light").glob("*.png"))
+    for place, names in {
+        query: ["0001_c1s1_000001_01"],
+        gallery: ["0001_c1s1_000002_01", "0000_c2s1_000003_01", "0001_c2s1_000004_01"],
+    }.items():
+        for name, image in zip(names, images, strict=False):
+            shutil.copy(image, place / f"{name}.png")
+    arguments = [str(log_dirs("reid")), "--data", str(query), "--gallery", str(gallery)]
+    assert evaluate([*arguments, "--out", str(tmp_path / "out"), *CPU]) == 0
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert document["figures"]["queries"] == 1
+    [worst] = document["worst"] or [{"neighbours": [None] * 2}]
+    # The same picture by the query's own camera is left out: what is left is a distractor, and the person.
+    assert len(worst["neighbours"]) == 2
+    assert document["figures"]["mAP"] in (0.5, 1.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said", "status"),
     [
