@@ -159,13 +159,15 @@ class _Supervisor:
             number = signal.Signals(info.si_signo)
             if number == signal.SIGCHLD:
                 continue
+            if number == signal.SIGTSTP:
+                self._signal(signal.SIGSTOP)  # in a process group without a terminal SIGTSTP would be ignored
+                os.kill(os.getpid(), signal.SIGSTOP)
+                continue
             if info.si_code != _FROM_KERNEL:
                 self._signal(number)
             if number in STOPPING and self.asked is None:
                 self.asked, deadline = number, time.monotonic() + PATIENCE
                 self._signal(signal.SIGCONT)  # one that is stopped could not hear it
-            if number == signal.SIGTSTP:
-                os.kill(os.getpid(), signal.SIGSTOP)
 
     def _note_the_last(self) -> None:
         """A signal of the terminal's may have reached the job first."""
