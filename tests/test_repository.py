@@ -28,12 +28,12 @@ ROOMS = (
     ("trained",),
     ("recipe",),
     ("task",),
-    ("networks", "training", "export"),
+    ("networks", "training"),
     ("datasets",),
     ("prepare",),
     ("check", "models", "convert", "inputs"),
     ("commands",),
-    ("predict", "evaluate", "job_report"),
+    ("predict", "evaluate", "export", "job_report"),
     ("job",),
 )
 

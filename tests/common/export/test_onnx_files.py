@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -21,6 +22,7 @@ from common.engine.inference import DeviceInference
 from common.engine.onnx_inference import OnnxInference
 from common.engine.parameter_file import read_parameter_file, write_parameter_file
 from common.errors import ModelError
+from common.export.__main__ import main as export_command
 from common.export.model_files import export_model
 from common.export.onnx.files import MIRRORED, PLAIN, Images, chosen, export_onnx
 from common.export.onnx.proof import compare
@@ -186,6 +188,105 @@ def test_samples_for_the_proof_come_from_all_over_the_set() -> None:
     many = chosen(range(100))
     assert len(many) == 32
     assert many[-1] > 90
+
+
+@pytest.fixture
+def job(exported: tuple[Path, Any], tmp_path: Path) -> tuple[Path, dict[str, Predictor]]:
+    """A copy of the job, and a set beside it whose objects are what the model finds on it."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    for path in exported[0].iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    place = tmp_path / "set"
+    place.mkdir()
+    wanted = images(6).predicted(exported[1][PLAIN])
+    pixels = np.concatenate([batch for batch, _ in images(6).batches])
+    for number, (image, rows) in enumerate(zip(pixels, wanted, strict=True)):
+        Image.fromarray(image).save(place / f"{number}.png")
+        scale = np.array([2, 3, 2, 3])  # what `images` makes of pixels of the input
+        lines = [
+            f"{int(row[0])},{','.join(f'{edge:.2f}' for edge in np.clip(row[2:] / scale, 0, 64))}"
+            for row in rows
+            if row[1] > 0.5
+        ]
+        (place / f"{number}.txt").write_text("\n".join(lines) or "-1,-1,-1,-1,-1")
+    return folder, exported[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "suffix"),
+    [
+        (["--uint8"], "-uint8"),
+        (["--uint8", "nchw"], "-uint8"),
+        (["--half"], "-half"),
+        (["--half", "--uint8"], "-half-uint8"),
+    ],
+)
+def test_other_forms_of_a_file_predict_the_same(
+    job: tuple[Path, dict[str, Predictor]], options: list[str], suffix: str
+) -> None:
+    folder, predictors = job
+    assert export_command([str(folder), *options]) == 0
+    name = read_card(folder).name
+    for kind, graph in (("", MIRRORED), ("-plain", PLAIN), ("-raw", PLAIN)):
+        path = folder / f"{name}{kind}{suffix}.onnx"
+        size = path.stat().st_size / (folder / f"{name}{kind}.onnx").stat().st_size
+        assert (0.49 < size < 0.52) if "half" in suffix else (0.99 < size < 1.01)
+        assert path.name in json.loads((folder / "model.json").read_text())["files"]
+        card = read_card(path)
+        found = images(3).predicted(open_predictor(card, open_compute(card), card.reading()))
+        wanted = images(3).predicted(predictors[graph])
+        assert len(found[0]) == len(wanted[0])
+        if "half" not in suffix:
+            assert compare("centernet", ["a", "b", "c"], wanted, found, 0.3).differs is None
+        else:
+            for one, other in zip(wanted, found, strict=True):
+                assert np.abs(one[:20, 1] - other[:20, 1]).max() < 0.05
+
+
+def test_eight_bits_are_refused_where_they_lose_too_much(
+    job: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, data = job[0], job[0].parent / "set"
+    path = folder / f"{read_card(folder).name}-raw.onnx"
+    assert export_command([str(path), "--int8", str(data)]) == 1
+    assert "by more than two points; nothing is written" in capsys.readouterr().err
+    assert not list(folder.glob("*int8*"))
+    assert export_command([str(path), "--int8", str(data), "--uint8", "--force"]) == 0
+    written = folder / f"{path.stem}-int8-uint8.onnx"
+    said = OnnxInference(written).metadata["int8"]
+    assert said["metric"] == "mAP"
+    assert said["before"] - 0.02 > said["after"]
+    assert written.stat().st_size < 0.3 * path.stat().st_size
+
+
+def test_files_are_written_anew_from_the_models_own(job: tuple[Path, Any]) -> None:
+    folder, data = job[0], job[0].parent / "set"
+    (folder / "valid_data_result.json").write_text(
+        json.dumps({"Result": [{"image": str(path)} for path in [*sorted(data.glob("*.png")), "gone.png"]]})
+    )
+    for path in folder.glob("*.onnx"):
+        path.unlink()
+    assert export_command([str(folder), "--onnx"]) == 0
+    assert len(list(folder.glob("*.onnx"))) == 3
+    entries = json.loads((folder / "model.json").read_text())["onnx"]["files"]
+    assert all(entry["images"] == 6 for entry in entries.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "nothing to do"),
+        (["--int8", "nowhere"], "--int8: nowhere is not a folder"),
+        (["--onnx"], "no image of its result files is there"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(
+    job: tuple[Path, Any], options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export_command([str(job[0]), *options]) != 0
+    error = capsys.readouterr().err.strip().splitlines()
+    assert said in error[-1]
 
 
 Rows = list[list[float]]

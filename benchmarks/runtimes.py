@@ -1,0 +1,170 @@
+"""Which network runs in which runtime, and how fast.
+
+    python3 benchmarks/runtimes.py write FOLDER [--quick]    # ONNX files of all networks, with inputs and outputs
+    python3 benchmarks/runtimes.py try FOLDER RUNTIME        # onnxruntime, opencv or openvino: agrees, differs, refuses
+
+The second needs nothing but NumPy and the runtime, and can be run in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_RUNS = 5
+_QUICK = ("mobilenetv2_0.25", "resnet18_v1", "yolo3_mobilenet1.0-raw", "center_net_resnet18_v1b-raw")
+
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+
+def models() -> Iterator[tuple[str, Any, tuple[int, int]]]:
+    """Name, what is written of it, and width and height, of every network with random parameters."""
+    import mxnet as mx
+
+    from common.config.network_names import BASE_NETWORKS
+    from common.engine.graph import export_symbol, settle
+    from common.export.onnx import heads
+    from common.export.onnx.symbol import read_symbol
+    from common.networks.base_networks import base_network, initialize
+    from detect.center_net.network import BASE_NETWORKS as CENTER_NETS
+    from detect.center_net.network import build_network as center_net
+    from detect.center_net.network import initialise as begin_center_net
+    from detect.yolov3.network import BASE_NETWORKS as YOLO_NETWORKS
+    from detect.yolov3.network import build_network as yolov3
+    from detect.yolov3.network import initialise as begin_yolov3
+
+    def source(network: Any, size: int, classes: int) -> Any:
+        values = {
+            name: value._reduce().asnumpy()
+            for name, value in network.collect_params().items()
+            if value._data is not None
+        }
+        return heads.Source(read_symbol(export_symbol(network).tojson()), values, size, size, classes)
+
+    for name in BASE_NETWORKS:
+        network = base_network(name, 5)
+        initialize(network, [mx.cpu()])
+        yield name, heads.classifier(source(network, 224, 5)), (224, 224)
+    for name in YOLO_NETWORKS:
+        network, _ = yolov3(name, ["a", "b"])
+        begin_yolov3(network, [mx.cpu()])
+        settle(network)
+        for head, suffix in ((heads.yolov3_raw, "-raw"), (heads.yolov3, "")):
+            yield f"yolo3_{name}{suffix}", head(source(network, 224, 2)), (224, 224)
+    for name in CENTER_NETS:
+        network, _ = center_net(name, ["a", "b"])
+        begin_center_net(network, [mx.cpu()])
+        for head, suffix in ((heads.center_net_raw, "-raw"), (heads.center_net, "")):
+            yield f"center_net_{name}{suffix}", head(source(network, 224, 2)), (224, 224)
+
+
+def write(folder: Path, quick: bool) -> None:
+    """Write NAME.onnx and NAME.npz (input, outputs by onnxruntime) for every network."""
+    import mxnet as mx
+    import onnxruntime
+
+    folder.mkdir(parents=True, exist_ok=True)
+    mx.random.seed(0)
+    rng = np.random.default_rng(0)
+    for name, written, (width, height) in models():
+        if quick and name not in _QUICK:
+            continue
+        path = folder / f"{name}.onnx"
+        path.write_bytes(written.model({}, "").SerializeToString())
+        data = rng.uniform(-2, 2.4, (1, 3, height, width)).astype(np.float32)
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        outputs = dict(zip(names, session.run(names, {"data": data}), strict=True))
+        np.savez(folder / f"{name}.npz", data=data, **outputs)
+        print(name, flush=True)
+
+
+def by_onnxruntime(path: Path, names: Sequence[str]) -> Run:
+    """A file as onnxruntime computes it."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda data: session.run(list(names), {"data": data})
+
+
+def by_opencv(path: Path, names: Sequence[str]) -> Run:
+    """A file as OpenCV's DNN module computes it."""
+    import cv2
+
+    network = cv2.dnn.readNetFromONNX(str(path))
+
+    def run(data: np.ndarray) -> Sequence[np.ndarray]:
+        network.setInput(data, "data")
+        found: Sequence[np.ndarray] = network.forward(list(names))
+        return found
+
+    return run
+
+
+def by_openvino(path: Path, names: Sequence[str]) -> Run:
+    """A file as OpenVINO computes it."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda data: [compiled({"data": data})[name] for name in names]
+
+
+RUNTIMES = {"onnxruntime": by_onnxruntime, "opencv": by_opencv, "openvino": by_openvino}
+
+
+def attempt(folder: Path, runtime: str) -> dict[str, dict[str, Any]]:
+    """What became of every file of `folder`: "agrees" (and milliseconds), "differs" (by how much), "refuses" (why)."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.onnx")):
+        with np.load(path.with_suffix(".npz")) as arrays:
+            wanted = dict(arrays)
+        data = wanted.pop("data")
+        try:
+            run = RUNTIMES[runtime](path, list(wanted))
+            outputs = run(data)
+            difference = max(
+                float(np.abs(np.reshape(output, one.shape) - one).max() / max(np.abs(one).max(), 1e-6))
+                for output, one in zip(outputs, wanted.values(), strict=True)
+            )
+            times = []
+            for _ in range(_RUNS):
+                began = time.perf_counter()
+                run(data)
+                times.append(time.perf_counter() - began)
+        except Exception as error:  # each runtime has errors of its own
+            found[path.stem] = {"result": "refuses", "reason": " ".join(str(error).split())[:200]}
+            continue
+        result = "agrees" if difference < 1e-3 else "differs"
+        found[path.stem] = {
+            "result": result,
+            "difference": difference,
+            "milliseconds": round(1000 * min(times), 1),
+        }
+    return found
+
+
+def main() -> int:
+    """Do what the command line says; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("write", "try"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("runtime", nargs="?", choices=tuple(RUNTIMES), default="onnxruntime")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if options.what == "write":
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+        write(options.folder, options.quick)
+    else:
+        print(json.dumps(attempt(options.folder, options.runtime), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

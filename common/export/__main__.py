@@ -1,0 +1,247 @@
+"""`python3 -m common.export MODEL`: a finished model in other forms; see docs/use.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.commands import carry_out
+from common.data.listing import Listing
+from common.data.samples import Sample, read_folder
+from common.engine.devices import processors
+from common.errors import ConfigurationError, DataError, ModelError
+from common.export.outputs import RESULT
+from common.files import replacing, write_json
+from common.images.decoding import ImageError, printable, probe
+from common.predictor import Predictor
+from common.processes.pool import WorkerPool
+from common.trained import MODEL_CARD, Card, open_compute, open_predictor, read_card
+
+# Points of the metric that a quantised model may lose.
+_LOSS = 0.02
+# Two points of pixels would say nothing.
+_METRICS = {"-RMSE": "-NME"}
+_BATCH = 8
+_CALIBRATION = 128  # images
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export as the command line says; the exit status."""
+    return carry_out(export, _parser().parse_args(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m common.export",
+        description="Write a finished model in other forms, beside its files. --uint8, --half and --int8 go together "
+        "and make one file of each ONNX file: NAME-int8-half-uint8.onnx.",
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
+    )
+    parser.add_argument(
+        "--onnx",
+        action="store_true",
+        help="the ONNX files that a job writes, anew; held against MXNet on the images of the result files",
+    )
+    parser.add_argument(
+        "--uint8",
+        nargs="?",
+        const="nhwc",
+        choices=("nhwc", "nchw"),
+        help="image bytes in, normalisation inside (default: nhwc)",
+    )
+    parser.add_argument("--half", action="store_true", help="weights in float16: half of the size")
+    parser.add_argument(
+        "--int8",
+        type=Path,
+        metavar="FOLDER",
+        help="8 bits inside, with ranges from this set's images; its annotations say what is lost",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="keep an int8 file that loses more than two points"
+    )
+    return parser
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write what was asked for. Raises JobError."""
+    if not (options.onnx or options.uint8 or options.half or options.int8):
+        raise ConfigurationError("nothing to do: --onnx, --uint8, --half or --int8 FOLDER is expected")
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"{' and '.join(missing)} must be installed for it (pip install onnx onnxruntime)"
+        )
+    card = read_card(options.model)
+    if options.onnx:
+        _write_onnx(card)
+    if options.uint8 or options.half or options.int8:
+        for path in _files(card):
+            _write_variant(card, path, options)
+
+
+def _write_onnx(card: Card) -> None:
+    if card.onnx is not None:
+        raise ConfigurationError(f"--onnx: {printable(str(card.onnx))} is an ONNX file already")
+    if find_spec("mxnet") is None:
+        raise ConfigurationError("--onnx: MXNet must be installed: each file is held against it")
+    from common.engine.devices import contexts, load_mxnet
+    from common.engine.inference import symbol_inference
+    from common.export.onnx.files import MIRRORED, PLAIN, Images, chosen, export_onnx, graphs
+
+    load_mxnet()
+    reading = card.reading()
+    predictors = {}
+    for name in (PLAIN, MIRRORED):
+        if file := graphs(card)[name]:
+            compute = symbol_inference(card.folder / file, card.file("params"), contexts([]))
+            predictors[name] = open_predictor(card, compute, reading)
+    samples = chosen(_samples(card))
+    with WorkerPool(processors()) as pool, predictors[PLAIN].loader(samples, pool, _BATCH) as loader:
+        paths, problems = export_onnx(card.folder, predictors, Images.of(loader, card.shape))
+    for path in paths:
+        print(path)
+    if problems:
+        raise ModelError("; ".join(problems))
+
+
+def _samples(card: Card) -> list[Sample]:
+    """Images of the result files that are still there, whole. Raises DataError if none is."""
+    found: dict[str, Sample] = {}
+    for name in ("valid", "test"):
+        try:
+            rows = json.loads((card.folder / RESULT.format(name)).read_text(encoding="utf-8"))["Result"]
+            paths = [str(row["image"]) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        for path in paths:
+            try:
+                width, height = probe(path)[:2]
+            except ImageError:
+                continue
+            found[path] = Sample(path, width, height, np.array([0, 0, 0, width, height], np.float32))
+    if not found:
+        raise DataError(
+            f"{printable(str(card.folder))}: no image of its result files is there, on which files could be proven"
+        )
+    return list(found.values())
+
+
+def _files(card: Card) -> list[Path]:
+    """The ONNX files that variants are made of. Raises ModelError."""
+    if card.onnx is not None:
+        return [card.onnx]
+    first = card.onnx_file()
+    others = [card.folder / f"{card.name}{suffix}.onnx" for suffix in ("-plain", "-raw")]
+    return [first, *(path for path in others if path.is_file())]
+
+
+def _write_variant(card: Card, path: Path, options: argparse.Namespace) -> None:
+    import onnx
+
+    from common.export.onnx.variants import said_of, with_bytes, with_half_weights, with_whole_numbers
+
+    model = onnx.load(str(path))
+    if (
+        len(model.graph.input[0].type.tensor_type.shape.dim) != 4
+        or model.graph.input[0].type.tensor_type.elem_type != 1
+    ):
+        raise ModelError(
+            f"{printable(str(path))}: made by common.export already; give it the file that a job wrote"
+        )
+    said: list[tuple[str, Any]] = []
+    suffix = ""
+    if options.int8:
+        model, figures = _quantised(path, model, options, with_whole_numbers)
+        said.append(("int8", figures))
+        suffix += "-int8"
+    if options.half:
+        model, suffix = with_half_weights(model), f"{suffix}-half"
+    if options.uint8:
+        model, suffix = with_bytes(model, options.uint8), f"{suffix}-uint8"
+    content = said_of(model, said).SerializeToString()
+    written = path.with_name(f"{path.stem}{suffix}.onnx")
+    _must_load(content)
+    with replacing(written) as file:
+        file.write(content)
+    print(written)
+    if card.onnx is None:
+        _note(card.folder, written.name, dict(said))
+
+
+def _must_load(content: bytes) -> None:
+    from common.engine.onnx_inference import OnnxInference
+
+    inference = OnnxInference(content)
+    width, height = inference.shape
+    inference(np.zeros((1, height, width, 3), np.uint8))
+
+
+def _note(folder: Path, name: str, figures: dict[str, Any]) -> None:
+    """Let `model.json` list a further file, and what it is worth."""
+    content = json.loads((folder / MODEL_CARD).read_text(encoding="utf-8"))
+    content["files"] = list(dict.fromkeys([*content.get("files", []), name]))
+    content.setdefault("onnx", {}).setdefault("files", {})[name] = figures
+    write_json(folder / MODEL_CARD, content)
+
+
+def _quantised(
+    path: Path, model: Any, options: argparse.Namespace, quantise: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The model in whole numbers, and its metric before and after. Raises ModelError where it would lose too much."""
+    from common.engine.onnx_inference import OnnxInference, normalisation_table, normalise
+
+    folder: Path = options.int8
+    if not folder.is_dir():
+        raise ConfigurationError(f"--int8: {printable(str(folder))} is not a folder")
+    card = read_card(path)
+    reading = card.reading()
+    predictor = open_predictor(card, open_compute(card, "onnx", []), reading)
+    with ExitStack() as stack:
+        pool = stack.enter_context(WorkerPool(processors()))
+        listing = Listing(str(folder))
+        annotate, names = reading.annotations(listing)
+        samples, _ = read_folder(folder, annotate, pool, lambda share: None, listing=listing, names=names)
+        table = normalisation_table(card.content["input"]["mean"], card.content["input"]["std"])
+        step = max(len(samples) // _CALIBRATION, 1)
+        with predictor.loader(samples[::step], pool, 1) as loader:
+            inputs = [normalise(batch.arrays["image"][: batch.count], table) for batch in loader.epoch(0)]
+        made = quantise(model, inputs)
+        values = []
+        for compute in (predictor.compute, OnnxInference(made.SerializeToString())):
+            with replace(predictor, compute=compute).loader(
+                samples, pool, min(_BATCH, len(samples))
+            ) as loader:
+                values.append(_value(replace(predictor, compute=compute), samples, loader, reading))
+    metric = _METRICS.get(reading.evaluator.metric, reading.evaluator.metric)
+    figures = {"metric": metric, "before": values[0], "after": values[1], "images": len(samples)}
+    print(f"{path.name}: {metric} {values[0]:.4f}, in 8 bits {values[1]:.4f}")
+    if not values[1] >= values[0] - _LOSS and not options.force:
+        raise ModelError(
+            f"{path.name}: in 8 bits {metric} falls from {values[0]:.4f} to {values[1]:.4f}, by more than two points; "
+            "nothing is written (--force writes it all the same)"
+        )
+    return made, figures
+
+
+def _value(predictor: Predictor, samples: Sequence[Sample], loader: Any, reading: Any) -> float:
+    found = predictor.predict(loader)
+    indices = sorted(found)
+    evaluation = reading.evaluator.evaluate([samples[i] for i in indices], [found[i] for i in indices])
+    if reading.evaluator.metric in _METRICS:
+        return -float(evaluation.curves["NME"])
+    return float(evaluation.value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
