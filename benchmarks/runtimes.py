@@ -152,7 +152,9 @@ def attempt(folder: Path, runtime: str) -> dict[str, dict[str, Any]]:
 
 def main() -> int:
     """Do what the command line says; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("write", "try"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("runtime", nargs="?", choices=tuple(RUNTIMES), default="onnxruntime")

@@ -33,7 +33,8 @@ ROOMS = (
     ("prepare",),
     ("check", "models", "convert", "inputs"),
     ("commands",),
-    ("predict", "evaluate", "export", "job_report"),
+    ("export",),
+    ("predict", "evaluate", "job_report"),
     ("job",),
 )
 

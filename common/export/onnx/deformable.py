@@ -63,8 +63,7 @@ def sampled_convolution(
     # A border of zeros: places beyond the map are brought to it. Channels of a place side by side, so that one index
     # fetches all of them.
     framed_width, framed = width + 2, (height + 2) * (width + 2)
-    border = graph.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
-    padded = graph.add("Pad", [x, border], [batch, channels, height + 2, framed_width], mode="constant")
+    padded = graph.pad(x, (0, 0, 1, 1), (0, 0, 1, 1))
     by_place = graph.transpose(graph.reshape(padded, [batch, channels, framed]), [0, 2, 1])
     table = graph.reshape(by_place, [batch * framed, channels])
 

@@ -13,7 +13,6 @@ import numpy as np
 from common.engine.onnx_inference import OnnxInference
 from common.engine.parameter_file import read_parameter_file
 from common.export.onnx import heads
-from common.export.onnx.graph import OPSET
 from common.export.onnx.heads import Source, Written
 from common.export.onnx.proof import IMAGES, compare
 from common.export.onnx.symbol import read_symbol
@@ -23,7 +22,7 @@ from common.loading.loader import Loader
 from common.predictor import Predictor
 from common.trained import Card, read_card
 
-Head = Callable[[Source, int], Written]
+Head = Callable[[Source], Written]
 
 # Of the suppression that a graph has inside: near it, a detection may fall either way.
 _OVERLAP = 0.45
@@ -137,7 +136,7 @@ def export_onnx(
     for kind in kinds(card):
         path = folder / f"{card.name}{kind.suffix}.onnx"
         try:
-            written = kind.head(source(card, kind.graph, parameters), OPSET)
+            written = kind.head(source(card, kind.graph, parameters))
             content = written.model(
                 metadata(card, written), str(card.content.get("version", ""))
             ).SerializeToString()
@@ -157,7 +156,11 @@ def export_onnx(
             with replacing(path) as file:
                 file.write(content)
             paths.append(path)
-            entries[path.name] = {"images": len(found), "largest_difference": comparison.largest}
+            entries[path.name] = {
+                "opset": written.graph.opset,
+                "images": len(found),
+                "largest_difference": comparison.largest,
+            }
         except Exception as error:  # whatever it is, the model that was trained is there without it
             reason = " ".join(str(error).split()) or type(error).__name__
             path.unlink(missing_ok=True)
@@ -167,7 +170,7 @@ def export_onnx(
     content = {
         **card.content,
         "files": list(dict.fromkeys(names)),
-        "onnx": {"opset": OPSET, "files": entries},
+        "onnx": {"files": entries},
     }
     write_json(folder / MODEL_CARD, content)
     return paths, problems

@@ -12,8 +12,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-#: The oldest version of ONNX's operators that has what the networks need (TopK in order, Clip and Pad by inputs).
+#: The oldest version of ONNX's operators that has what detections need (Range, GatherND, ScatterND, Equal of numbers).
 OPSET = 11
+#: The oldest that has what the other files need (Slice by inputs, Resize).
+PLAIN_OPSET = 10
 #: The version with DeformConv.
 DEFORM_CONV_OPSET = 19
 
@@ -21,6 +23,9 @@ DEFORM_CONV_OPSET = 19
 # longer than any axis. What is a multiple of it grows with the batch.
 BATCH = 1_000_003
 
+_SINCE_11 = ("Equal", "GatherND", "Range", "ScatterND", "TopK")
+# Numbers that a constant may become by broadcasting.
+_SPREAD = 1 << 17
 # Numbers of a parameter that is large.
 _LARGE = 4096
 _END = np.iinfo(np.int64).max
@@ -87,6 +92,8 @@ class Graph:
         **attributes: Any,
     ) -> list[Tensor]:
         """A node with an output for each of `outputs`: shape, dtype."""
+        if self.opset < 11 and op in _SINCE_11:
+            raise UnsupportedError(f"{op} needs version 11 of ONNX's operators")
         name = self._unused(name or op)
         names = [name if number == 0 else self._unused(f"{name}_{number}") for number in range(len(outputs))]
         first = next((tensor.dtype for tensor in inputs if tensor is not None), np.dtype(np.float32))
@@ -139,6 +146,23 @@ class Graph:
         bounds = [self.constant([bound], np.int64) for bound in (-1, -_END, axis, -1)]
         return self.add("Slice", [x, *bounds], x.shape, name=name)
 
+    def pad(
+        self,
+        x: Tensor,
+        begin: Sequence[int],
+        end: Sequence[int],
+        value: float = 0.0,
+        mode: str = "constant",
+        name: str = "",
+    ) -> Tensor:
+        """x with so many places more at the beginning and the end of its axes."""
+        shape = [axis + b + e for axis, b, e in zip(x.shape, begin, end, strict=True)]
+        pads = [*begin, *end]
+        if self.opset < 11:
+            return self.add("Pad", [x], shape, name=name, mode=mode, pads=pads, value=value)
+        inputs = [x, self.constant(pads, np.int64), self.constant(value, x.dtype)]
+        return self.add("Pad", inputs[: 3 if mode == "constant" else 2], shape, name=name, mode=mode)
+
     def concat(self, tensors: Sequence[Tensor], axis: int, name: str = "") -> Tensor:
         """Tensors one after the other along an axis."""
         if len(tensors) == 1:
@@ -159,7 +183,21 @@ class Graph:
         """A node of two inputs that broadcast; b may be a number."""
         if not isinstance(b, Tensor):
             b = self.constant(b, a.dtype)
-        return self.add(op, [a, b], broadcast(a.shape, b.shape), dtype, name=name)
+        shape = broadcast(a.shape, b.shape)
+        a, b = (self._spread(tensor, shape) for tensor in (a, b))
+        return self.add(op, [a, b], shape, dtype, name=name)
+
+    def _spread(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+        """A constant along all axes but the batch, unless it is one number or has one a channel: OpenCV 4.6 broadcasts
+        no others."""
+        if tensor.value is None or tensor.value.size == 1 or not any(grows(axis) for axis in shape):
+            return tensor
+        if tensor.shape[-1:] != tuple(shape[-1:]):
+            return tensor
+        whole = tuple(1 if grows(axis) else axis for axis in shape)
+        if tensor.shape == whole or math.prod(whole) > _SPREAD:
+            return tensor
+        return self.constant(np.broadcast_to(tensor.value, whole), name=tensor.name)
 
     def reduce(
         self, op: str, x: Tensor, axes: Sequence[int], keepdims: bool = True, name: str = ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from common.export.onnx.graph import BATCH, OPSET, Graph, Tensor, UnsupportedError
+from common.export.onnx.graph import BATCH, OPSET, PLAIN_OPSET, Graph, Tensor, UnsupportedError
 from common.export.onnx.suppression import gather_rows, sorted_detections, suppress, top
 from common.export.onnx.symbol import Attributes, Symbol
 from common.export.onnx.translate import Translation
@@ -62,20 +62,20 @@ class Written:
         return self.graph.model(self.outputs, metadata, version)
 
 
-def classifier(source: Source, opset: int = OPSET) -> Written:
+def classifier(source: Source, opset: int = PLAIN_OPSET) -> Written:
     """`probabilities` (batch, classes)."""
     graph, symbol = source.begin(opset, ["probabilities"])
     (logits,) = symbol.tensors(source.symbol.heads)
     return Written(graph, {"probabilities": graph.add("Softmax", [logits], logits.shape, axis=1)})
 
 
-def embedding(source: Source, opset: int = OPSET) -> Written:
+def embedding(source: Source, opset: int = PLAIN_OPSET) -> Written:
     """`embedding` (batch, numbers), of length 1."""
     graph, symbol = source.begin(opset, ["embedding"])
     return Written(graph, {"embedding": symbol.tensors(source.symbol.heads)[0]})
 
 
-def landmarks(source: Source, opset: int = OPSET) -> Written:
+def landmarks(source: Source, opset: int = PLAIN_OPSET) -> Written:
     """`points` (batch, points, 2): x and y as shares of the image's width and height."""
     graph, symbol = source.begin(opset, ["points"])
     return Written(graph, {"points": symbol.tensors(source.symbol.heads)[0]})
@@ -106,7 +106,7 @@ def yolov3(source: Source, opset: int = OPSET) -> Written:
     return Written(graph, _columns(graph, rows, settings.detections))
 
 
-def yolov3_raw(source: Source, opset: int = OPSET) -> Written:
+def yolov3_raw(source: Source, opset: int = PLAIN_OPSET) -> Written:
     """`boxes` (batch, places, 4) in pixels of the input, and `scores` (batch, places, classes)."""
     graph, symbol = source.begin(opset, RAW)
     outputs = dict(zip(RAW, _yolov3_raw(source, symbol), strict=True))

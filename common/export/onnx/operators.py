@@ -224,6 +224,7 @@ def _fully_connected(call: Call) -> Tensor:
     call.attributes.get("no_bias", False)
     if call.attributes.flag("flatten", True):
         flat = graph.reshape(x, [x.shape[0], math.prod(x.shape[1:])])
+        bias = bias or [graph.constant(np.zeros(weight.shape[0]), weight.dtype)]
         return graph.add(
             "Gemm", [flat, weight, *bias], [x.shape[0], weight.shape[0]], name=call.name, transB=1
         )
@@ -363,13 +364,16 @@ def _upsampling(call: Call) -> Tensor:
     call.attributes.only("sample_type", "nearest")
     call.attributes.only("num_args", 1)
     call.attributes.get("num_filter", None)
-    scale = call.attributes.whole("scale", 1)
+    graph, scale = call.graph, call.attributes.whole("scale", 1)
     batch, channels, *spatial = call.x.shape
-    scales = call.graph.constant([1, 1, *(scale for _ in spatial)], np.float32)
-    return call.graph.add(
+    scales = graph.constant([1, 1, *(scale for _ in spatial)], np.float32)
+    shape = [batch, channels, *(scale * length for length in spatial)]
+    if graph.opset < 11:
+        return graph.add("Resize", [call.x, scales], shape, name=call.name, mode="nearest")
+    return graph.add(
         "Resize",
-        [call.x, call.graph.constant(np.zeros(0), np.float32), scales],
-        [batch, channels, *(scale * length for length in spatial)],
+        [call.x, graph.constant(np.zeros(0), np.float32), scales],
+        shape,
         name=call.name,
         mode="nearest",
         coordinate_transformation_mode="asymmetric",
@@ -567,12 +571,8 @@ def _pad(call: Call) -> Tensor:
     mode = call.attributes.get("mode", "constant")
     width = call.attributes.numbers("pad_width")
     begin, end = width[::2], width[1::2]
-    inputs = [call.x, call.graph.constant((*begin, *end), np.int64)]
     value = float(call.attributes.get("constant_value", 0))
-    if mode == "constant":
-        inputs.append(call.graph.constant(value, call.x.dtype))
-    shape = [axis + b + e for axis, b, e in zip(call.x.shape, begin, end, strict=True)]
-    return call.graph.add("Pad", inputs, shape, name=call.name, mode=mode)
+    return call.graph.pad(call.x, begin, end, value, mode, call.name)
 
 
 @operator("broadcast_axis", "broadcast_axes")
@@ -655,12 +655,12 @@ def _multicast(call: Call) -> list[Tensor]:
 
 @operator("clip")
 def _clip(call: Call) -> Tensor:
-    graph = call.graph
-    limits = [
-        graph.constant(call.attributes.get(name, 0), call.x.dtype, f"{call.name}_{name}")
-        for name in ("a_min", "a_max")
-    ]
-    return graph.add("Clip", [call.x, *limits], call.x.shape, name=call.name)
+    graph, x = call.graph, call.x
+    low, high = (float(call.attributes.get(name, 0)) for name in ("a_min", "a_max"))
+    if graph.opset < 11:
+        return graph.add("Clip", [x], x.shape, name=call.name, min=low, max=high)
+    limits = [graph.constant(limit, x.dtype, f"{call.name}_limit") for limit in (low, high)]
+    return graph.add("Clip", [x, *limits], x.shape, name=call.name)
 
 
 @operator("square")
