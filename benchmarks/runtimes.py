@@ -19,13 +19,29 @@ from typing import Any
 import numpy as np
 
 _RUNS = 5
-_QUICK = ("mobilenetv2_0.25", "resnet18_v1", "yolo3_mobilenet1.0-raw", "center_net_resnet18_v1b-raw")
+# One of each kind of network.
+_QUICK = (
+    "resnet18_v1",
+    "resnet18_v2",
+    "mobilenet1.0",
+    "mobilenetv2_1.0",
+    "mobilenetv3_small",
+    "densenet121",
+    "vgg11",
+    *(
+        f"{name}{end}"
+        for name in ("yolo3_mobilenet1.0", "center_net_resnet18_v1b", "center_net_resnet18_v1b_dcnv2")
+        for end in ("", "-raw")
+    ),
+)
+
 
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
-def models() -> Iterator[tuple[str, Any, tuple[int, int]]]:
-    """Name, what is written of it, and width and height, of every network with random parameters."""
+def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
+    """Name, what is written of it, and width and height, of every network with random parameters; quick: of one of
+    each kind."""
     import mxnet as mx
 
     from common.config.network_names import BASE_NETWORKS
@@ -49,16 +65,22 @@ def models() -> Iterator[tuple[str, Any, tuple[int, int]]]:
         return heads.Source(read_symbol(export_symbol(network).tojson()), values, size, size, classes)
 
     for name in BASE_NETWORKS:
+        if quick and name not in _QUICK:
+            continue
         network = base_network(name, 5)
         initialize(network, [mx.cpu()])
         yield name, heads.classifier(source(network, 224, 5)), (224, 224)
     for name in YOLO_NETWORKS:
+        if quick and f"yolo3_{name}" not in _QUICK:
+            continue
         network, _ = yolov3(name, ["a", "b"])
         begin_yolov3(network, [mx.cpu()])
         settle(network)
         for head, suffix in ((heads.yolov3_raw, "-raw"), (heads.yolov3, "")):
             yield f"yolo3_{name}{suffix}", head(source(network, 224, 2)), (224, 224)
     for name in CENTER_NETS:
+        if quick and f"center_net_{name}" not in _QUICK:
+            continue
         network, _ = center_net(name, ["a", "b"])
         begin_center_net(network, [mx.cpu()])
         for head, suffix in ((heads.center_net_raw, "-raw"), (heads.center_net, "")):
@@ -73,9 +95,7 @@ def write(folder: Path, quick: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     mx.random.seed(0)
     rng = np.random.default_rng(0)
-    for name, written, (width, height) in models():
-        if quick and name not in _QUICK:
-            continue
+    for name, written, (width, height) in models(quick):
         path = folder / f"{name}.onnx"
         path.write_bytes(written.model({}, "").SerializeToString())
         data = rng.uniform(-2, 2.4, (1, 3, height, width)).astype(np.float32)
