@@ -43,7 +43,7 @@ def check(config: JobConfig, options: Options, task_name: str) -> int:
     It is 0 if the job could start here; otherwise the first reason why it could not is the last line of standard error.
     task_name: "module:class".
     """
-    open_console()
+    open_console(options.log_format)
     report = Report(config.log_dir / CHECK_REPORT)
     reasons: list[JobError] = []
     try:
@@ -77,7 +77,7 @@ def _look(
     def attempt() -> AbstractContextManager[None]:
         return _noted(reasons)
 
-    with WorkerPool(min(config.train.num_workers, processors())) as pool:
+    with WorkerPool(min(config.train.num_workers, options.threads or processors())) as pool:
         prepared = prepare(
             config, options, task_name, pool=pool, steps=_quiet, report=report, keep=False, attempt=attempt
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -95,6 +96,22 @@ def test_every_script_resumes_bit_for_bit_from_its_first_and_last_epoch(
     finish(start(task, tmp_path / "whole", data))
     for epoch in (0, EPOCHS - 1):
         killed_and_resumed(task, tmp_path / f"out{epoch}", data, epoch, tmp_path / "whole")
+
+
+def test_a_job_leaves_what_it_was_made_of_and_what_it_did(whole: Path) -> None:
+    run, told = json.loads((whole / "run.json").read_text()), status(whole)
+    assert run["configuration"]["train"]["epochs"] == EPOCHS
+    assert run["configuration"]["train"]["momentum"] == 0.9  # a default
+    assert run["configuration"]["log_dir"] == str(whole)
+    assert run["command"][1] == SCRIPTS[TASK]
+    assert run["versions"]["mxnet"] == "1.9.1"
+    assert (run["data"]["train"]["samples"], run["data"]["valid"]["samples"]) == (24, 8)
+    assert len({run["data"][name]["fingerprint"] for name in ("train", "valid")}) == 2
+    assert run["device"]["gpus"] == []
+    assert told["batch"] == told["batches"] == told["currentStep"] == 6 * EPOCHS
+    assert told["losses"]["loss"] == told["trainMetrics"]["loss"] > 0
+    assert told["images_left_out"] == {"train": 0, "valid": 0}
+    assert (told["progressPercentage"], told["worker_restarts"], told["batches_skipped"]) == (100, 0, 0)
 
 
 def test_resuming_a_finished_job_trains_nothing_again(whole: Path, data: Path, tmp_path: Path) -> None:

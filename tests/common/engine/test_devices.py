@@ -163,6 +163,14 @@ def test_processors_are_those_of_the_affinity_within_the_containers_share(
     assert physical_cores() == 2
 
 
+def test_threads_are_those_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    devices.use_all_cores()
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    devices.use_all_cores(3)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
 def test_a_machine_without_a_driver_shows_no_gpu() -> None:
     if Path("/dev/nvidia0").exists():
         pytest.skip("this machine has a GPU")
