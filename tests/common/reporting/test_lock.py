@@ -125,3 +125,15 @@ def test_a_log_dir_that_cannot_be_written_is_an_error_in_one_line(tmp_path: Path
         tmp_path.chmod(0o500)
         with pytest.raises(LogDirError, match="cannot be written: Permission denied"), lock(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_lock_that_is_no_file_is_an_error_and_a_link_is_not_followed(tmp_path: Path, kind: str) -> None:
+    target, path = tmp_path / "target", tmp_path / "out" / ".lock"
+    target.write_text("precious")
+    path.parent.mkdir()
+    {"link": lambda: path.symlink_to(target), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    with pytest.raises(LogDirError, match="cannot be written") as caught, lock(path.parent):
+        pass
+    assert "\n" not in str(caught.value)
+    assert target.read_text() == "precious"
