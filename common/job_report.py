@@ -30,6 +30,7 @@ from common.images.decoding import decode
 from common.predictor import Decoder
 from common.reporting import summaries
 from common.reporting.progress import Progress, curves
+from common.reporting.provenance import without_secrets
 from common.reporting.warnings import warn
 from common.task import Model
 
@@ -79,7 +80,7 @@ def write_report(
     with aside(path.name):
         training = Training(
             list(_facts(config, model, best)),
-            config.model_dump(mode="json"),
+            without_secrets(config.model_dump(mode="json")),
             json.loads(read_file(config.log_dir / DATA_REPORT, _DATA_LIMIT)),
             curves(config.log_dir),
         )
@@ -97,14 +98,14 @@ def _facts(config: JobConfig, model: Model, best: Mapping[str, Any]) -> Iterator
         yield ("Best epoch", "最佳轮次"), f"{best['epoch']} ({best['name']} {best['value']:.4f})"
     gpus = ", ".join(map(str, config.gpus))
     yield ("Device", "设备"), f"GPU {gpus}" if gpus else "CPU"
-    yield ("Command", "命令"), shlex.join(sys.orig_argv)
+    yield ("Command", "命令"), shlex.join(without_secrets(list(sys.orig_argv)))
     yield ("VisualTL", "VisualTL"), __version__
 
 
 def show_configuration(config: JobConfig, progress: Progress) -> None:
     """The configuration as a text on TensorBoard's page."""
     with aside("the configuration on the progress page"):
-        text = json.dumps(config.model_dump(mode="json"), ensure_ascii=False, indent=2)
+        text = json.dumps(without_secrets(config.model_dump(mode="json")), ensure_ascii=False, indent=2)
         progress.add(summaries.text("configuration", text), 0)
 
 

@@ -123,6 +123,7 @@ def _sets(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     columns: dict[str, Words] = {
         "images": ("images", "图像"),
         "samples": ("samples", "样本"),
+        "format": ("format", "格式"),
         "left_out": ("left out", "略去"),
         "clipped": ("clipped", "裁剪"),
         "skipped": ("skipped", "跳过"),
@@ -162,11 +163,11 @@ def _sets(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _counts_by_class(entry: Mapping[str, Any]) -> Mapping[str, int]:
-    for key in ("objects_by_class", "samples_by_class"):
-        if isinstance(entry.get(key), Mapping):
-            counts: Mapping[str, int] = entry[key]
-            return counts
-    return {}
+    """Objects of each class, or samples, as the task's part of data_report.json has them."""
+    if isinstance(entry.get("classes"), Mapping):
+        return {name: row["objects"] for name, row in entry["classes"].items()}
+    counts: Mapping[str, int] = entry.get("samples_by_class") or {}
+    return counts
 
 
 def _problem(problem: Mapping[str, Any]) -> str:

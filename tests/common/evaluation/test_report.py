@@ -133,7 +133,8 @@ TRAINING = Training(
             "images": 5,
             "samples": 4,
             "left_out": [{"file": EVIL, "line": 3, "reason": "half of it is missing\nand more"}],
-            "objects_by_class": {EVIL: 7, "猫": 2},
+            "format": "txt",
+            "classes": {EVIL: {"id": 0, "objects": 7}, "猫": {"id": 1, "objects": 2}},
             "warnings": [EVIL],
         }
     },
@@ -184,6 +185,7 @@ def test_every_link_leads_to_something(images: list[str]) -> None:
 def test_figures_counts_and_what_was_left_out_stand_there(images: list[str]) -> None:
     page = report("yolov3_mobilenet1.0", [detection(images)], TRAINING)
     text = Elements(page).text
+    assert "<td>猫</td><td>2</td>" in page
     for wanted in (
         "yolov3_mobilenet1.0",
         "0.1235",
