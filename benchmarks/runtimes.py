@@ -54,6 +54,7 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
     from detect.center_net.network import initialise as begin_center_net
     from detect.yolov3.network import BASE_NETWORKS as YOLO_NETWORKS
     from detect.yolov3.network import build_network as yolov3
+    from detect.yolov3.network import head_layers
     from detect.yolov3.network import initialise as begin_yolov3
 
     def source(network: Any, size: int, classes: int) -> Any:
@@ -76,6 +77,11 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
         network, _ = yolov3(name, ["a", "b"])
         begin_yolov3(network, [mx.cpu()])
         settle(network)
+        noise = mx.nd.random.uniform(-2, 2.4, (1, 3, 224, 224))
+        factor = 2 / float(network.predictions(mx.nd, noise).asnumpy()[..., :4].std())
+        for layer in head_layers(network):
+            layer.weight.set_data(layer.weight.data() * factor)
+            layer.bias.set_data(layer.bias.data() * 0.3)
         for head, suffix in ((heads.yolov3_raw, "-raw"), (heads.yolov3, "")):
             yield f"yolo3_{name}{suffix}", head(source(network, 224, 2)), (224, 224)
     for name in CENTER_NETS:
@@ -83,6 +89,15 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
             continue
         network, _ = center_net(name, ["a", "b"])
         begin_center_net(network, [mx.cpu()])
+        noise = mx.nd.random.uniform(-2, 2.4, (1, 3, 224, 224))
+        for branch, found, mean in zip(
+            network.heads, network.raw_maps(mx.nd, noise), (-2, 4, 0.5), strict=True
+        ):
+            factor = mean / 4 / float(found.asnumpy().std())
+            branch[-1].weight.set_data(branch[-1].weight.data() * factor)
+            branch[-1].bias.set_data(
+                branch[-1].bias.data() * 0 + mean - factor * float(found.mean().asscalar())
+            )
         for head, suffix in ((heads.center_net_raw, "-raw"), (heads.center_net, "")):
             yield f"center_net_{name}{suffix}", head(source(network, 224, 2)), (224, 224)
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ pytest.importorskip("onnxruntime")
 
 import mxnet as mx
 
+from benchmarks.runtimes import by_opencv
 from common.config.sections import configuration
 from common.engine.graph import settle
 from common.engine.inference import DeviceInference
@@ -158,3 +160,13 @@ def test_cpp_and_opencv(job: Path, wanted: Objects, tmp_path: Path) -> None:
     raw = next(job.glob("*-raw.onnx"))
     found = printed([program, raw, PHOTO, SCORE, *SIZE])
     agree(wanted, [(NAMES[int(number)], score, box) for number, score, box in found])
+
+
+def test_opencv_4_takes_the_raw_file_and_not_the_one_with_suppression(job: Path) -> None:
+    if not cv2.__version__.startswith("4."):
+        pytest.skip("OpenCV 5 takes both")
+    data = np.zeros((1, 3, SIZE[1], SIZE[0]), np.float32)
+    (boxes, scores) = by_opencv(next(job.glob("*-raw.onnx")), ["boxes", "scores"])(data)
+    assert boxes.shape[1] == scores.shape[1]
+    with pytest.raises(cv2.error):
+        by_opencv(read_card(job).onnx_file(), ["ids", "scores", "boxes"])(data)
