@@ -5,26 +5,25 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.config.sections import DatasetConfig
-from common.data.boxes import UNKNOWN
 from common.data.figures import listed
-from common.data.formats.base import AnnotatedSet, Label, Place
+from common.data.formats.base import AnnotatedSet, Place
 from common.data.formats.recognise import READERS, choose
 from common.data.hints import sentences
-from common.data.listing import Listing, root_of
+from common.data.labels import numbers_in, with_class_ids, with_labels
+from common.data.listing import Listing
 from common.data.marks import find_identical, image_marks
 from common.data.problems import FolderReport, NoSamples, Problem
 from common.data.report import Report
-from common.data.samples import Annotate, Labels, Sample, read_folder, renumbered
+from common.data.samples import Annotate, Labels, Sample, read_folder
 from common.data.splits import return_trained, split
 from common.errors import DataError
 from common.images.decoding import printable
@@ -130,17 +129,20 @@ def load_datasets(
     ours = all(source.annotated is None for parts in sources.values() for source in parts)
     names = task.names(own) if ours else task.label_names(own)
     annotate = task.annotations(own, names)
+    labelled = task.does != "landmark" and (not ours or bool(names and dataset.chosen_classes))
     labels = Labels()
     sets: dict[str, list[Sample]] = {}
     which = {"train": first_step(dataset), "valid": Step.LOAD_VALID_DATA, "test": Step.LOAD_TEST_DATA}
     try:
         for name, parts in sources.items():
             with steps(which[name]) as advance:
-                sets[name] = _read(name, parts, annotate, names, labels, pool, advance, report, keep)
-        if ours and not (names and task.config.dataset.chosen_classes):
+                sets[name] = _read(
+                    name, parts, annotate, names, labels, pool, advance, report, keep, labelled
+                )
+        if ours and not labelled:
             classes = task.classes(own, [sets.get(name, []) for name in WORDS])
         else:
-            sets, classes = _settle(task, sources, sets, names, labels, report)
+            sets, classes = _settle(task, sources, sets, labels, report)
         marks = image_marks((sample.image for samples in sets.values() for sample in samples), pool)
         _keep_apart(sets, marks, report)
         trained = set(trained)
@@ -300,8 +302,12 @@ def _read(
     advance: Callable[[float], None],
     report: Report,
     keep: bool,
+    labelled: bool,
 ) -> list[Sample]:
-    """The samples of the set `name`; the report has its folders also where nothing is left of them."""
+    """The samples of the set `name`; the report has its folders also where nothing is left of them.
+
+    labelled: ids of our own texts and folders become numbers of labels, as those of other formats are.
+    """
     samples: list[Sample] = []
     reports: list[FolderReport] = []
     empty: list[NoSamples] = []
@@ -324,6 +330,8 @@ def _read(
             empty.append(error)
             reports.append(error.report)
             continue
+        if own and labelled:
+            found = [with_labels(sample, names, labels) for sample in found]
         samples += found
         reports.append(told)
         if told.problems or told.clipped:
@@ -346,76 +354,26 @@ def _settle(
     task: Task[Any],
     sources: Mapping[str, Sequence[Source]],
     sets: Mapping[str, list[Sample]],
-    names: Sequence[str],
     labels: Labels,
     report: Report,
 ) -> tuple[dict[str, list[Sample]], list[str]]:
-    """Put class ids into the annotations of all sets, and labels on samples that are of one class.
-
-    names: what ids of our own class folders mean; without them the ids of our own texts are ids of classes.
-    """
-    own = {
-        source.listing.folder for parts in sources.values() for source in parts if source.annotated is None
-    }
-    if own and task.does != "landmark":
-        for samples in sets.values():
-            for index, sample in enumerate(samples):
-                if root_of(sample.image, own | {os.sep}) != os.sep:
-                    samples[index] = _with_labels(sample, names, labels)
+    """Put class ids into the annotations of all sets, and labels on samples that are of one class."""
     numbers = list(labels.numbers)
-    seen: dict[str, set[Label]] = {
-        name: {numbers[number] for number in _numbers_in(samples)} if numbers else set()
-        for name, samples in sets.items()
-    }
+    seen = {name: {numbers[number] for number in numbers_in(samples)} for name, samples in sets.items()}
     ordered = [source.annotated.names for parts in sources.values() for source in parts if source.annotated]
     classes, ids = task.settle(ordered, seen)
-    if task.does == "landmark":
+    if not numbers:  # keypoints, and sets without any object
         return dict(sets), classes
     names_of = {number: str(label) for label, number in ids.items()} | dict(enumerate(classes))
-    table = np.array([ids.get(label, _ABSENT) for label in numbers] or [_ABSENT], np.float32)
     settled: dict[str, list[Sample]] = {}
     absent_of: dict[str, dict[str, int]] = {}
     for name, samples in sets.items():
-        absent: Counter[str] = Counter()
-        settled[name] = []
-        for sample in samples:
-            rows = sample.annotation if sample.annotation.ndim == 2 else sample.annotation[None]
-            own_numbers = rows[:, 0].astype(int)
-            which = np.where(own_numbers < UNKNOWN, -2 - own_numbers, own_numbers)
-            kept = (own_numbers == UNKNOWN) | (table[np.maximum(which, 0)] != _ABSENT)
-            absent.update(str(numbers[number]) for number in which[~kept].tolist())
-            rows[:, 0] = renumbered(own_numbers, table)
-            if sample.annotation.ndim == 2:
-                settled[name].append(sample if kept.all() else replace(sample, annotation=rows[kept]))
-            elif kept.all():
-                settled[name].append(replace(sample, label=names_of[int(rows[0, 0])]))
+        settled[name], absent = with_class_ids(samples, numbers, ids, names_of)
         absent_of[name] = _say_absent(name, absent)
         if not settled[name]:
             raise DataError(f"the {WORDS[name]} set shows none of dataset.classes: {listed(list(classes))}")
     report.note("absent_classes", {name: counts for name, counts in absent_of.items() if counts})
     return settled, classes
-
-
-# Of labels that are of no class: no id, nor what may stand in the place of one.
-_ABSENT = 1 << 20
-
-
-def _numbers_in(samples: Sequence[Sample]) -> set[int]:
-    """Numbers of the labels of all objects, of those too that do not count."""
-    found: set[int] = set()
-    for sample in samples:
-        found.update(np.atleast_1d(sample.annotation[..., 0]).astype(int).tolist())
-    return {-2 - number if number < UNKNOWN else number for number in found if number != UNKNOWN}
-
-
-def _with_labels(sample: Sample, names: Sequence[str], labels: Labels) -> Sample:
-    """A sample of our own texts with numbers of labels, as those of other formats have."""
-    annotation = np.array(sample.annotation)
-    ids = annotation[..., 0].astype(int)
-    known = sorted({int(value) for value in np.atleast_1d(ids) if value >= 0})
-    annotation[..., 0] = np.where(ids >= 0, np.searchsorted(known, ids), ids)
-    labels.renumber([annotation], [names[value] if names else value for value in known])
-    return replace(sample, annotation=annotation)
 
 
 def _say_absent(name: str, absent: Mapping[str, int]) -> dict[str, int]:
