@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.convert import main as convert
 from common.evaluate import main as evaluate
 from common.predict import main as predict
 from tests.helpers.jobs import SCRIPTS, config, fit, make_data
@@ -298,3 +299,19 @@ def test_a_wrong_command_is_one_line_and_leaves_nothing(
     assert said in lines[-1]
     assert "Traceback" not in "".join(lines)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jpg"]
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo"])
+def test_a_model_is_judged_by_labels_in_any_format(
+    name: str, log_dirs: Any, data: Path, tmp_path: Path
+) -> None:
+    source = data / "boxes_valid"
+    options = ["--to", name, "--classes", "dark,light"]
+    assert convert([str(source), str(tmp_path / "set"), *options]) == 0
+    figures = []
+    for folder in (source, tmp_path / "set"):
+        out = tmp_path / f"e_{folder.name}"
+        words = [str(log_dirs("yolov3")), "--data", str(folder), "--out", str(out), "--batch", "4", *CPU]
+        assert evaluate(words) == 0
+        figures.append(json.loads((out / "evaluation.json").read_text())["figures"])
+    assert figures[0] == figures[1]
