@@ -125,7 +125,8 @@ def read_folder(
     Images are probed and annotated by the workers. progress is called with the share of the images that is
     done. cache_file: where large sets are kept, so that the next time only what has changed is read. listing: of the
     folder, where it has been read. names: labels of samples by the id that their annotation begins with. annotated: the
-    set in another format than our own texts; annotations then begin with a number of `labels`.
+    set in another format than our own texts; annotations then begin with a number of `labels`, and its entries are
+    given up.
 
     Raises:
         NoSamples: nothing is left; its report says what was wrong with everything.
@@ -176,6 +177,8 @@ def read_folder(
         report.entries_left_out += sum(not problem.clipped for problem in problems) if annotations else 0
         if done % chunk == 0 or done == len(paths):
             progress(done / len(paths))
+    if annotated is not None:
+        annotated.entries = ()  # as large as the samples, and done with
     report.samples = len(samples)
     log_report(report)
     if cache and unknown:

@@ -151,9 +151,9 @@ class _Columns:
         self.category = array.array("i")
         self.box = array.array("d")
         self.crowd = array.array("b")
-        self.line = array.array("q")
+        self.line = array.array("i")
         self.points = array.array("d")
-        self.points_end = array.array("q")
+        self.points_end = array.array("i")
 
 
 class _Ids:
