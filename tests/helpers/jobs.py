@@ -33,7 +33,7 @@ SCRIPTS = {
     "yolov3": "detect/fit_yolov3.py",
     "centernet": "detect/fit_center_net.py",
 }
-EPOCHS = 4
+EPOCHS = 3
 JOINTS = 3
 _DETECT = {"data_shape": [64, 64], "use_pretrained": False}
 _SMALL = {"base_network": "mobilenet0.25", "use_pretrained": False}
@@ -85,9 +85,8 @@ def config(task: str, log_dir: Path, data: Path, **train: Any) -> dict[str, Any]
         "epochs": EPOCHS,
         "batch_size": 4,
         "num_workers": 1,
-        "lr_decay_epoch": str(
-            EPOCHS // 2
-        ),  # what happens at a step of the rate is to survive interruptions too
+        # What happens at a step of the rate is to survive interruptions too.
+        "lr_decay_epoch": str(EPOCHS - 1),
         "early_stop_max_value": 1e9,  # no job of a few images ends because it has learnt them
     }
     return {
