@@ -172,13 +172,13 @@ def test_classes_of_images_become_folders_or_a_table(tmp_path: Path) -> None:
         (["source", "full", "--to", "txt"], 2, "OUT: full is not empty"),
         (["source", "out", "--to", "voc", "--task", "landmark"], 2, "--to voc: cannot hold landmark"),
         (["source", "out", "--to", "csv"], 2, "--to csv: it holds classes of images"),
-        (["source", "out", "--to", "txt", "--from", "coco"], 1, "no COCO file is there"),
+        (["source", "out", "--to", "txt", "--from", "coco"], 3, "no COCO file is there"),
         (
             ["source", "out", "--to", "txt"],
             1,
             "no image of the set in SOURCE can be read: source/a.txt: there is no",
         ),
-        (["source", "out", "--to", "coco", "--from", "pts"], 1, "has no annotations for detection"),
+        (["source", "out", "--to", "coco", "--from", "pts"], 3, "has no annotations for detection"),
     ],
 )
 def test_what_cannot_be_converted_ends_with_one_line(

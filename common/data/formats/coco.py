@@ -39,6 +39,7 @@ from common.data.formats.base import (
     size,
     whole_id,
 )
+from common.data.formats.parts import part_of
 from common.data.formats.writing import Target
 from common.data.listing import Listing
 from common.data.problems import Problem
@@ -86,6 +87,13 @@ def _chosen(files: Sequence[str], place: Place, listing: Listing) -> str:
     with_points = [file for file in named if "keypoints" in os.path.basename(file)]
     suited = with_points if place.task == "landmark" else [file for file in named if file not in with_points]
     left = suited or named
+    if len(left) > 1 and place.part:
+        own = [
+            file
+            for file in left
+            if place.part in map(part_of, re.split(r"[^a-z]+", os.path.basename(file).lower()))
+        ]
+        left = own if len(own) == 1 else left
     if len(left) > 1:
         key = f"dataset.{place.part or 'train'}_annotations"
         listed = ", ".join(printable(file) for file in left[:5])

@@ -121,6 +121,8 @@ def test_of_several_coco_files_the_one_that_names_the_images_counts(tmp_path: Pa
         opened(tmp_path / "pictures", root=tmp_path, part="valid")
     named = opened(tmp_path / "pictures", root=tmp_path, annotations=tmp_path / "annotations" / "three.json")
     assert named.names == ["bird"]
+    (tmp_path / "annotations" / "two.json").rename(tmp_path / "annotations" / "instances_val.json")
+    assert opened(tmp_path / "pictures", root=tmp_path, part="valid").names == ["dog"]
 
 
 # VOC
