@@ -175,7 +175,7 @@ def test_classes_of_images_become_folders_or_a_table(tmp_path: Path) -> None:
         (["source", "out", "--to", "txt", "--from", "coco"], 3, "no COCO file is there"),
         (
             ["source", "out", "--to", "txt"],
-            1,
+            3,
             "no image of the set in SOURCE can be read: source/a.txt: there is no",
         ),
         (["source", "out", "--to", "coco", "--from", "pts"], 3, "has no annotations for detection"),
