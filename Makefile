@@ -98,6 +98,7 @@ lock:
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --group dev pyproject.toml -o requirements-dev.lock
 	@sed -i "s/ ; $(EVERYWHERE) / /" requirements.lock requirements-dev.lock
+	$(LOCK) --no-config requirements-onnx.in -o requirements-onnx.lock
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(ORACLES) $(DEMO_OUT)

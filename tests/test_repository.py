@@ -86,7 +86,7 @@ def test_both_languages_have_the_same_sections_and_commands(page: str) -> None:
 
 
 def test_the_lock_pins_every_package_with_hashes() -> None:
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    for name in ("requirements.lock", "requirements-dev.lock", "requirements-onnx.lock"):
         entries = [
             line
             for line in (ROOT / name).read_text().splitlines()
