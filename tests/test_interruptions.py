@@ -218,7 +218,9 @@ def test_a_damaged_state_ends_a_resumed_job_with_one_line(tmp_path: Path, data: 
 )
 def test_a_signal_ends_the_job_soon_and_says_so(tmp_path: Path, data: Path, number: int, ended: int) -> None:
     log_dir = tmp_path / "out"
-    process = start(TASK, log_dir, data, epochs=1000)
+    # Under nohup SIGHUP is ignored, by what is started there too.
+    prefix = ("env", "--default-signal=HUP")
+    process = start(TASK, log_dir, data, prefix=prefix, epochs=1000)
     wait_for(log_dir, "[Epoch 1]", process)
     children = children_of(process.pid)
     began = time.monotonic()
