@@ -124,8 +124,8 @@ def _look_at_images(task: Task[Any], data: Datasets, pool: WorkerPool) -> Datase
     for name, samples in sets.items():
         paths = list(dict.fromkeys(sample.image for sample in samples))
         with bar(len(paths), f"{name} set") as advance:
-            for path, found in zip(paths, pool.map(undecodable, paths, 8), strict=True):
-                reasons[path] = found
+            for path, reason in zip(paths, pool.map(undecodable, paths, 8), strict=True):
+                reasons[path] = reason
                 advance(1)
         report.leave_out(
             name,

@@ -222,8 +222,8 @@ def _read(file: IO[bytes], size: int, arrays_of: Collection[str] | None) -> dict
     crc = reader.crc
     if places[-1] != (_CRC, np.dtype("|u1"), (4,)) or struct.unpack("<I", reader.take(4))[0] != crc:
         raise ContainerError("its checksum is not that of its content")
-    found: dict[str, Any] = _filled(document, arrays)
-    return found
+    content: dict[str, Any] = _filled(document, arrays)
+    return content
 
 
 def _parsed(text: str | bytes, what: str) -> dict[str, Any]:

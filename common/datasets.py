@@ -76,8 +76,8 @@ class Source:
 
 def find_folders(dataset: DatasetConfig) -> Folders:
     """The folders that the configuration means. Raises DataError for one that it names and that is not there."""
-    found: dict[str, list[Path]] = {"train_dir": [], "valid_dir": [], "test_dir": []}
-    for name, folders in found.items():
+    by_key: dict[str, list[Path]] = {"train_dir": [], "valid_dir": [], "test_dir": []}
+    for name, folders in by_key.items():
         for value in dataset.folders(name):
             folder = Path(dataset.data_root) / value
             problem = _problem_of(folder)
@@ -86,7 +86,7 @@ def find_folders(dataset: DatasetConfig) -> Folders:
             if problem:
                 raise DataError(f"dataset.{name}: the folder {printable(str(folder))} {problem}")
             folders.append(folder)
-    return Folders(*found.values())
+    return Folders(*by_key.values())
 
 
 def _problem_of(folder: Path) -> str | None:
@@ -315,7 +315,7 @@ def _read(
         own = source.annotated is None
         cache_file = report.cache_file(f"{name}_{index}" if index else name) if keep else None
         try:
-            found, told = read_folder(
+            folder_samples, told = read_folder(
                 Path(source.listing.folder),
                 annotate,
                 pool,
@@ -331,12 +331,12 @@ def _read(
             reports.append(error.report)
             continue
         if own and labelled:
-            found = [with_labels(sample, names, labels) for sample in found]
-        samples += found
+            folder_samples = [with_labels(sample, names, labels) for sample in folder_samples]
+        samples += folder_samples
         reports.append(told)
         if told.problems or told.clipped:
             images = source.annotated.images if source.annotated else source.listing.images
-            boxes = sum(len(sample.annotation) for sample in found if sample.annotation.ndim > 1)
+            boxes = sum(len(sample.annotation) for sample in folder_samples if sample.annotation.ndim > 1)
             for sentence in sentences(told, boxes, images):
                 warnings.warn(f"The {WORDS[name]} set: {sentence}")
     report.add(name, FolderReport.joined(reports))

@@ -98,11 +98,11 @@ def evaluate(options: argparse.Namespace) -> None:
         )
     with ExitStack() as stack:
         pool = stack.enter_context(WorkerPool(count))
-        samples, found = _read(options.data, options, card, reading, pool)
+        samples, folder_report = _read(options.data, options, card, reading, pool)
         gallery, _ = _read(options.gallery, options, card, reading, pool) if options.gallery else ([], None)
         compute = open_compute(card, options.engine, parse_gpus(options.gpus))
         predictor = open_predictor(card, compute, reading)
-        pairs = _predicted(predictor, samples, pool, options.batch, found)
+        pairs = _predicted(predictor, samples, pool, options.batch, folder_report)
         name = options.data.resolve().name
         if options.gallery:
             others = _predicted(predictor, gallery, pool, options.batch, None)
@@ -111,7 +111,7 @@ def evaluate(options: argparse.Namespace) -> None:
             document = reading.evaluator.document(*pairs, name, options.score)
         folder = stack.enter_context(new_folder(options.out))
         write_json(folder / EVALUATION, document)
-        told = Training(_facts(card, options), data={"test": found.as_json()})
+        told = Training(_facts(card, options), data={"test": folder_report.as_json()})
         with replacing(folder / REPORT, "w") as file:
             file.write(report(f"{options.model.name}: {name}", [document], told))
     figures = document["figures"]
@@ -133,17 +133,19 @@ def _read(
     if kind == "txt":
         return read_folder(data, annotate, pool, lambda share: None, listing=listing, names=names)
     annotated, labels = READERS[kind].read(place, listing), Labels()
-    samples, found = read_folder(
+    samples, folder_report = read_folder(
         data, annotate, pool, lambda share: None, listing=listing, annotated=annotated, labels=labels
     )
     numbers = list(labels.numbers)
     if card.kind.does == "reid":  # identities are the set's own
-        return [replace(sample, label=str(numbers[int(sample.annotation[0])])) for sample in samples], found
+        return [
+            replace(sample, label=str(numbers[int(sample.annotation[0])])) for sample in samples
+        ], folder_report
     if card.kind.does == "landmark":
-        return samples, found
+        return samples, folder_report
     _, ids = settle([annotated.names], numbers, card.classes)
     table = np.array([ids.get(label, _ABSENT) for label in numbers], np.float32)
-    return list(_by_class(samples, numbers, table, card.classes)), found
+    return list(_by_class(samples, numbers, table, card.classes)), folder_report
 
 
 def _place(data: Path, annotations: Path | None, does: str) -> Place:

@@ -35,17 +35,17 @@ class Inputs:
 
 def find_inputs(words: Sequence[str]) -> Inputs:
     """The files that words of a command line mean. Raises ConfigurationError for one that means none."""
-    found: dict[str, None] = {}
+    files: dict[str, None] = {}
     for word in words:
         paths = list(_files_of(word))
         if not paths:
             raise ConfigurationError(
                 f"IMAGES: {printable(word)}: no image or video there; images end in {' '.join(IMAGE_EXTENSIONS)}"
             )
-        found.update(dict.fromkeys(paths))
-    images = [path for path in found if not _is_video(path)]
-    videos = [path for path in found if _is_video(path)]
-    folders = {os.path.dirname(os.path.abspath(path)) for path in found}
+        files.update(dict.fromkeys(paths))
+    images = [path for path in files if not _is_video(path)]
+    videos = [path for path in files if _is_video(path)]
+    folders = {os.path.dirname(os.path.abspath(path)) for path in files}
     return Inputs(images, videos, os.path.commonpath(folders))
 
 
@@ -112,12 +112,12 @@ def frames(path: str) -> Iterator[np.ndarray]:
     """The frames of a video as (H, W, 3) uint8 RGB. Raises DataError for what is no video."""
     video = cv2.VideoCapture(os.path.abspath(path))
     try:
-        found, frame = video.read()
-        if not found:
+        decoded, frame = video.read()
+        if not decoded:
             raise DataError(f"{printable(path)}: not a video that can be read")
-        while found:
+        while decoded:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            found, frame = video.read()
+            decoded, frame = video.read()
     finally:
         video.release()
 

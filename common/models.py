@@ -88,10 +88,10 @@ def configuration_class(script: str) -> type[JobConfig]:
     if name not in scripts:
         raise ConfigurationError(f"{script} is not one of {', '.join(scripts)}")
     module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
-    (found,) = (
+    (config_class,) = (
         value for value in vars(module).values() if isinstance(value, type) and issubclass(value, JobConfig)
     )
-    return found
+    return config_class
 
 
 def list_names(names: Sequence[str], folder: Path) -> int:

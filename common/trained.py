@@ -166,8 +166,8 @@ class Card:
     def reading(self) -> Reading:
         """How outputs are read and judged."""
         module, _, function = self.kind.reading.partition(":")
-        found: Reading = getattr(importlib.import_module(module), function)(self.content)
-        return found
+        reading: Reading = getattr(importlib.import_module(module), function)(self.content)
+        return reading
 
 
 def read_card(model: Path) -> Card:

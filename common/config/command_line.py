@@ -241,7 +241,7 @@ def parse(
 def _flags(made: _Parser, keys: Sequence[str], argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """`argv` without the flags that stand for keys of the configuration, and these as KEY=VALUE."""
     rest: list[str] = []
-    found: list[str] = []
+    assignments: list[str] = []
     words = iter(argv)
     for word in words:
         name, equals, value = word.partition("=")
@@ -260,8 +260,8 @@ def _flags(made: _Parser, keys: Sequence[str], argv: Sequence[str]) -> tuple[lis
                 if following is None:
                     made.error(f"argument {name}: expected one argument")
                 value = following
-            found.append(f"{matches[0]}={value}")
-    return rest, found
+            assignments.append(f"{matches[0]}={value}")
+    return rest, assignments
 
 
 def _keys_of(flag: str, keys: Sequence[str]) -> list[str]:

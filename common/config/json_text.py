@@ -23,10 +23,10 @@ class JsonObject(dict[str, Any]):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
-    found = JsonObject(pairs)
+    json_object = JsonObject(pairs)
     seen: set[str] = set()
-    found.twice = tuple(dict.fromkeys(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
-    return found
+    json_object.twice = tuple(dict.fromkeys(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return json_object
 
 
 def _whole_number(digits: str) -> int | str:

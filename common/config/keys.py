@@ -59,13 +59,13 @@ def sections(config_class: type[BaseModel]) -> dict[str, type[BaseModel]]:
 def leaves(config_class: type[BaseModel]) -> dict[str, FieldInfo]:
     """Dotted path -> field of every key, in the order of the models."""
     inner = sections(config_class)
-    found: dict[str, FieldInfo] = {}
+    fields: dict[str, FieldInfo] = {}
     for name, field in config_class.model_fields.items():
         if name in inner:
-            found |= {f"{name}.{key}": value for key, value in inner[name].model_fields.items()}
+            fields |= {f"{name}.{key}": value for key, value in inner[name].model_fields.items()}
         else:
-            found[name] = field
-    return found
+            fields[name] = field
+    return fields
 
 
 def limits_of(field: FieldInfo) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def nearest(path: str, known: list[str]) -> str:
 @lru_cache(maxsize=1)
 def _published_keys() -> dict[str, set[str]]:
     """Dotted path -> titles of the configurations that have this key, from the schemas in `configs`."""
-    found: dict[str, set[str]] = {}
+    titles: dict[str, set[str]] = {}
     for file in sorted(_SCHEMAS.glob("*.schema.json")):
         try:
             schema = json.loads(file.read_text(encoding="utf-8"))
@@ -130,10 +130,10 @@ def _published_keys() -> dict[str, set[str]]:
             for name, definition in definitions.items():
                 inner = definition.get("properties", {})
                 for path in [f"{name}.{key}" for key in inner] or [name]:
-                    found.setdefault(path, set()).add(schema["title"])
+                    titles.setdefault(path, set()).add(schema["title"])
         except (OSError, ValueError, KeyError, AttributeError):
             continue  # Only a hint is lost.
-    return found
+    return titles
 
 
 def owners(path: str) -> list[str]:

@@ -114,8 +114,8 @@ def _reason(item: Mapping[str, Any]) -> str:
 
 def _hint(requirement: str, value: Any) -> str:
     """The nearest of many names."""
-    _, found, listed = requirement.partition("one of ")
-    if not found or not isinstance(value, str) or len(choices := listed.split(", ")) < 4:
+    _, separator, listed = requirement.partition("one of ")
+    if not separator or not isinstance(value, str) or len(choices := listed.split(", ")) < 4:
         return ""
     return f"; the nearest is {nearest(value, choices)}"
 

@@ -1,9 +1,8 @@
 """The configuration of a job: what all tasks share, and reading a file into a task's configuration.
 
 An attribute path equals the path in the JSON file: `config.train.lr` is `{"train": {"lr": ...}}`. The
-description of a field is its documentation: the tables of the documents and the JSON Schemas are generated from
-it (`zh` is Chinese). A task derives its own classes; `with_default` takes
-the defaults that differ.
+description of a field is its documentation: the tables of the documents and the JSON Schemas are generated from it
+(`zh` is Chinese). A task derives its own classes; `with_default` takes the defaults that differ.
 """
 
 from __future__ import annotations
@@ -163,8 +162,8 @@ class DatasetConfig(Section):
     @property
     def chosen_classes(self) -> tuple[str, ...] | None:
         """dataset.classes; None where it names none, or the task has no such key."""
-        found: tuple[str, ...] | None = getattr(self, "classes", None)
-        return found
+        classes: tuple[str, ...] | None = getattr(self, "classes", None)
+        return classes
 
     def folders(self, name: str) -> tuple[str, ...]:
         """Folders of "train_dir", "valid_dir" or "test_dir"; none: there is no such set."""
@@ -435,10 +434,10 @@ class JobConfig(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> JobConfig:
-        found = tuple(self.conflicts())
-        if found:
-            told = "; ".join(f"{conflict.keys[0]} {conflict.reason}" for conflict in found)
-            raise PydanticCustomError("conflict", "{told}", {"told": told, "conflicts": found})
+        conflicts = tuple(self.conflicts())
+        if conflicts:
+            told = "; ".join(f"{conflict.keys[0]} {conflict.reason}" for conflict in conflicts)
+            raise PydanticCustomError("conflict", "{told}", {"told": told, "conflicts": conflicts})
         return self
 
 
@@ -509,9 +508,9 @@ def with_model(config: C, section: Mapping[str, Any]) -> C:
     try:
         model = kind.model_validate({**config.model.model_dump(), **known})
     except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in ("model", *found["loc"]))
+        details = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in ("model", *details["loc"]))
         raise CheckpointError(
-            f"the checkpoint's {path} is {shortened(repr(found['input']))}, which no network has"
+            f"the checkpoint's {path} is {shortened(repr(details['input']))}, which no network has"
         ) from None
     return config.model_copy(update={"model": model})

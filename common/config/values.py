@@ -279,10 +279,10 @@ def one_of(*choices: str) -> Kind:
     by_folded = {choice.casefold(): choice for choice in choices}
 
     def parse(value: Any) -> str:
-        found = by_folded.get(value.strip().casefold()) if isinstance(value, str) else None
-        if found is None:
+        choice = by_folded.get(value.strip().casefold()) if isinstance(value, str) else None
+        if choice is None:
             raise refuse()
-        return found
+        return choice
 
     pattern = rf"^\s*({_any_case(choices)})\s*$"
     return Kind(

@@ -20,10 +20,10 @@ def draw_sample(sample: Sample, matrix: np.ndarray, fill: tuple[int, int, int], 
     """
     size = sample.width, sample.height
     x, y = augment.stretch(matrix)
-    pixels, found = images.decode(sample.image, (math.ceil(size[0] * x), math.ceil(size[1] * y)))
-    if found != size:
+    pixels, actual = images.decode(sample.image, (math.ceil(size[0] * x), math.ceil(size[1] * y)))
+    if actual != size:
         raise images.ImageError(
-            sample.image, f"is {found[0]}x{found[1]} now and was {size[0]}x{size[1]} when the set was read"
+            sample.image, f"is {actual[0]}x{actual[1]} now and was {size[0]}x{size[1]} when the set was read"
         )
     height, width = pixels.shape[:2]
     if (width, height) != size:

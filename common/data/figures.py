@@ -14,8 +14,8 @@ def spread(values: np.ndarray, digits: int) -> dict[str, float] | None:
     """The least, median and greatest of `values`, rounded; None if there are none."""
     if not values.size:
         return None
-    found = np.quantile(values, (0.0, 0.5, 1.0)).round(digits).tolist()
-    return dict(zip(("min", "median", "max"), found, strict=True))
+    quantiles = np.quantile(values, (0.0, 0.5, 1.0)).round(digits).tolist()
+    return dict(zip(("min", "median", "max"), quantiles, strict=True))
 
 
 def unevenness(counts: Mapping[str, int], what: str) -> Iterator[str]:

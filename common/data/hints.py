@@ -22,12 +22,12 @@ def hint_of(box: Sequence[float], width: int, height: int) -> str:
     SIZES: as x, y, width, height it fits. TURNED: with x and y swapped it does, or in the image before it is turned.
     """
     x1, y1, x2, y2 = box
-    found = []
+    hints = []
     if x1 >= 0 and y1 >= 0 and 0 < x2 <= width - x1 and 0 < y2 <= height - y1:
-        found.append(SIZES)
+        hints.append(SIZES)
     if 0 <= x1 < x2 <= height and 0 <= y1 < y2 <= width:
-        found.append(TURNED)
-    return " ".join(found)
+        hints.append(TURNED)
+    return " ".join(hints)
 
 
 def sentences(report: FolderReport, boxes: int, images: Sequence[str]) -> Iterator[str]:

@@ -18,11 +18,11 @@ _ABSENT = 1 << 20
 
 def numbers_in(samples: Sequence[Sample]) -> set[int]:
     """Numbers of the labels of all objects, of those too that do not count; none of samples of keypoints alone."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     for sample in samples:
         if sample.annotation.ndim == 1 or sample.annotation.shape[1] == 5:
-            found.update(np.atleast_1d(sample.annotation[..., 0]).astype(int).tolist())
-    return {-2 - number if number < UNKNOWN else number for number in found if number != UNKNOWN}
+            numbers.update(np.atleast_1d(sample.annotation[..., 0]).astype(int).tolist())
+    return {-2 - number if number < UNKNOWN else number for number in numbers if number != UNKNOWN}
 
 
 def with_labels(sample: Sample, names: Sequence[str], labels: Labels) -> Sample:

@@ -29,8 +29,7 @@ class Listing:
 
     images: paths of all images, whatever the case of the extension: a folder's own before those of its folders. others:
     paths of all other files, in the same order. roots: the folder, or folders, that the set is.
-    folders: paths of all folders that were read. skipped: what was not
-    looked into, with the reasons.
+    folders: paths of all folders that were read. skipped: what was not looked into, with the reasons.
 
     inner: folders of other sets, which do not belong to this one where they lie within it.
 

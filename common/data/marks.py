@@ -62,15 +62,15 @@ def find_identical(sets: Mapping[str, Sequence[Sample]], marks: Mapping[str, int
             if count[mark := marks[sample.image]] > 1:
                 images = groups.setdefault(mark, {}).setdefault(name, {})
                 images.setdefault(sample.image, []).append(sample.annotation)
-    found = []
+    identical = []
     for by_set in groups.values():
         annotations = [rows for images in by_set.values() for rows in images.values()]
         # As bytes: a point that cannot be seen is no number, and equal to none.
         first = [rows.tobytes() for rows in annotations[0]]
         differ = any([rows.tobytes() for rows in other] != first for other in annotations[1:])
         by_name = {name: list(images) for name, images in by_set.items()}
-        found.append({"files": by_name, "annotated_differently": differ})
-    return sorted(found, key=lambda group: -len(group["files"]))
+        identical.append({"files": by_name, "annotated_differently": differ})
+    return sorted(identical, key=lambda group: -len(group["files"]))
 
 
 def _glance(path: str) -> tuple[int, bool]:

@@ -101,11 +101,11 @@ class Labels:
 
 def renumbered(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
     """`table` of each id; of those that stand for objects that do not count (`boxes.uncounted`) too. UNKNOWN stays."""
-    found = ids.astype(np.float32)
+    new_ids = ids.astype(np.float32)
     for counted, numbers in ((ids >= 0, ids), (ids < UNKNOWN, -2 - ids)):
         new = table[numbers[counted]]
-        found[counted] = new if numbers is ids else -2 - new
-    return found
+        new_ids[counted] = new if numbers is ids else -2 - new
+    return new_ids
 
 
 def read_folder(

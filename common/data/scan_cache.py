@@ -103,12 +103,12 @@ class ScanCache:
         numbers = numbers.copy() if labels else numbers  # they change places with those of this job
         names = bytes(encoded).split(b"\0")
         place = {name: index for index, name in enumerate(names)}
-        found = [place.get(os.fsencode(path[self._start :]), -1) for path in paths]
-        same = ((images[found, :6] == self._states).all(axis=1) & (np.array(found) >= 0)).tolist()
+        indices = [place.get(os.fsencode(path[self._start :]), -1) for path in paths]
+        same = ((images[indices, :6] == self._states).all(axis=1) & (np.array(indices) >= 0)).tolist()
         ends = np.cumsum(images[:, 8]).tolist()
         number_ends = np.cumsum(rows[:, 0]).tolist()
         known = {}
-        for path, index, unchanged in zip(paths, found, same, strict=True):
+        for path, index, unchanged in zip(paths, indices, same, strict=True):
             if unchanged:
                 width, height, count = images[index, 6:].tolist()
                 annotations = []
@@ -134,7 +134,10 @@ class ScanCache:
             return
         sizes = np.array([(known[paths[i]][0], known[paths[i]][1], len(known[paths[i]][2])) for i in kept])
         annotations = [annotation for i in kept for annotation in known[paths[i]][2]]
-        rows = [(found.size, found.shape[1] if found.ndim == 2 else -1) for found in annotations]
+        rows = [
+            (annotation.size, annotation.shape[1] if annotation.ndim == 2 else -1)
+            for annotation in annotations
+        ]
         names = b"\0".join(os.fsencode(paths[i][self._start :]) for i in kept)
         try:
             write_container(

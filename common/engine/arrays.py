@@ -30,5 +30,5 @@ def norms(arrays: Sequence[Any]) -> np.ndarray:
     if arrays[0].context.device_type == "cpu":  # BLAS takes a fifth of the time
         flat = [host_view(array).ravel() for array in arrays]
         return np.sqrt([np.dot(numbers, numbers) for numbers in flat])
-    found: np.ndarray = np.sqrt(mx.nd.multi_sum_sq(*arrays, num_arrays=len(arrays)).asnumpy())
-    return found
+    euclidean: np.ndarray = np.sqrt(mx.nd.multi_sum_sq(*arrays, num_arrays=len(arrays)).asnumpy())
+    return euclidean

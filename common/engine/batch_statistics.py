@@ -84,7 +84,7 @@ class BatchStatistics:
                     outputs = graph(on_device(piece, self._context))
                 pieces.append([output.asnumpy().astype(np.float64) for output in outputs])
         parameters = self._block.collect_params()
-        found: dict[str, np.ndarray] = {}
+        statistics: dict[str, np.ndarray] = {}
         for number, layer in enumerate(layers):
             means = np.array([piece[2 * number] for piece in pieces])
             inverse = np.array([piece[2 * number + 1] for piece in pieces])
@@ -99,9 +99,9 @@ class BatchStatistics:
                 np.log(variances),
                 np.log(before[1].astype(np.float64) + layer.epsilon),
             )
-            found[layer.mean] = deviation * mean
-            found[layer.variance] = (np.exp(variance) - layer.epsilon).clip(0.0)
-        return found
+            statistics[layer.mean] = deviation * mean
+            statistics[layer.variance] = (np.exp(variance) - layer.epsilon).clip(0.0)
+        return statistics
 
 
 def shrunk(measured: np.ndarray, pieces: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -38,8 +38,8 @@ class DeviceCode:
 
 def mxnet_library() -> Path | None:
     """The library of the MXNet that is installed, found without importing it; None if there is none."""
-    found = importlib.util.find_spec("mxnet")
-    for folder in found.submodule_search_locations or [] if found else []:
+    spec = importlib.util.find_spec("mxnet")
+    for folder in spec.submodule_search_locations or [] if spec else []:
         path = Path(folder) / "libmxnet.so"
         if path.is_file():
             return path
@@ -77,7 +77,7 @@ def _section(data: mmap.mmap) -> tuple[int, int] | None:
 
 def _pieces(data: mmap.mmap, position: int, end: int) -> set[tuple[int, tuple[int, int]]]:
     """Kind and compute capability of every piece between two places."""
-    found: set[tuple[int, tuple[int, int]]] = set()
+    pieces: set[tuple[int, tuple[int, int]]] = set()
     while position + 16 <= end:
         magic, _, header, size = struct.unpack_from("<IHHQ", data, position)
         if magic != _CONTAINER:  # between containers there may be room
@@ -87,6 +87,6 @@ def _pieces(data: mmap.mmap, position: int, end: int) -> set[tuple[int, tuple[in
         while piece + 32 <= position:
             kind, _, own, length = struct.unpack_from("<HHIQ", data, piece)
             (capability,) = struct.unpack_from("<I", data, piece + 28)
-            found.add((kind, divmod(capability, 10)))
+            pieces.add((kind, divmod(capability, 10)))
             piece += max(own + length, 32)
-    return found
+    return pieces

@@ -107,24 +107,24 @@ def statistics_symbol(
     # MXNet would leave mixed precision out of what it writes.
     document = json.loads(output.tojson(remove_amp_cast=False))
     nodes = document["nodes"]
-    found: dict[str, Normalisation] = {}  # by name of the parameter of the mean
+    normalisations: dict[str, Normalisation] = {}  # by name of the parameter of the mean
     for node in nodes:
         if node["op"] not in _BATCH_NORMS or _is_true(node, "use_global_stats"):
             continue
         mean, variance = (nodes[entry[0]]["name"] for entry in node["inputs"][3:5])
-        if mean in found:  # the network runs a second time in `block`, with mirrored images
+        if mean in normalisations:  # the network runs a second time in `block`, with mirrored images
             continue
         # What the devices have in common is what each of them has, up to chance.
-        node["op"], node["name"] = "BatchNorm", f"measured{len(found)}"
+        node["op"], node["name"] = "BatchNorm", f"measured{len(normalisations)}"
         node["attrs"] = {k: v for k, v in node["attrs"].items() if k not in ("ndev", "key")}
         node["attrs"]["output_mean_var"] = "True"
         node["attrs"]["momentum"] = "1"  # on GPUs running statistics would move with every look at them
-        found[mean] = Normalisation(mean, variance, float(node["attrs"].get("eps", 1e-3)))
-    if not found:
+        normalisations[mean] = Normalisation(mean, variance, float(node["attrs"].get("eps", 1e-3)))
+    if not normalisations:
         return None, []
     every = mx.sym.load_json(json.dumps(document)).get_internals()
-    outputs = [every[f"measured{i}_{part}"] for i in range(len(found)) for part in ("mean", "var")]
-    return mx.sym.Group(outputs), list(found.values())
+    outputs = [every[f"measured{i}_{part}"] for i in range(len(normalisations)) for part in ("mean", "var")]
+    return mx.sym.Group(outputs), list(normalisations.values())
 
 
 def _is_true(node: Mapping[str, Any], attribute: str) -> bool:

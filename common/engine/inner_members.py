@@ -18,8 +18,8 @@ def named_parameters(block: gluon.Block) -> dict[str, gluon.Parameter]:
 
     Gluon's own names count the layers that were made, those that others have replaced since included.
     """
-    found: dict[str, gluon.Parameter] = block._collect_params_with_prefix()
-    return found
+    parameters: dict[str, gluon.Parameter] = block._collect_params_with_prefix()
+    return parameters
 
 
 def value_of(parameter: gluon.Parameter) -> np.ndarray:
@@ -43,8 +43,8 @@ def mark_fresh(parameter: gluon.Parameter, context: Any) -> None:
 
 def children(block: gluon.Block) -> dict[str, gluon.Block]:
     """The layers of a block by name; what is changed in the dictionary is changed in the block."""
-    found: dict[str, gluon.Block] = block._children
-    return found
+    layers: dict[str, gluon.Block] = block._children
+    return layers
 
 
 def descendants(block: gluon.Block) -> Iterator[gluon.Block]:

@@ -59,15 +59,15 @@ def lower(
 
 def _unblocked(nodes: Sequence[Node], parameters: Mapping[str, Any]) -> list[str]:
     """Names of the convolutions whose channels do not fill oneDNN's blocks: the first, of RGB; MobileNetV2's of 24."""
-    found = []
+    names = []
     for node in nodes:
         # None: computed in the graph.
         weight = parameters.get(nodes[node["inputs"][1][0]]["name"]) if node["op"] == "Convolution" else None
         if weight is not None:
             outputs, inputs = weight.shape[:2]
             if outputs % _BLOCK or (inputs * int(node["attrs"].get("num_group", 1))) % _BLOCK:
-                found.append(node["name"])
-    return found
+                names.append(node["name"])
+    return names
 
 
 def _rewritten(symbol: Any, rules: Mapping[int, Rule]) -> Any:
@@ -188,7 +188,7 @@ def _outputs_in_blocks(
 
         return padded
 
-    found: dict[int, Rule] = {}
+    rules: dict[int, Rule] = {}
     for index, node in enumerate(nodes):
         if node["name"] in unblocked and node["attrs"].get("num_group", "1") == "1":
             shape = parameters[nodes[node["inputs"][1][0]]["name"]].shape
@@ -196,8 +196,8 @@ def _outputs_in_blocks(
             norm = _first_input(nodes, before) if before["op"] in ("LeakyReLU", "Activation") else before
             behind_norm = norm["op"] == "BatchNorm" and shape[1] % _BLOCK == 0
             if behind_norm and not any(user["op"] == "BatchNorm" for user in _users(nodes, index)):
-                found[index] = rule(shape)
-    return found
+                rules[index] = rule(shape)
+    return rules
 
 
 def _first_input(nodes: Sequence[Node], node: Node) -> Node:

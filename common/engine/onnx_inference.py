@@ -99,15 +99,15 @@ def suppressed(
 
     See `common.export.onnx.heads.Suppression`; M is `detections`, -1 fills up.
     """
-    found = np.full((len(boxes), detections, 6), -1, np.float32)
+    output = np.full((len(boxes), detections, 6), -1, np.float32)
     for image, (places, by_class) in enumerate(zip(boxes, scores, strict=True)):
         flat = by_class.T.reshape(-1)
         order = np.flatnonzero(flat > score)
         order = order[np.argsort(-flat[order], kind="stable")][:candidates]
         ids, rows = order // len(places), places[order % len(places)]
         kept = (np.arange(len(order)) if overlap >= 1 else _kept(ids, rows, overlap))[:detections]
-        found[image, : len(kept)] = np.column_stack([ids[kept], flat[order[kept]], rows[kept]])
-    return found[..., :1], found[..., 1:2], found[..., 2:]
+        output[image, : len(kept)] = np.column_stack([ids[kept], flat[order[kept]], rows[kept]])
+    return output[..., :1], output[..., 1:2], output[..., 2:]
 
 
 def _kept(ids: np.ndarray, boxes: np.ndarray, overlap: float) -> np.ndarray:

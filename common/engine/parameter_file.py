@@ -148,13 +148,13 @@ def read_parameter_file(path: Path) -> dict[str, np.ndarray]:
     (count,) = reader.numbers("Q")
     arrays = [_array(reader) for _ in range(count)]
     reader.numbers("Q")
-    found = {}
+    by_name = {}
     for array in arrays:
         (length,) = reader.numbers("Q")
         start = reader.take(length)
         name = reader.data[start : start + length].decode()
-        found[name.removeprefix("arg:").removeprefix("aux:")] = array
-    return found
+        by_name[name.removeprefix("arg:").removeprefix("aux:")] = array
+    return by_name
 
 
 def _array(reader: _Reader) -> np.ndarray:

@@ -187,8 +187,8 @@ def _width(runs: Sequence[tuple[str, ImageFont.FreeTypeFont]]) -> float:
 def _font(cjk: bool, size: int) -> ImageFont.FreeTypeFont:
     if cjk:
         return ImageFont.truetype(io.BytesIO(_cjk_file()), size)
-    found = find_spec("matplotlib")  # located, not imported
-    folder = Path(str(found.origin)).parent if found and found.origin else Path()
+    spec = find_spec("matplotlib")  # located, not imported
+    folder = Path(str(spec.origin)).parent if spec and spec.origin else Path()
     path = folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(path), size) if path.is_file() else ImageFont.load_default(size)
 

@@ -117,7 +117,7 @@ def _write_onnx(card: Card) -> None:
 
 def _samples(card: Card) -> list[Sample]:
     """Images of the result files that are still there, whole. Raises DataError if none is."""
-    found: dict[str, Sample] = {}
+    samples: dict[str, Sample] = {}
     for name in ("valid", "test"):
         try:
             rows = json.loads((card.folder / RESULT.format(name)).read_text(encoding="utf-8"))["Result"]
@@ -129,12 +129,12 @@ def _samples(card: Card) -> list[Sample]:
                 width, height = probe(path)[:2]
             except ImageError:
                 continue
-            found[path] = Sample(path, width, height, np.array([0, 0, 0, width, height], np.float32))
-    if not found:
+            samples[path] = Sample(path, width, height, np.array([0, 0, 0, width, height], np.float32))
+    if not samples:
         raise DataError(
             f"{printable(str(card.folder))}: no image of its result files is there, on which files could be proven"
         )
-    return list(found.values())
+    return list(samples.values())
 
 
 def _files(card: Card) -> list[Path]:
@@ -235,9 +235,9 @@ def _quantised(
 
 
 def _value(predictor: Predictor, samples: Sequence[Sample], loader: Any, reading: Any) -> float:
-    found = predictor.predict(loader)
-    indices = sorted(found)
-    evaluation = reading.evaluator.evaluate([samples[i] for i in indices], [found[i] for i in indices])
+    predictions = predictor.predict(loader)
+    indices = sorted(predictions)
+    evaluation = reading.evaluator.evaluate([samples[i] for i in indices], [predictions[i] for i in indices])
     if reading.evaluator.metric in _METRICS:
         return -float(evaluation.curves["NME"])
     return float(evaluation.value)

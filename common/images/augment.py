@@ -15,14 +15,12 @@ import numpy as np
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's mean colour in RGB: what an image is surrounded with, nearly zero after normalisation."""
 
-# Weights of ITU-R BT.601 luma, and the chroma plane (I, Q) of the NTSC standard: a rotation in it turns the
-# hue.
+# Weights of ITU-R BT.601 luma, and the chroma plane (I, Q) of the NTSC standard: a rotation in it turns the hue.
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 _LUMA = _RGB_TO_YIQ[0]
 # Standard deviation along the principal components of RGB in ImageNet ("ImageNet Classification with Deep
-# Convolutional Neural Networks", Krizhevsky et al. 2012; the figures are those of torch's and GluonCV's
-# lighting).
+# Convolutional Neural Networks", Krizhevsky et al. 2012; the figures are those of torch's and GluonCV's lighting).
 _LIGHTING = (
     255.0
     * np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])

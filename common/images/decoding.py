@@ -93,10 +93,8 @@ def decode(path: str, minimum: tuple[int, int] | None = None) -> tuple[np.ndarra
 
     Args:
         path: a JPEG, PNG or BMP file, whatever its extension.
-        minimum: (width, height) that are enough. A JPEG of at least twice that is decoded at a half, a
-        quarter or an
-            eighth of its size, which is faster; the pixels then cover the same picture, and coordinates
-            scale.
+        minimum: (width, height) that are enough. A JPEG of at least twice that is decoded at a half, a quarter or
+            an eighth of its size, which is faster; the pixels then cover the same picture, and coordinates scale.
 
     Returns:
         (height, width, 3) uint8 RGB, C-contiguous and writable, and the (width, height) of the undiminished

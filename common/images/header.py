@@ -124,8 +124,8 @@ def _jpeg_header(source: Source) -> Header:
             raise Refused("truncated: the file ends in its header")
         if start[0] != 0xFF or start[1] == 0:  # stray bytes, which decoders pass over
             chunk = source.at(position, _TAIL)
-            found = chunk.find(b"\xff", 1)
-            position += found if found > 0 else len(chunk)
+            offset = chunk.find(b"\xff", 1)
+            position += offset if offset > 0 else len(chunk)
             continue
         marker = start[1]
         if marker == 0xFF:  # fillers, of which the last belongs to a marker
@@ -177,10 +177,10 @@ def check_passes(data: bytes, header: Header) -> None:
     most = min(PASS_LIMIT, PASSED_LIMIT // (header.width * header.height))
     passes, position = 0, 2
     for _ in range(_SEGMENT_LIMIT):
-        found = _MARKER.search(data, position)
-        if found is None or data[found.end() - 1] == 0xD9:
+        match = _MARKER.search(data, position)
+        if match is None or data[match.end() - 1] == 0xD9:
             return
-        position, marker = found.end(), data[found.end() - 1]
+        position, marker = match.end(), data[match.end() - 1]
         if marker == 0xDA:
             passes += 1
             if passes > most:

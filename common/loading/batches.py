@@ -68,11 +68,11 @@ class Memory:
     def arrays(self, slot: int, layout: Layout, rows: int) -> dict[str, np.ndarray]:
         """The arrays (rows, ...) of a slot."""
         offset = slot * self.slot_size
-        found: dict[str, np.ndarray] = {}
+        views: dict[str, np.ndarray] = {}
         for name, (shape, dtype) in layout.items():
-            found[name] = np.ndarray((rows, *shape), dtype, self._map, offset)
-            offset += _aligned(found[name].nbytes)
-        return found
+            views[name] = np.ndarray((rows, *shape), dtype, self._map, offset)
+            offset += _aligned(views[name].nbytes)
+        return views
 
     def release(self) -> None:
         """Give back the memory itself: workers may hold the mapping, which then reads as 0, for a while."""
@@ -116,11 +116,11 @@ class Maker:
 
     def arrays(self, slot: int, shape: Shape) -> dict[str, np.ndarray]:
         """The arrays of a batch."""
-        found = self._arrays.get((slot, shape))
-        if found is None:
-            found = self.memory.arrays(slot, self.transform.layout(shape), self.batch_size)
-            self._arrays[slot, shape] = found
-        return found
+        views = self._arrays.get((slot, shape))
+        if views is None:
+            views = self.memory.arrays(slot, self.transform.layout(shape), self.batch_size)
+            self._arrays[slot, shape] = views
+        return views
 
     def make_row(
         self,

@@ -209,9 +209,9 @@ class Loader:
                 batch, slot, count, tickets = epoch.pending[0]
                 made = [self._pool.result(ticket) for ticket in tickets]
                 epoch.pending.popleft()
-                found = self._batch(epoch, batch, slot, count, made)
-                failed += len(found.failed)
-                yield found
+                finished = self._batch(epoch, batch, slot, count, made)
+                failed += len(finished.failed)
+                yield finished
                 if self._current is not epoch:
                     raise RuntimeError("another epoch of this loader was begun, or it was closed")
                 epoch.free.append(slot)
@@ -245,9 +245,8 @@ class Loader:
 
 @dataclass
 class _Epoch:
-    """An epoch under way. length: rows that are an image's turn. indices, occurrences: (batches, B). pending:
-    number,
-    slot, count and tickets of the batches that are being made. free: slots that hold nothing."""
+    """An epoch under way. length: rows that are an image's turn. indices, occurrences: (batches, B).
+    pending: number, slot, count and tickets of the batches that are being made. free: slots that hold nothing."""
 
     number: int
     length: int
@@ -265,6 +264,6 @@ def _occurrences(rows: np.ndarray) -> np.ndarray:
     position = np.arange(len(rows))
     first = np.ones(len(rows), bool)
     first[1:] = rows[order][1:] != rows[order][:-1]
-    found = np.empty(len(rows), int)
-    found[order] = position - np.maximum.accumulate(np.where(first, position, 0))
-    return found
+    occurrences = np.empty(len(rows), int)
+    occurrences[order] = position - np.maximum.accumulate(np.where(first, position, 0))
+    return occurrences

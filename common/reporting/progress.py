@@ -75,16 +75,16 @@ def curves(log_dir: Path) -> dict[str, list[tuple[int, float]]]:
 
     Of a training that was resumed, what was written last of a step counts.
     """
-    found: dict[str, dict[int, float]] = {}
+    by_tag: dict[str, dict[int, float]] = {}
     for path in sorted(log_dir.glob(EVENT_FILES)):
         try:
             for event in LegacyEventFileLoader(str(path)).Load():
                 for value in event.summary.value:
                     if value.tag != TAG and value.HasField("simple_value"):
-                        found.setdefault(value.tag, {})[event.step] = value.simple_value
+                        by_tag.setdefault(value.tag, {})[event.step] = value.simple_value
         except Exception as error:  # of several libraries: whatever is wrong, the beginning counts
             _logger.warning("%s: read in part: %s", path, error)
-    return {tag: sorted(points.items()) for tag, points in found.items()}
+    return {tag: sorted(points.items()) for tag, points in by_tag.items()}
 
 
 def _rising(points: Iterable[Point]) -> list[Point]:

@@ -75,16 +75,16 @@ def write_run(
 
 def versions() -> dict[str, str]:
     """Names and versions of what is installed here and has a part in a job."""
-    found = {"visualtl": __version__, "python": platform.python_version(), "system": platform.platform()}
+    installed = {"visualtl": __version__, "python": platform.python_version(), "system": platform.platform()}
     mxnet = sys.modules.get("mxnet")
     if mxnet is not None:
-        found["mxnet"] = str(getattr(mxnet, "__version__", "unknown"))
+        installed["mxnet"] = str(getattr(mxnet, "__version__", "unknown"))
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def without_secrets(value: Any, key: str = "") -> Any:

@@ -178,10 +178,10 @@ class _Supervisor:
     def _reap(self) -> tuple[int, int, resource.struct_rusage] | None:
         """A child that has ended; as process 1 of a container it also has those of others."""
         try:
-            found = os.wait4(-1, os.WNOHANG)
+            ended = os.wait4(-1, os.WNOHANG)
         except ChildProcessError:
             return None
-        return found if found[0] else None
+        return ended if ended[0] else None
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

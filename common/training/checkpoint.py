@@ -53,8 +53,8 @@ def read_checkpoint(
         if type(version) is not int or version not in (VERSION, _PICKLED_VERSION):
             raise ContainerError(f"its format has version {_short(version)}; this one reads {VERSION}")
         if _text(document.get("task")) != task:
-            found = _short(document.get("task"))
-            raise ContainerError(f"it is of the task {found}; this script trains {task!r}")
+            stored_task = _short(document.get("task"))
+            raise ContainerError(f"it is of the task {stored_task}; this script trains {task!r}")
         if version == _PICKLED_VERSION:
             _bring_up_to_date(document)
         missing = [key for key in required if key not in document]

@@ -155,9 +155,9 @@ class _Machine:
         if not self._marks:
             raise ContainerError("it is damaged (it takes what it has not put there)")
         start = self._marks.pop()
-        found = self._stack[start:]
+        taken = self._stack[start:]
         del self._stack[start:]
-        return found
+        return taken
 
     def protocol(self) -> None:
         self._take(1)

@@ -304,10 +304,10 @@ def _defaults(config_class: type[JobConfig]) -> dict[str, Any]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            found.update(_flat(value, f"{prefix}{key}."))
+            flat.update(_flat(value, f"{prefix}{key}."))
         else:
-            found[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return found
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat

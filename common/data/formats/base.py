@@ -163,11 +163,11 @@ class AnnotatedSet:
 
     def files_beside(self) -> list[str]:
         """For each image the file that belongs to it alone; the image itself where its annotation is in `files`."""
-        found = []
+        files = []
         for image, entry in zip(self.images, self.entries, strict=True):
             own = entry if isinstance(entry, str) else getattr(entry, "xml", "")
-            found.append(own if os.path.isabs(own) or os.sep in own else image)
-        return found
+            files.append(own if os.path.isabs(own) or os.sep in own else image)
+        return files
 
 
 def stated_size(record: Record, image: str, width: int, height: int) -> list[Problem]:
@@ -253,13 +253,13 @@ class ImageFinder:
                     candidate.lower().endswith(self._extensions) and os.path.isfile(candidate)
                 ):
                     return candidate, ""
-        found = self._find_by_name(local)
-        if len(found) == 1:
-            return found[0], ""
-        if found:
+        matches = self._find_by_name(local)
+        if len(matches) == 1:
+            return matches[0], ""
+        if matches:
             return (
                 None,
-                f"{excerpt(written)}: {len(found)} files have this name, such as {printable(found[0])}",
+                f"{excerpt(written)}: {len(matches)} files have this name, such as {printable(matches[0])}",
             )
         if outside:
             return (
@@ -277,13 +277,13 @@ class ImageFinder:
                 self._by_name.setdefault(_form(posixpath.basename(path)), []).append(path)
         for text in dict.fromkeys((written, urllib.parse.unquote(written))):
             parts = [_form(part) for part in text.split("/") if part]
-            found = self._by_name.get(parts[-1], []) if parts else []
-            if len(found) > 1:
-                alike = [_common_end(parts, [_form(part) for part in path.split("/")]) for path in found]
+            matches = self._by_name.get(parts[-1], []) if parts else []
+            if len(matches) > 1:
+                alike = [_common_end(parts, [_form(part) for part in path.split("/")]) for path in matches]
                 best = max(alike)
-                found = [path for path, length in zip(found, alike, strict=True) if length == best]
-            if found:
-                return found
+                matches = [path for path, length in zip(matches, alike, strict=True) if length == best]
+            if matches:
+                return matches
         return []
 
 

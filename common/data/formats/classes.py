@@ -21,9 +21,9 @@ def settle(
     Names of a format with ids come in their order there, further ones sorted behind them. An id without a name is that
     place in `given`, else class0, class1, … Raises DataError for one beyond `given`.
     """
-    found = set(labels)
-    names = {label for label in found if isinstance(label, str) and label}
-    ids = {label for label in found if isinstance(label, int)}
+    distinct = set(labels)
+    names = {label for label in distinct if isinstance(label, str) and label}
+    ids = {label for label in distinct if isinstance(label, int)}
     if given is not None:
         classes = list(given)
         if ids and max(ids) >= len(classes):

@@ -54,8 +54,8 @@ _FILE_NAME = re.compile(r'"file_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 def recognise(place: Place, listing: Listing) -> str | None:
     """Why a set is COCO's; None: it is not. Raises DataError where several files could be meant."""
-    found = _find(place, listing)
-    return f"{printable(found)} lists images, categories and annotations" if found else None
+    file = _find(place, listing)
+    return f"{printable(file)} lists images, categories and annotations" if file else None
 
 
 def _find(place: Place, listing: Listing) -> str | None:
@@ -143,12 +143,12 @@ def _looks_like_coco(file: str) -> bool:
 def _names_images(file: str, place: Place, listing: Listing) -> bool:
     """Whether one of the first images that the file names is one of the set."""
     names = {os.path.basename(image) for image in listing.images}
-    found = _FILE_NAME.findall(_beginning(file)) or (
+    listed = _FILE_NAME.findall(_beginning(file)) or (
         str(item.get("file_name"))
         for key, item, _ in json_stream.items(file)
         if key == "images" and isinstance(item, dict)
     )
-    return any(re.split(r"[/\\]+", name)[-1] in names for name in found)
+    return any(re.split(r"[/\\]+", name)[-1] in names for name in listed)
 
 
 class _Columns:
@@ -345,17 +345,19 @@ def _find_images(
     file: str, images: dict[int, tuple[str, int, int, int]], finder: ImageFinder, problems: Problems
 ) -> tuple[list[int], list[str]]:
     """Numbers and paths of the images that are there, in the order of the listing."""
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for number, (name, _, _, line) in images.items():
         path, reason = finder.find(name, file)
         if path is None:
             problems.add(file, line, reason)
-        elif path in found:
-            problems.add(file, line, f"{excerpt(name)} is the same file as {excerpt(images[found[path]][0])}")
+        elif path in numbers:
+            problems.add(
+                file, line, f"{excerpt(name)} is the same file as {excerpt(images[numbers[path]][0])}"
+            )
         else:
-            found[path] = number
-    paths = sorted(found, key=finder.order)
-    return [found[path] for path in paths], paths
+            numbers[path] = number
+    paths = sorted(numbers, key=finder.order)
+    return [numbers[path] for path in paths], paths
 
 
 @dataclass(frozen=True, slots=True)

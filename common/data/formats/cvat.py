@@ -78,7 +78,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
         raise DataError(f"{printable(place.folder)}: no annotations.xml of CVAT is there, nor above it")
     finder = ImageFinder(listing, place.root)
     problems = Problems()
-    found: list[tuple[str, str, Record]] = []
+    entries: list[tuple[str, str, Record]] = []
     seen: set[str] = set()
     try:
         for element in xml_tree.elements(file, _LIMIT, 2):
@@ -88,7 +88,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
                 )
             if element.tag != "image":
                 continue
-            if len(found) >= MOST_IMAGES:
+            if len(entries) >= MOST_IMAGES:
                 raise FormatError(file, element.line, f"more than {MOST_IMAGES} images")
             path, reason = finder.find(element.attributes.get("name", ""), file)
             if path is None:
@@ -97,14 +97,14 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
                 problems.add(file, element.line, f"{printable(path)} stands there twice")
             else:
                 seen.add(path)
-                found.append((path, part_of(element.attributes.get("subset")), _record(file, element)))
+                entries.append((path, part_of(element.attributes.get("subset")), _record(file, element)))
     except BadSample as error:
         problem = error.problems[0]
         raise FormatError(problem.file, problem.line, problem.reason) from None
-    if not found and not problems:
+    if not entries and not problems:
         raise FormatError(file, None, "names no image")
-    found, others = those_of(place.part, found)
-    found.sort(key=lambda entry: finder.order(entry[0]))
+    entries, others = those_of(place.part, entries)
+    entries.sort(key=lambda entry: finder.order(entry[0]))
     skipped = [Problem(path, None, f"belongs to the subset {part!r}") for path, part, _ in others]
     skipped += [
         Problem(path, None, f"{os.path.basename(file)} does not name it")
@@ -112,7 +112,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
         if path not in seen
     ]
     return AnnotatedSet(
-        "cvat", [path for path, _, _ in found], [record for _, _, record in found], parse,
+        "cvat", [path for path, _, _ in entries], [record for _, _, record in entries], parse,
         problems=problems.closed(file), skipped=skipped, files=[file],
     )  # fmt: skip
 

@@ -107,18 +107,18 @@ class _Scanner:
 
     def _ends(self, bracket: str) -> bool:
         """Go over the comma, or the bracket that ends what is being read."""
-        found = self._peek()
-        if found not in (bracket, ",") or not found:
-            missing = "the file ends too early" if not found else f"a comma or {bracket} is missing"
+        character = self._peek()
+        if character not in (bracket, ",") or not character:
+            missing = "the file ends too early" if not character else f"a comma or {bracket} is missing"
             raise self._error(f"not JSON: {missing}")
         self._at += 1
-        return found == bracket
+        return character == bracket
 
     def _peek(self) -> str:
         """The next character that is no blank, where `_at` then stands; "" at the end."""
         while True:
-            if self._at < len(self._text) and (found := self._text[self._at]) > " ":
-                return found
+            if self._at < len(self._text) and (character := self._text[self._at]) > " ":
+                return character
             match = _BLANK.match(self._text, self._at)
             assert match is not None
             self._at = match.end()

@@ -17,12 +17,12 @@ def ordered(thing: Object, names: Sequence[str] | None) -> list[Point | None] | 
     labels = [point.name for point in thing.points]
     if None in labels or not labels:
         return list(thing.points)
-    found = {point.name: point for point in thing.points}
-    if len(found) != len(thing.points):
+    by_name = {point.name: point for point in thing.points}
+    if len(by_name) != len(thing.points):
         return None
     if names is None:
-        return [found[label] for label in sorted(found, key=_place)]
-    return None if found.keys() - set(names) else [found.get(name) for name in names]
+        return [by_name[label] for label in sorted(by_name, key=_place)]
+    return None if by_name.keys() - set(names) else [by_name.get(name) for name in names]
 
 
 def _place(label: str | None) -> tuple[bool, int, str]:

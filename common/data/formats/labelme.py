@@ -186,9 +186,9 @@ class LabelmeParser:
 def _with_points(points: dict[Any, list[Point]], boxes: dict[Any, Object]) -> list[Object]:
     """A thing for each group of points; its box is the shape of the same group."""
     things = []
-    for group, found in points.items():
+    for group, members in points.items():
         thing = boxes.get(group)
-        things.append(Object(thing.label if thing else "", thing.box if thing else None, tuple(found)))
+        things.append(Object(thing.label if thing else "", thing.box if thing else None, tuple(members)))
     return things
 
 

@@ -87,7 +87,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
         raise DataError(f"{printable(place.folder)}: no JSON export of Label Studio is there, nor above it")
     finder = ImageFinder(listing, place.root)
     problems = Problems()
-    found: dict[str, Record] = {}
+    records: dict[str, Record] = {}
     unlabelled: list[Problem] = []
     for count, (key, task, line) in enumerate(json_stream.items(file)):
         if key is not None:
@@ -99,25 +99,25 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
             problems.add(file, line, reason)
             continue
         results = _results(task)
-        if path in found:
+        if path in records:
             problems.add(file, line, f"{printable(path)} is the image of another task as well")
         elif results is None:
             unlabelled.append(
                 Problem(path, None, f"nobody has annotated it ({os.path.basename(file)}:{line})")
             )
         else:
-            found[path] = _record(file, line, results)
-    if not found and not problems and not unlabelled:
+            records[path] = _record(file, line, results)
+    if not records and not problems and not unlabelled:
         raise FormatError(file, None, "holds no task")
-    images = sorted(found, key=finder.order)
-    known = {*found, *(problem.file for problem in unlabelled)}
+    images = sorted(records, key=finder.order)
+    known = {*records, *(problem.file for problem in unlabelled)}
     skipped = [
         Problem(path, None, f"{os.path.basename(file)} has no task of it")
         for path in listing.images
         if path not in known
     ]
     return AnnotatedSet(
-        "labelstudio", images, [found[image] for image in images], parse, problems=problems.closed(file),
+        "labelstudio", images, [records[image] for image in images], parse, problems=problems.closed(file),
         skipped=[*unlabelled, *skipped], files=[file],
     )  # fmt: skip
 

@@ -73,26 +73,26 @@ def _find(place: Place, listing: Listing) -> list[str]:
         if os.path.isfile(place.annotations):
             return [place.annotations] if _is_list(place.annotations, place.task) else []
         names = [os.path.join(place.annotations, name) for name in sorted(os.listdir(place.annotations))]
-        found = [
+        lists = [
             name
             for name in names
             if name.lower().endswith((".txt", ".lst", ".csv")) and _is_list(name, place.task)
         ]
-        return _of_part(found, place)
+        return _of_part(lists, place)
     images = {beside(image, ".txt") for image in listing.images}
     own = [path for path in listing.with_extension(".txt", ".lst") if path not in images]
-    found = [path for path in own[:50] if _is_list(path, place.task)]
-    if not found:
+    lists = [path for path in own[:50] if _is_list(path, place.task)]
+    if not lists:
         name = os.path.basename(os.path.normpath(place.folder))
         for folder in place.above():
             near = sorted(
                 entry.path for entry in os.scandir(folder) if entry.name.lower().endswith((".txt", ".lst"))
             )
             near = [path for path in near[:50] if path not in images and _is_list(path, place.task)]
-            found = [path for path in near if name in os.path.basename(path)] or near
-            if found:
+            lists = [path for path in near if name in os.path.basename(path)] or near
+            if lists:
                 break
-    return _of_part(found, place)
+    return _of_part(lists, place)
 
 
 def _of_part(files: list[str], place: Place) -> list[str]:
@@ -189,27 +189,27 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     file = files[0]
     finder = ImageFinder(listing, place.root)
     problems = Problems()
-    found: dict[str, list[Line]] = {}
+    lines_by_path: dict[str, list[Line]] = {}
     for line in _all_lines(file, place.task, problems):
         path, reason = finder.find(line.path, file)
         if path is None:
             problems.add(file, line.line, reason)
             continue
-        own = found.setdefault(path, [])
+        own = lines_by_path.setdefault(path, [])
         if own and place.task != "landmark":
             problems.add(file, line.line, f"{excerpt(line.path)} stands in line {own[0].line} as well")
             continue
         own.append(line)
-    if not found and not problems:
+    if not lines_by_path and not problems:
         raise FormatError(file, None, f"holds no line; at most {MOST_IMAGES} are read")
-    images = sorted(found, key=finder.order)
+    images = sorted(lines_by_path, key=finder.order)
     skipped = [
         Problem(path, None, f"{os.path.basename(file)} does not name it")
         for path in listing.images
-        if path not in found
+        if path not in lines_by_path
     ]
     return AnnotatedSet(
-        "list", images, [tuple(found[image]) for image in images], parse, problems=problems.closed(file),
+        "list", images, [tuple(lines_by_path[image]) for image in images], parse, problems=problems.closed(file),
         skipped=skipped, files=[file],
     )  # fmt: skip
 

@@ -65,17 +65,17 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
         os.path.basename(folder) == QUERY for folder in listing.folders if folder != listing.folder
     )
     for path in listing.images:
-        found = named(path)
+        name = named(path)
         folder = os.path.basename(os.path.dirname(path))
-        if found is None:
+        if name is None:
             problems.append(
                 Problem(path, None, "its name is not like 0001_c1s1_000151_01.jpg: person, camera, …")
             )
         elif has_query and folder not in (QUERY, GALLERY):
             skipped.append(Problem(path, None, f"lies neither in {QUERY} nor in {GALLERY}"))
-        elif found.person == JUNK:
+        elif name.person == JUNK:
             skipped.append(Problem(path, None, "junk: its person is -1"))
-        elif found.person.strip("0") == "" and not has_query:
+        elif name.person.strip("0") == "" and not has_query:
             skipped.append(Problem(path, None, "a distractor: its person is 0000, which is nobody to learn"))
         else:
             images.append(path)
@@ -86,6 +86,6 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
 
 def parse(image: str, entry: str, width: int, height: int) -> Record:
     """The person of an image."""
-    found = named(image)
-    assert found is not None
-    return Record(image, [Object(found.person)])
+    name = named(image)
+    assert name is not None
+    return Record(image, [Object(name.person)])

@@ -92,7 +92,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     finder = ImageFinder(listing, place.root)
     files = ImageFinder(listing, place.root, xml=True)
     problems = Problems()
-    found: list[tuple[str, str, Entry]] = []
+    entries: list[tuple[str, str, Entry]] = []
     seen: set[str] = set()
     unlabelled: list[Problem] = []
     for number, text in lines(file):
@@ -120,23 +120,23 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
         seen.add(path)
         entry = _entry(file, number, item, files, place.task, problems)
         if entry is not None:
-            found.append((path, part_of(item.get("usage")), entry))
+            entries.append((path, part_of(item.get("usage")), entry))
         else:
             unlabelled.append(Problem(path, None, f"no annotation in {os.path.basename(file)}:{number}"))
-    if not found and not problems and not unlabelled:
+    if not entries and not problems and not unlabelled:
         raise FormatError(file, None, "holds no line")
-    found, others = those_of(place.part, found)
-    found.sort(key=lambda entry: finder.order(entry[0]))
+    entries, others = those_of(place.part, entries)
+    entries.sort(key=lambda entry: finder.order(entry[0]))
     unlabelled += [Problem(path, None, f"its usage is {part!r}") for path, part, _ in others]
     unlabelled += [
         Problem(path, None, f"{os.path.basename(file)} has no line of it")
         for path in listing.images
         if path not in seen
     ]
-    xmls = [entry.xml for _, _, entry in found if entry.xml]
+    xmls = [entry.xml for _, _, entry in entries if entry.xml]
     first = 0 if any(voc.counts_from_zero(xml) for xml in xmls) else 1
     return AnnotatedSet(
-        "modelarts", [path for path, _, _ in found], [entry for _, _, entry in found], ModelArtsParser(first),
+        "modelarts", [path for path, _, _ in entries], [entry for _, _, entry in entries], ModelArtsParser(first),
         problems=problems.closed(file), skipped=unlabelled, files=[file],
     )  # fmt: skip
 

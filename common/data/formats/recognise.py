@@ -61,25 +61,25 @@ def recognise(place: Place, listing: Listing) -> tuple[str, str]:
 
     What reads as our own texts is that, whatever lies beside it. Raises DataError where two others are possible.
     """
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for name, module in READERS.items():
         if place.task in module.TASKS:
             reason = module.recognise(place, listing)
             if reason is not None:
-                found[name] = reason
+                reasons[name] = reason
                 if name == "txt":
                     return name, reason
     for outer, inner in _CONTAINS.items():
-        if outer in found:
+        if outer in reasons:
             for name in inner:
-                found.pop(name, None)
-    if len(found) > 1:
-        told = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+                reasons.pop(name, None)
+    if len(reasons) > 1:
+        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise DataError(
-            f"{printable(place.folder)} may be of {len(found)} formats; name one with dataset.format ({told})"
+            f"{printable(place.folder)} may be of {len(reasons)} formats; name one with dataset.format ({told})"
         )
-    if found:
-        return next(iter(found.items()))
+    if reasons:
+        return next(iter(reasons.items()))
     if place.annotations is not None:
         formats = [name for name, module in READERS.items() if place.task in module.TASKS and name != "txt"]
         raise DataError(

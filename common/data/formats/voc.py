@@ -104,10 +104,10 @@ def _set_file(place: Place) -> str | None:
             return file
     if place.part and os.path.isdir(lists):
         names = {f"{name}.txt" for names in _SET_NAMES.values() for name in names}
-        found = [os.path.join(lists, name) for name in sorted(os.listdir(lists)) if name in names]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        files = [os.path.join(lists, name) for name in sorted(os.listdir(lists)) if name in names]
+        if len(files) == 1:
+            return files[0]
+        if files:
             raise DataError(
                 f"{printable(lists)} has no {_SET_NAMES[place.part][0]}.txt; name a list with "
                 f"dataset.{place.part}_annotations"
@@ -138,14 +138,14 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
         if wanted is not None and name not in wanted:
             continue
         used.add(name)
-        found = _image_of(file, by_stem.get(name, []), finder)
-        if isinstance(found, Problem):
-            problems.append(found)
-        elif found in entries:
-            reason = f"{printable(found)} has another XML, {printable(entries[found])}"
+        owner = _image_of(file, by_stem.get(name, []), finder)
+        if isinstance(owner, Problem):
+            problems.append(owner)
+        elif owner in entries:
+            reason = f"{printable(owner)} has another XML, {printable(entries[owner])}"
             problems.append(Problem(file, None, reason))
         else:
-            entries[found] = file
+            entries[owner] = file
     if wanted is not None and set_file is not None:
         problems += [
             Problem(set_file, line, f"{excerpt(name)}: there is no XML of it")

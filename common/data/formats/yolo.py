@@ -124,9 +124,9 @@ def _names(place: Place, roots: Sequence[tuple[str, str]]) -> tuple[list[str], s
     folders = [labels for _, labels in roots] + list(place.above())
     for folder in folders:
         for file in _yaml_files(folder):
-            found = _from_yaml(file)
-            if found[0]:
-                return found
+            naming = _from_yaml(file)
+            if naming[0]:
+                return naming
     for folder in folders:
         for name in _NAMES:
             file = os.path.join(folder, name)
@@ -254,11 +254,11 @@ class YoloParser:
             if len(seen) >= MOST_OBJECTS:
                 raise bad(entry, line, f"more than {MOST_OBJECTS} lines of one image")
             seen.add(parts)
-            found = self._object(entry, line, text, parts, width, height)
-            if isinstance(found, Problem):
-                record.problems.append(found)
+            thing = self._object(entry, line, text, parts, width, height)
+            if isinstance(thing, Problem):
+                record.problems.append(thing)
             else:
-                record.objects.append(found)
+                record.objects.append(thing)
         return record
 
     def _object(

@@ -54,12 +54,12 @@ def kinds(card: Card) -> list[Kind]:
     """The ONNX files of a model. Raises KeyError for a task that is not known."""
     head = _HEADS[card.task]
     mirrored = graphs(card)[MIRRORED]
-    found = [Kind("", head, MIRRORED if mirrored else PLAIN)]
+    files = [Kind("", head, MIRRORED if mirrored else PLAIN)]
     if mirrored:
-        found.append(Kind("-plain", head))
+        files.append(Kind("-plain", head))
     if card.task in _RAW:
-        found.append(Kind("-raw", _RAW[card.task]))
-    return found
+        files.append(Kind("-raw", _RAW[card.task]))
+    return files
 
 
 def graphs(card: Card) -> dict[str, str | None]:
@@ -142,12 +142,12 @@ def export_onnx(
             ).SerializeToString()
             if kind.graph not in wanted:
                 wanted[kind.graph] = images.predicted(predictors[kind.graph])
-            found = images.predicted(replace(predictors[kind.graph], compute=OnnxInference(content)))
+            predictions = images.predicted(replace(predictors[kind.graph], compute=OnnxInference(content)))
             comparison = compare(
                 card.task,
                 images.names,
                 wanted[kind.graph],
-                found,
+                predictions,
                 card.content.get("score_thresh"),
                 written.suppression.overlap if written.suppression else _OVERLAP,
             )
@@ -158,7 +158,7 @@ def export_onnx(
             paths.append(path)
             entries[path.name] = {
                 "opset": written.graph.opset,
-                "images": len(found),
+                "images": len(predictions),
                 "largest_difference": comparison.largest,
             }
         except Exception as error:  # whatever it is, the model that was trained is there without it

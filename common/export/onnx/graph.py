@@ -288,12 +288,12 @@ class Graph:
         return model
 
     def _unused(self, name: str) -> str:
-        found, number = name, 1
-        while found in self._names:
+        candidate, number = name, 1
+        while candidate in self._names:
             number += 1
-            found = f"{name}_{number}"
-        self._names.add(found)
-        return found
+            candidate = f"{name}_{number}"
+        self._names.add(candidate)
+        return candidate
 
     def _computed(self, node: onnx.NodeProto, inputs: Sequence[Tensor]) -> list[np.ndarray]:
         graph = helper.make_graph(
@@ -303,10 +303,10 @@ class Graph:
             [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in node.output],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
-        found = ReferenceEvaluator(model).run(None, {tensor.name: tensor.value for tensor in inputs})
+        outputs = ReferenceEvaluator(model).run(None, {tensor.name: tensor.value for tensor in inputs})
         for name in node.output:
             self._names.discard(name)  # the constant takes it
-        return [np.asarray(value) for value in found]
+        return [np.asarray(value) for value in outputs]
 
 
 def grows(axis: int) -> bool:

@@ -162,11 +162,11 @@ def center_net_raw(source: Source, opset: int = OPSET) -> Written:
     is higher: the paper's replacement of non-maximum suppression."""
     graph, translation = source.begin(opset, RAW)
     symbol = source.symbol
-    found = next((i for i, node in enumerate(symbol.nodes) if node.op == "topk"), None)
+    topk = next((i for i, node in enumerate(symbol.nodes) if node.op == "topk"), None)
     gathered = next((i for i, node in enumerate(symbol.nodes) if node.op == "gather_nd"), None)
-    if found is None or gathered is None:
+    if topk is None or gathered is None:
         raise UnsupportedError("a symbol without the decoding of CenterNet")
-    peaks = translation.tensor(symbol.first_input(found, "topk", "Concat", "Reshape"))
+    peaks = translation.tensor(symbol.first_input(topk, "topk", "Concat", "Reshape"))
     maps = symbol.first_input(gathered, "gather_nd", "transpose", "Reshape")
     values = translation.tensor(maps)
     batch, classes, height, width = peaks.shape
@@ -182,7 +182,7 @@ def center_net_raw(source: Source, opset: int = OPSET) -> Written:
     half = graph.binary("Mul", sizes, 0.5)
     corners = [graph.binary(op, centres, half) for op in ("Sub", "Add")]
     boxes = graph.binary("Mul", graph.concat(corners, 2), scale)
-    candidates = Attributes(symbol.nodes[found].attributes).whole("k", 1)
+    candidates = Attributes(symbol.nodes[topk].attributes).whole("k", 1)
     settings = Suppression(1.0, 0.0, candidates, candidates)
     if any(node.op == "_contrib_box_nms" for node in symbol.nodes):
         settings = replace(_suppression(symbol), candidates=candidates)

@@ -40,11 +40,11 @@ def compare(
     task: str,
     images: Sequence[str],
     wanted: Sequence[np.ndarray],
-    found: Sequence[np.ndarray],
+    exported: Sequence[np.ndarray],
     score_thresh: float | None = None,
     overlap: float = 1.0,
 ) -> Comparison:
-    """Predictions of a task's decoder, `wanted` of MXNet and `found` of an ONNX file, by image.
+    """Predictions of a task's decoder, `wanted` of MXNet and `exported` of an ONNX file, by image.
 
     score_thresh: of detections that count. overlap: of their suppression.
     """
@@ -52,7 +52,7 @@ def compare(
     if score_thresh is not None:  # of a network that is not sure of anything its best detections count
         highest = max((float(rows[:, 1].max()) for rows in wanted if len(rows)), default=0.0)
         score_thresh = min(score_thresh, _SHARE * highest)
-    for image, one, other in zip(images, wanted, found, strict=True):
+    for image, one, other in zip(images, wanted, exported, strict=True):
         if score_thresh is not None:
             _compare_detections(comparison, image, one, other, score_thresh, overlap)
         elif task == "landmark":
@@ -74,12 +74,12 @@ def _compare_detections(
     comparison: Comparison,
     image: str,
     wanted: np.ndarray,
-    found: np.ndarray,
+    exported: np.ndarray,
     score_thresh: float,
     overlap: float,
 ) -> None:
     """Rows (m, 6) of class id, score, x1, y1, x2, y2 against each other, in both directions."""
-    for rows, others in ((wanted, found), (found, wanted)):
+    for rows, others in ((wanted, exported), (exported, wanted)):
         free = np.ones(len(others), bool)
         for row in rows[rows[:, 1] >= score_thresh]:
             same = np.flatnonzero(free & (others[:, 0] == row[0]))
