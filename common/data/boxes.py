@@ -74,8 +74,7 @@ _TWICE = "the same object a second time; counted once"
 def clip_box(box: Sequence[float], width: int, height: int) -> tuple[list[float] | None, str]:
     """The part of a box x1, y1, x2, y2 inside an image, None where it has no area, and what was wrong.
 
-    The reason is "" for a box that is inside; one that touches the edges is. Edges are those that float32
-    holds.
+    The reason is "" for a box that is inside; one that touches the edges is. Edges are those that float32 holds.
     """
     x1, y1, x2, y2 = box
     if x1 >= x2 or y1 >= y2:

@@ -90,8 +90,7 @@ class FolderReport:
 
     @staticmethod
     def split_off(folder: str | Path, samples: int) -> FolderReport:
-        """The report of a set that is a part of `folder`: what was left out stands in the report of the
-        folder."""
+        """The report of a set that is a part of `folder`: what was left out stands in the report of the folder."""
         return FolderReport(str(folder), samples, samples)
 
     @property

@@ -141,8 +141,7 @@ def warp(
     """Draw `image` under `matrix` into a target of `size` (width, height), bilinearly, `fill` beside it.
 
     Where the target has less than half of the source's resolution, the source is averaged down first, so
-    nothing aliases. `out` may be a view of a larger array whose pixels are contiguous, and is returned if
-    given.
+    nothing aliases. `out` may be a view of a larger array whose pixels are contiguous, and is returned if given.
     """
     width, height = size
     if out is None:
@@ -264,8 +263,7 @@ def jitter_colour(
 
     Each of the first four happens with `probability`: the image times 1 ± brightness; the distance from its
     mean grey times 1 ± contrast; the distance of each pixel from its own grey times 1 ± saturation; the hue
-    turned by up to ± hue degrees. `lighting` is the standard deviation of AlexNet's PCA noise (0.1 in the
-    paper).
+    turned by up to ± hue degrees. `lighting` is the standard deviation of AlexNet's PCA noise (0.1 in the paper).
     """
     matrix = colour_matrix(image, rng, brightness, contrast, saturation, hue, lighting, probability)
     if matrix is not None:

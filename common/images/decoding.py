@@ -97,8 +97,7 @@ def decode(path: str, minimum: tuple[int, int] | None = None) -> tuple[np.ndarra
             an eighth of its size, which is faster; the pixels then cover the same picture, and coordinates scale.
 
     Returns:
-        (height, width, 3) uint8 RGB, C-contiguous and writable, and the (width, height) of the undiminished
-        image.
+        (height, width, 3) uint8 RGB, C-contiguous and writable, and the (width, height) of the undiminished image.
 
     Raises:
         ImageError: not an image that can be read, damaged, cut off, or larger than PIXEL_LIMIT.

@@ -130,8 +130,7 @@ class Maker:
         out: dict[str, np.ndarray],
         bad: dict[str, str],
     ) -> int:
-        """Make a row of sample `index`, or in training of another one in its place. Returns the index, -1: of
-        none.
+        """Make a row of sample `index`, or in training of another one in its place. Returns the index, -1: of none.
 
         bad: collects files that cannot be read, with the reasons.
         """
@@ -172,8 +171,7 @@ def make_rows(
         # An image that comes twice in an epoch shall not come as the same picture.
         entropy = [maker.seed, epoch, index, occurrence] if occurrence else [maker.seed, epoch, index]
         out = {name: array[row, ...] for name, array in arrays.items()}
-        # Of this row alone: which rows are made together depends on the number of workers, and a row must
-        # not.
+        # Of this row alone: which rows are made together depends on the number of workers, and a row must not.
         bad: dict[str, str] = {}
         made = maker.make_row(index, shape, np.random.default_rng(entropy), out, bad)
         unreadable.update(bad)

@@ -53,8 +53,7 @@ class Batch:
 class Loader:
     """Serves a set of samples batch by batch.
 
-    shapes: input size by epoch and number of the batch. problems: images that could not be read so far, each
-    once.
+    shapes: input size by epoch and number of the batch. problems: images that could not be read so far, each once.
 
     training: an epoch has every sample once in a random order, or comes in the `order` that is given (by
     epoch and generator, as indices); the last batch is filled up from the beginning of the epoch; an image
@@ -157,8 +156,7 @@ class Loader:
         return _Epoch(number, len(order), rows.reshape(shape), _occurrences(rows).reshape(shape), shapes)
 
     def _reserve(self, size: int) -> None:
-        """Have memory for the batches of `size` bytes that are under way, and the one that is with the
-        caller."""
+        """Have memory for the batches of `size` bytes that are under way, and the one that is with the caller."""
         if self._memory is not None and self._memory.slot_size >= size:
             return
         self.close()

@@ -1,5 +1,4 @@
-"""Samples in anonymous memory that all processes share: a hundred thousand of them are sent as one
-descriptor."""
+"""Samples in anonymous memory that all processes share: a hundred thousand of them are sent as one descriptor."""
 
 from __future__ import annotations
 

@@ -106,8 +106,7 @@ class WorkerPool:
         return [worker.process.pid for worker in self._workers]
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> int:
-        """Have `function(*arguments)` carried out; returns the ticket under which `result` gives what came of
-        it."""
+        """Have `function(*arguments)` carried out; returns the ticket under which `result` gives what came of it."""
         self._check_open()
         ticket = next(self._tickets)
         if not self.count:
@@ -356,8 +355,7 @@ class _Worker:
         self.begin(None)
         command = _START.format(root=_ROOT, queue=outlet.fileno(), channel=other.fileno(), parent=os.getpid())
         # Ctrl-C and a SIGTERM to the whole group are for the parent, which ends its workers when it is done
-        # with them. A blocked signal is inherited, so there is no moment at which a starting worker is open
-        # to one.
+        # with them. A blocked signal is inherited, so there is no moment at which a starting worker is open to one.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             self.process = subprocess.Popen(

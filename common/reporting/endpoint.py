@@ -287,8 +287,7 @@ class _Handler(WSGIRequestHandler):
 
 
 class Server(ThreadedWSGIServer):
-    """A thread for each connection, on a socket that listens already; many slow clients cannot keep others
-    out.
+    """A thread for each connection, on a socket that listens already; many slow clients cannot keep others out.
 
     When there are more connections than `_CONNECTIONS`, the oldest is closed.
     """
@@ -332,8 +331,7 @@ def load_tensorboard(endpoint: Endpoint, log_dir: Path) -> None:
     """Import TensorBoard, have it watch `log_dir` and give its application to `endpoint`.
 
     Only the plugins that show scalars are loaded: others (the projector's) open any file that a configuration
-    in log_dir names. TensorBoard answers with the folder's path as it is given, so it is given a relative
-    one.
+    in log_dir names. TensorBoard answers with the folder's path as it is given, so it is given a relative one.
     """
     from tensorboard.plugins.core import core_plugin
     from tensorboard.plugins.metrics import metrics_plugin

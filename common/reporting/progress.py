@@ -151,8 +151,7 @@ class EventFile:
 class Progress:
     """The points of a job. `publish` gets each new one (a list of `common.reporting.server.Point`) when it is made.
 
-    At most about a hundred points a step, not more than one each tenth of a second: pollers fetch all of
-    them.
+    At most about a hundred points a step, not more than one each tenth of a second: pollers fetch all of them.
     """
 
     points_a_step = 100

@@ -79,8 +79,7 @@ def archive_old_events(log_dir: Path) -> Path | None:
 
     They go to `previous/<time of the last of them>`, where TensorBoard still shows them as a run of their
     own. Returns that folder, or None if there was nothing to move. Call it before the server starts, and not
-    for a job that resumes an earlier one: that run's curves go on. Raises LogDirError if a file cannot be
-    moved.
+    for a job that resumes an earlier one: that run's curves go on. Raises LogDirError if a file cannot be moved.
     """
     try:
         old = sorted(log_dir.glob(EVENT_FILES))
