@@ -158,11 +158,11 @@ def follow(container: Container, image: Image, out: Path) -> None:
     expect(healthy == 0, "it is healthy while it runs", healthy)
     status, output = container.wait()
     expect(status == 0, "the contract's command line ends with status 0", output)
-    found = {path.name for path in out.iterdir()}
+    results = {path.name for path in out.iterdir()}
     expect(
-        found >= RESULTS and any(name.endswith("-symbol.json") for name in found),
+        results >= RESULTS and any(name.endswith("-symbol.json") for name in results),
         "its results are in /out",
-        found,
+        results,
     )
 
 

@@ -79,30 +79,30 @@ def main() -> None:
     megabytes, repeats = (2, 2) if options.quick else (options.megabytes, options.repeats)
     state = state_of(megabytes)
     names = ("write", "write pickle", "write bytes", "read", "read network", "read pickle", "read bytes")
-    found: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         ours, pickled, plain = (Path(folder) / name for name in ("ours", "pickle", "bytes"))
         write_checkpoint(ours, TASK, state)
         content = ours.read_bytes()
         for _ in range(repeats):
-            found["write"].append(seconds(lambda: write_checkpoint(ours, TASK, state)))
-            found["write pickle"].append(written(pickled, lambda file: pickle.dump(state, file, 4)))
-            found["write bytes"].append(written(plain, lambda file: file.write(content)))
-            found["read"].append(seconds(lambda: read_checkpoint(ours, TASK)))
-            found["read network"].append(
+            times["write"].append(seconds(lambda: write_checkpoint(ours, TASK, state)))
+            times["write pickle"].append(written(pickled, lambda file: pickle.dump(state, file, 4)))
+            times["write bytes"].append(written(plain, lambda file: file.write(content)))
+            times["read"].append(seconds(lambda: read_checkpoint(ours, TASK)))
+            times["read network"].append(
                 seconds(lambda: read_checkpoint(ours, TASK, arrays_of=("parameters",)))
             )
-            found["read pickle"].append(seconds(lambda: pickle.loads(pickled.read_bytes())))
-            found["read bytes"].append(seconds(lambda: raw(ours)))
+            times["read pickle"].append(seconds(lambda: pickle.loads(pickled.read_bytes())))
+            times["read bytes"].append(seconds(lambda: raw(ours)))
     size = f"a training state of {megabytes:g} MB"
     limit = "the bytes alone"
     rows = [
-        table.compare(f"writing {size}, s", found["write"], "a pickle", found["write pickle"], limit=limit,
-                      bounds=found["write bytes"]),
-        table.compare(f"reading {size}, checked, s", found["read"], "a pickle", found["read pickle"], limit=limit,
-                      bounds=found["read bytes"]),
-        table.compare(f"reading the network of {size}, checked, s", found["read network"], "a pickle",
-                      found["read pickle"], limit=limit, bounds=found["read bytes"]),
+        table.compare(f"writing {size}, s", times["write"], "a pickle", times["write pickle"], limit=limit,
+                      bounds=times["write bytes"]),
+        table.compare(f"reading {size}, checked, s", times["read"], "a pickle", times["read pickle"], limit=limit,
+                      bounds=times["read bytes"]),
+        table.compare(f"reading the network of {size}, checked, s", times["read network"], "a pickle",
+                      times["read pickle"], limit=limit, bounds=times["read bytes"]),
     ]  # fmt: skip
     table.report(rows, options)
 

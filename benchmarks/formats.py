@@ -139,10 +139,10 @@ def main() -> None:
                     command = [sys.executable, __file__, "--workers", str(options.workers), "--start"]
                     words = [*command, str(folder / kind), str(folder / f"log_{kind}")]
                     done = subprocess.run(words, check=True, capture_output=True, text=True)
-                    found = json.loads(done.stdout.splitlines()[-1])
+                    figures = json.loads(done.stdout.splitlines()[-1])
                     print(
-                        f"| {kind} | {found['images']} | {which} | {found['seconds']:.1f} | {found['cpu']:.1f} "
-                        f"| {found['megabytes']:.0f} |",
+                        f"| {kind} | {figures['images']} | {which} | {figures['seconds']:.1f} | {figures['cpu']:.1f} "
+                        f"| {figures['megabytes']:.0f} |",
                         flush=True,
                     )
 

@@ -23,14 +23,14 @@ def read(folder: Path) -> list[tuple[Path, Any]]:
     """Images of a folder with their boxes (n, 5): x1, y1, x2, y2, class id."""
     import numpy as np
 
-    found = []
+    samples = []
     for path in sorted(folder.glob("*.jpg")):
         rows = [[float(value) for value in line.split(",")] for line in path.with_suffix(".txt").open()]
         boxes = np.array(rows, np.float32).reshape(-1, 5)
         boxes = boxes[boxes[:, 0] >= 0]
         if len(boxes):
-            found.append((path, boxes[:, [1, 2, 3, 4, 0]]))
-    return found
+            samples.append((path, boxes[:, [1, 2, 3, 4, 0]]))
+    return samples
 
 
 def train(options: argparse.Namespace) -> None:

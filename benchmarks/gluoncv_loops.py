@@ -98,10 +98,10 @@ def center_net(options: argparse.Namespace, base_network: str) -> Iterator[None]
                 array.as_in_context(mx.cpu()) for array in batch
             )
             with autograd.record():
-                found = network(image)
-                total = losses[0](found[0], heatmap)
-                total = total + losses[1](found[1], size, size_mask)
-                total = total + losses[2](found[2], offset, offset_mask)
+                maps = network(image)
+                total = losses[0](maps[0], heatmap)
+                total = total + losses[1](maps[1], size, size_mask)
+                total = total + losses[2](maps[2], offset, offset_mask)
             total.backward()
             trainer.step(1)
             total.wait_to_read()

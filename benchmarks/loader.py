@@ -91,8 +91,7 @@ class Work:
     cpu: list[float] = field(default_factory=list)
 
     def measure(self) -> None:
-        """One round: milliseconds per image, by the clock, and of processor time in all processes
-        together."""
+        """One round: milliseconds per image, by the clock, and of processor time in all processes together."""
         began, used = time.perf_counter(), self._used()
         count = self.work()
         self.wall.append((time.perf_counter() - began) * 1000 / count)
@@ -177,7 +176,7 @@ def compare(options: argparse.Namespace) -> list[table.Row]:
     """Run all sides in turns."""
     cores = len(os.sched_getaffinity(0))
     names = ["decoding", "gluon", *[f"ours {count}" for count in range(1, cores + 1)]]
-    found: dict[str, list[list[float]]] = {name: [] for name in [*names, "torch"]}
+    rates_of: dict[str, list[list[float]]] = {name: [] for name in [*names, "torch"]}
     with tempfile.TemporaryDirectory() as folder:
         class_folders(Path(folder), options.images)
         images = Path(folder) / "images"
@@ -186,14 +185,14 @@ def compare(options: argparse.Namespace) -> list[table.Row]:
             for name in names:
                 which, _, workers = name.partition(" ")
                 figures = table.side("loader.py", which, images, *common, "--workers", workers or cores)
-                found[name].append(figures["rates"])
+                rates_of[name].append(figures["rates"])
             if table.peers_installed():
                 arguments = ("--data", images, *common, "--workers", cores)
                 figures = table.side("torch_side.py", "load", *arguments, python=table.PEERS)
-                found["torch"].append(figures["rates"])
+                rates_of["torch"].append(figures["rates"])
 
     def epoch(name: str, number: int) -> list[float]:
-        return [rates[number] for rates in found[name]]
+        return [rates[number] for rates in rates_of[name]]
 
     rows = []
     for number, label in enumerate(("first", "second")):
@@ -202,7 +201,7 @@ def compare(options: argparse.Namespace) -> list[table.Row]:
             ("gluon", "Gluon DataLoader", "3x"),
             ("torch", "PyTorch DataLoader", "first place"),
         ):
-            title = title if found[peer] else f"{title}: {table.NO_PEERS}"
+            title = title if rates_of[peer] else f"{title}: {table.NO_PEERS}"
             rows.append(
                 table.compare(
                     what,

@@ -55,11 +55,11 @@ def gluoncv(pairs: Images, classes: int) -> list[float]:
     from gluoncv.utils.metrics.voc_detection import VOCMApMetric
 
     metric = VOCMApMetric(0.5, [f"class{index}" for index in range(classes)])
-    for truth, found in pairs:
+    for truth, detections in pairs:
         metric.update(
-            found[None, :, 2:] - [0, 0, 1, 1],
-            found[None, :, 0],
-            found[None, :, 1],
+            detections[None, :, 2:] - [0, 0, 1, 1],
+            detections[None, :, 0],
+            detections[None, :, 1],
             truth[None, :, 1:] - [0, 0, 1, 1],
             truth[None, :, 0],
         )
@@ -78,10 +78,14 @@ def timed(
 def pycocotools(pairs: Images, classes: int, folder: Path) -> tuple[float, float]:
     """CPU seconds and mean AP of pycocotools, in the peers' environment."""
     rows = [[(number, *row) for row in truth] for number, (truth, _) in enumerate(pairs)]
-    found = [[(number, *row) for row in detections] for number, (_, detections) in enumerate(pairs)]
+    detected = [[(number, *row) for row in detections] for number, (_, detections) in enumerate(pairs)]
     path = folder / "boxes.npz"
     np.savez(
-        path, truth=np.concatenate(rows), found=np.concatenate(found), images=len(pairs), classes=classes
+        path,
+        truth=np.concatenate(rows),
+        detected=np.concatenate(detected),
+        images=len(pairs),
+        classes=classes,
     )
     figures = table.side("torch_side.py", "coco", "--data", path, python=table.PEERS)
     return figures["seconds"], figures["mean"]

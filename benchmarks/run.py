@@ -63,7 +63,7 @@ def facts() -> list[str]:
     wide = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
-    found = [
+    lines = [
         f"date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
         f"processor: {models.get('model name', 'unknown')} (family {models.get('cpu family')}, model "
         f"{models.get('model')}; {', '.join(wide)}), {len(os.sched_getaffinity(0))} processors, {memory:.0f} GB",
@@ -75,8 +75,8 @@ def facts() -> list[str]:
         peers = subprocess.run(
             [str(table.PEERS), "-c", code % (PEER_PACKAGES,)], stdout=subprocess.PIPE, text=True, check=True
         )
-        found.append(f"peers: {peers.stdout.strip()}")
-    return found
+        lines.append(f"peers: {peers.stdout.strip()}")
+    return lines
 
 
 def main() -> None:

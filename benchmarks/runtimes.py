@@ -90,13 +90,13 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
         network, _ = center_net(name, ["a", "b"])
         begin_center_net(network, [mx.cpu()])
         noise = mx.nd.random.uniform(-2, 2.4, (1, 3, 224, 224))
-        for branch, found, mean in zip(
+        for branch, values, mean in zip(
             network.heads, network.raw_maps(mx.nd, noise), (-2, 4, 0.5), strict=True
         ):
-            factor = mean / 4 / float(found.asnumpy().std())
+            factor = mean / 4 / float(values.asnumpy().std())
             branch[-1].weight.set_data(branch[-1].weight.data() * factor)
             branch[-1].bias.set_data(
-                branch[-1].bias.data() * 0 + mean - factor * float(found.mean().asscalar())
+                branch[-1].bias.data() * 0 + mean - factor * float(values.mean().asscalar())
             )
         for head, suffix in ((heads.center_net_raw, "-raw"), (heads.center_net, "")):
             yield f"center_net_{name}{suffix}", head(source(network, 224, 2)), (224, 224)
@@ -137,8 +137,8 @@ def by_opencv(path: Path, names: Sequence[str]) -> Run:
 
     def run(data: np.ndarray) -> Sequence[np.ndarray]:
         network.setInput(data, "data")
-        found: Sequence[np.ndarray] = network.forward(list(names))
-        return found
+        outputs: Sequence[np.ndarray] = network.forward(list(names))
+        return outputs
 
     return run
 
@@ -156,7 +156,7 @@ RUNTIMES = {"onnxruntime": by_onnxruntime, "opencv": by_opencv, "openvino": by_o
 
 def attempt(folder: Path, runtime: str) -> dict[str, dict[str, Any]]:
     """What became of every file of `folder`: "agrees" (and milliseconds), "differs" (by how much), "refuses" (why)."""
-    found: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.onnx")):
         with np.load(path.with_suffix(".npz")) as arrays:
             wanted = dict(arrays)
@@ -174,15 +174,15 @@ def attempt(folder: Path, runtime: str) -> dict[str, dict[str, Any]]:
                 run(data)
                 times.append(time.perf_counter() - began)
         except Exception as error:  # each runtime has errors of its own
-            found[path.stem] = {"result": "refuses", "reason": " ".join(str(error).split())[:200]}
+            outcomes[path.stem] = {"result": "refuses", "reason": " ".join(str(error).split())[:200]}
             continue
         result = "agrees" if difference < 1e-3 else "differs"
-        found[path.stem] = {
+        outcomes[path.stem] = {
             "result": result,
             "difference": difference,
             "milliseconds": round(1000 * min(times), 1),
         }
-    return found
+    return outcomes
 
 
 def main() -> int:

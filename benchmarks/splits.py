@@ -47,8 +47,8 @@ def main() -> None:
         for valid, test in ((0.1, 0.0), (0.2, 0.1)):
             for added in (1, 5, 20):
                 rng = np.random.default_rng(0)
-                found = np.array([changed(rng, count, added, valid, test) for _ in range(TRIALS)])
-                moved, trained = (f"{column.mean():.1f} ({column.max()})" for column in found.T)
+                counts = np.array([changed(rng, count, added, valid, test) for _ in range(TRIALS)])
+                moved, trained = (f"{column.mean():.1f} ({column.max()})" for column in counts.T)
                 print(f"| {count} | {added} | {valid:g} / {test:g} | {moved} | {trained} |")
 
 

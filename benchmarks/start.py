@@ -197,8 +197,8 @@ def measure(options: argparse.Namespace) -> list[table.Row]:
         small = table.side("start.py", "read", "--data", few / "detect_train")
         for number in range(options.repeats):
             cache = ("--data", many / "detect_train", "--cache", folder / f"cache{number}.npz")
-            for side, found in sides.items():
-                found.append(table.side("start.py", "naive" if side == "naive" else "read", *cache))
+            for side, measured in sides.items():
+                measured.append(table.side("start.py", "naive" if side == "naive" else "read", *cache))
 
         def values(side: str, key: str) -> list[float]:
             return [figures[key] for figures in sides[side]]

@@ -129,8 +129,8 @@ def side(script: str, name: str, *arguments: object, python: Path | str = sys.ex
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise SystemExit(f"{script} --side {name} failed: {last}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def cpu_seconds() -> float:

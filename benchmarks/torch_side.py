@@ -127,7 +127,11 @@ def coco(options: argparse.Namespace) -> dict[str, Any]:
     from pycocotools.cocoeval import COCOeval
 
     stored = np.load(options.data)
-    truth, found, classes = stored["truth"], stored["found"], int(stored["classes"])  # image, id, box / score
+    truth, detected, classes = (
+        stored["truth"],
+        stored["detected"],
+        int(stored["classes"]),
+    )  # image, id, box / score
     began = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
         boxes = truth[:, 2:6].copy()
@@ -149,7 +153,7 @@ def coco(options: argparse.Namespace) -> dict[str, Any]:
             ],
         }
         reference.createIndex()
-        results = found[:, [0, 3, 4, 5, 6, 2, 1]].copy()
+        results = detected[:, [0, 3, 4, 5, 6, 2, 1]].copy()
         results[:, 3:5] -= results[:, 1:3]
         evaluation = COCOeval(reference, reference.loadRes(results), "bbox")
         evaluation.params.iouThrs = np.array([0.5])

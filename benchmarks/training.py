@@ -173,7 +173,7 @@ def run(job: str, options: argparse.Namespace) -> list[table.Row]:
         sides += ["gluoncv"] if options.cpu else ["gluoncv", "gluoncv on all processors"]
     if classifies and table.peers_installed():
         sides += ["torch float32", *(["torch bfloat16"] if bfloat16_supported() else [])]
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    measured: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as made:
         data = options.data or BLOOD_CELLS
         if classifies and not options.data:
@@ -193,16 +193,16 @@ def run(job: str, options: argparse.Namespace) -> list[table.Row]:
                     figures = table.side(
                         "training.py", side, *common, "--job", job, "--seconds", options.seconds
                     )
-                found[side].append(figures)
+                measured[side].append(figures)
     setting = f"{size} px, batch {batch}{', one thread' if options.cpu else ''}"
-    return _rows(job, setting, "images/CPU s" if options.cpu else "images/s", found, classifies)
+    return _rows(job, setting, "images/CPU s" if options.cpu else "images/s", measured, classifies)
 
 
 def _rows(
-    job: str, setting: str, unit: str, found: dict[str, list[dict[str, float]]], classifies: bool
+    job: str, setting: str, unit: str, measured: dict[str, list[dict[str, float]]], classifies: bool
 ) -> list[table.Row]:
     def values(side: str, key: str = "rate") -> list[float]:
-        return [figures[key] for figures in found.get(side, [])]
+        return [figures[key] for figures in measured.get(side, [])]
 
     rows = []
     for precision, aim in (("float32", "1.3x"), ("bfloat16", "2x")):

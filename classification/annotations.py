@@ -1,7 +1,7 @@
 """Reading a classification or ReID sample: its class is its folder; a txt beside the image may hold boxes.
 
-`CLASS/1.jpg` is an image of CLASS. With `CLASS/1.txt`, each line `id,x1,y1,x2,y2` is a sample: that box of
-the image, in pixels as a person sees it. The id says nothing here, as the folder names the class.
+`CLASS/1.jpg` is an image of CLASS. With `CLASS/1.txt`, each line `id,x1,y1,x2,y2` is a sample: that box of the
+image, in pixels as a person sees it. The id says nothing here, as the folder names the class.
 """
 
 from __future__ import annotations
@@ -123,12 +123,12 @@ class ClassAnnotations:
         things = list(zip(numbers, record.objects, strict=True))
         given = [(number, thing.box, thing.line) for number, thing in things if thing.box is not None]
         annotation, problems = settle_boxes(given, record.source, width, height)
-        found = list(objects_of(annotation))
-        found += [np.array([number], np.float32) for number, thing in things if thing.box is None]
-        if not found:
+        annotations = list(objects_of(annotation))
+        annotations += [np.array([number], np.float32) for number, thing in things if thing.box is None]
+        if not annotations:
             nothing = Problem(image, None, "nothing says its class; left out")
             raise BadSample(*record.problems, *problems, nothing)
-        return found, list(labels), problems
+        return annotations, list(labels), problems
 
     def _class_id(self, image: str) -> int:
         folder = root_of(image, self.folders)

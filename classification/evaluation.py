@@ -125,10 +125,10 @@ def _suspects(
     places = np.arange(len(labels))
     sure = (predicted != labels) & (values[places, predicted] >= usual[predicted])
     margin = values[places, predicted] - values[places, labels]
-    found = np.flatnonzero(sure)
+    doubtful = np.flatnonzero(sure)
     return [
         {**_entry(samples[index], values[index], labels[index], classes), "reason": "other_class"}
-        for index in found[np.argsort(-margin[found], kind="stable")].tolist()[:MOST_SUSPECTS]
+        for index in doubtful[np.argsort(-margin[doubtful], kind="stable")].tolist()[:MOST_SUSPECTS]
     ]
 
 

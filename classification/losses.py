@@ -46,11 +46,10 @@ def distillation_loss(F: Any, logits: Any, teacher_logits: Any, temperature: flo
 class ClassificationTraining(nn.HybridBlock):
     """Images and labels to losses (B,): their weighted sum, cross entropy, and with a teacher its loss.
 
-    images (B, H, W, 3) uint8 RGB; labels (B,) class ids; share (1,), only with mixup: 1 trains on plain
-    images. network: its `training_parts` are an embedding and `classes` logits. teacher: another one such,
-    frozen. Where its logits are not of the same classes (an ImageNet classifier's), the student learns
-    them by a layer of its own on its embedding, `teacher_output`: it is trained with the network and no part
-    of it.
+    images (B, H, W, 3) uint8 RGB; labels (B,) class ids; share (1,), only with mixup: 1 trains on plain images.
+    network: its `training_parts` are an embedding and `classes` logits. teacher: another one such, frozen. Where its
+    logits are not of the same classes (an ImageNet classifier's), the student learns them by a layer of its own on
+    its embedding, `teacher_output`: it is trained with the network and no part of it.
     """
 
     def __init__(

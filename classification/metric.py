@@ -25,8 +25,8 @@ class ClassificationMetric:
 def classification_metric(probabilities: np.ndarray, labels: np.ndarray) -> ClassificationMetric:
     """Hold class probabilities (or logits) (N, C) against class ids (N,).
 
-    Equal probabilities count in the order of the ids, as argmax takes them; a probability that is no number
-    is the least of all.
+    Equal probabilities count in the order of the ids, as argmax takes them; a probability that is no number is the
+    least of all.
     """
     scores = np.where(np.isnan(probabilities), -np.inf, probabilities).astype(np.float64)
     labels = np.asarray(labels, np.int64)

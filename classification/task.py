@@ -125,7 +125,7 @@ class FolderTask(NetworkTask[K]):
         given = self.config.dataset.classes
         trained = {str(label) for label in labels["train"]}
         classes = list(given) if given else sorted(trained)
-        others = sorted({str(label) for found in labels.values() for label in found} - set(classes))
+        others = sorted({str(label) for of_set in labels.values() for label in of_set} - set(classes))
         if others and given is None and not self.takes_others:
             raise DataError(
                 f"classes that the training set does not have: {listed([repr(name) for name in others])}"

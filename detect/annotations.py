@@ -155,11 +155,11 @@ def _warnings(ids: np.ndarray, sides: np.ndarray, names: Sequence[str]) -> list[
     counts = np.bincount(ids, minlength=len(names))[: len(names)].tolist()
     if not len(sides):
         return ["no image shows an object"]
-    found = list(unevenness(dict(zip(names, counts, strict=True)), "object"))
+    warnings = list(unevenness(dict(zip(names, counts, strict=True)), "object"))
     beyond = np.unique(ids[ids >= len(names)]).tolist()
     if beyond:
-        found.append(f"class ids without a name: {listed([str(value) for value in beyond])}")
+        warnings.append(f"class ids without a name: {listed([str(value) for value in beyond])}")
     tiny = int((sides < _TINY).any(axis=1).sum())
     if tiny:
-        found.append(f"{tiny} of {len(sides)} boxes are less than {_TINY:g} pixels wide or high")
-    return found
+        warnings.append(f"{tiny} of {len(sides)} boxes are less than {_TINY:g} pixels wide or high")
+    return warnings

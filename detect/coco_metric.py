@@ -99,20 +99,20 @@ class CocoMetric:
         objects = _Boxes.of(truth_groups[order], truth[order, 1:], areas)
         groups, rows = self._ordered(self._detections, 6)
         order = np.argsort(groups, kind="stable")
-        found = _Boxes.of(groups[order], rows[order, 2:])
+        detections = _Boxes.of(groups[order], rows[order, 2:])
         scores, places = rows[order, 1], _places(groups[order])
 
         outside = (areas < _AREAS[:, :1]) | (areas > _AREAS[:, 1:])
         ignored = outside | crowd
-        matched, matched_ignored = _match(found, objects, crowd, ignored)
-        beyond = (found.areas < _AREAS[:, :1]) | (found.areas > _AREAS[:, 1:])
+        matched, matched_ignored = _match(detections, objects, crowd, ignored)
+        beyond = (detections.areas < _AREAS[:, :1]) | (detections.areas > _AREAS[:, 1:])
         # (areas, IoUs, detections): an unmatched detection counts only where it has the size that is asked for.
         right = matched & ~matched_ignored
         wrong = ~matched & ~beyond[:, None]
 
-        by_class = np.argsort(found.groups % self.class_count, kind="stable")
+        by_class = np.argsort(detections.groups % self.class_count, kind="stable")
         by_class = by_class[np.argsort(-scores[by_class], kind="stable")]
-        classes, object_classes = found.groups % self.class_count, objects.groups % self.class_count
+        classes, object_classes = detections.groups % self.class_count, objects.groups % self.class_count
         precision = np.full((self.class_count, len(_AREAS), len(_IOUS)), np.nan)
         recall = np.full_like(precision, np.nan)
         few_recall = np.full((self.class_count, 2, len(_IOUS)), np.nan)
@@ -159,19 +159,19 @@ def _places(groups: np.ndarray) -> np.ndarray:
 
 
 def _match(
-    found: _Boxes, objects: _Boxes, crowd: np.ndarray, ignored: np.ndarray
+    detections: _Boxes, objects: _Boxes, crowd: np.ndarray, ignored: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each detection has an object, and whether that is one to ignore: both (areas, IoUs, detections).
 
     Detections of a group choose one after the other, all groups at once: the free object of the greatest IoU (the last
     of equals) among those that count, else among the ignored; a crowd is always free.
     """
-    shape = len(_AREAS), len(_IOUS), len(found.groups)
+    shape = len(_AREAS), len(_IOUS), len(detections.groups)
     matched, matched_ignored = np.zeros(shape, bool), np.zeros(shape, bool)
-    row, candidate, iou = _overlapping(found, objects, crowd)
+    row, candidate, iou = _overlapping(detections, objects, crowd)
     # Detections without any candidate are never matched; the others of a group have turns, 0, 1 …
     rows, starts, counts = np.unique(row, return_index=True, return_counts=True)
-    turns = _places(found.groups[rows])
+    turns = _places(detections.groups[rows])
     taken = np.zeros((*shape[:2], len(objects.groups)), bool)
     for turn in range(int(turns.max(initial=-1)) + 1):
         now = np.flatnonzero(turns == turn)
@@ -203,12 +203,12 @@ def _match(
 
 
 def _overlapping(
-    found: _Boxes, objects: _Boxes, crowd: np.ndarray
+    detections: _Boxes, objects: _Boxes, crowd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of a detection and an object of its group that overlap by the least IoU asked for: indices and IoU, (p,)
     each, by detection and then by object."""
-    first = np.searchsorted(objects.groups, found.groups, "left")
-    counts = np.searchsorted(objects.groups, found.groups, "right") - first
+    first = np.searchsorted(objects.groups, detections.groups, "left")
+    counts = np.searchsorted(objects.groups, detections.groups, "right") - first
     ends = np.cumsum(counts)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     start = 0
@@ -218,7 +218,7 @@ def _overlapping(
         part = counts[start:end]
         row = np.repeat(np.arange(start, end), part)
         other = np.arange(len(row)) - np.repeat(ends[start:end] - part - before, part) + first[row]
-        iou = _iou(found, row, objects, other, crowd)
+        iou = _iou(detections, row, objects, other, crowd)
         near = iou >= _IOUS[0]
         parts.append((row[near], other[near], iou[near]))
         start = end
@@ -226,9 +226,11 @@ def _overlapping(
     return row, other, iou
 
 
-def _iou(found: _Boxes, row: np.ndarray, objects: _Boxes, other: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+def _iou(
+    detections: _Boxes, row: np.ndarray, objects: _Boxes, other: np.ndarray, crowd: np.ndarray
+) -> np.ndarray:
     """IoU of pairs; with a crowd the share of the detection that lies in it. As pycocotools computes it, to the bit."""
-    x, y, width, height = found.columns[:, row]
+    x, y, width, height = detections.columns[:, row]
     other_x, other_y, other_width, other_height = objects.columns[:, other]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         across = np.minimum(width + x, other_width + other_x) - np.maximum(x, other_x)

@@ -31,12 +31,12 @@ _SURE = 0.5
 class _Verdicts:
     """What is said of one image's detections (m,) and objects (n,).
 
-    kinds: of ERRORS or "right"; found: whether an object has a detection; partner (m,): the object that a detection is
-    held against, -1 for none.
+    kinds: of ERRORS or "right"; detected: whether an object has a detection; partner (m,): the object that a detection
+    is held against, -1 for none.
     """
 
     kinds: list[str]
-    found: np.ndarray
+    detected: np.ndarray
     partner: np.ndarray
 
 
@@ -154,9 +154,9 @@ def _judge(truth: np.ndarray, rows: np.ndarray, iou_thresh: float) -> _Verdicts:
     truth = truth.astype(np.float64)
     kinds = ["background"] * len(rows)
     partner = np.full(len(rows), -1)
-    found = np.zeros(len(truth), bool)
+    detected = np.zeros(len(truth), bool)
     if not len(rows) or not len(truth):
-        return _Verdicts(kinds, found, partner)
+        return _Verdicts(kinds, detected, partner)
     iou = box_iou(rows[:, 2:], truth[:, 1:])
     same = rows[:, :1] == truth[None, :, 0]
     own = np.where(same, iou, -1.0)
@@ -166,28 +166,28 @@ def _judge(truth: np.ndarray, rows: np.ndarray, iou_thresh: float) -> _Verdicts:
         overlap = own[index, target]
         if overlap >= iou_thresh:
             partner[index] = target
-            kinds[index] = "twice" if found[target] else "right"
-            found[target] = True
+            kinds[index] = "twice" if detected[target] else "right"
+            detected[target] = True
         elif overlap >= _NEAR:
             partner[index], kinds[index] = target, "wrong_place"
     other = np.where(same, -1.0, iou)
     for index in order:
         if kinds[index] in ("right", "twice"):
             continue
-        free = np.where(found, -1.0, other[index])
+        free = np.where(detected, -1.0, other[index])
         target = int(free.argmax())
         if free[target] >= iou_thresh:
             partner[index], kinds[index] = target, "wrong_class"
-            found[target] = True
+            detected[target] = True
         elif kinds[index] == "background" and other[index].max() >= iou_thresh:
             # On an object that has its detection already: of the wrong class, and it takes nothing.
             partner[index], kinds[index] = int(other[index].argmax()), "wrong_class"
-    return _Verdicts(kinds, found, partner)
+    return _Verdicts(kinds, detected, partner)
 
 
 def _errors(verdict: _Verdicts) -> dict[str, int]:
     counts = dict.fromkeys(ERRORS, 0)
-    counts["missed"] = int((~verdict.found).sum())
+    counts["missed"] = int((~verdict.detected).sum())
     for kind in verdict.kinds:
         if kind != "right":
             counts[kind] += 1
@@ -226,7 +226,7 @@ def _cells(
             yield int(truth[target, 0]), int(rows[index, 0])
         else:
             yield background, int(rows[index, 0])
-    for target in np.flatnonzero(~verdict.found).tolist():
+    for target in np.flatnonzero(~verdict.detected).tolist():
         yield int(truth[target, 0]), background
 
 
@@ -266,7 +266,7 @@ def _worst(
                         "verdict": "found" if seen else "missed",
                     }
                     for row, seen in zip(
-                        objects_of(sample.annotation).astype(np.float64), verdict.found, strict=True
+                        objects_of(sample.annotation).astype(np.float64), verdict.detected, strict=True
                     )
                 ],
             }

@@ -10,8 +10,7 @@ import numpy as np
 
 from common.images import augment
 
-# Crops of YOLOv3's training: the share of every visible box that must be inside, drawn evenly; 1 stands for
-# no crop.
+# Crops of YOLOv3's training: the share of every visible box that must be inside, drawn evenly; 1 stands for no crop.
 _CROP_LEVELS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 _CROP_TRIALS = 12
 
@@ -21,8 +20,8 @@ def visible_objects(
 ) -> np.ndarray:
     """Objects (n, 5: id, x1, y1, x2, y2) as they are seen in a target of `size` under an upright `matrix`.
 
-    Returns (m, 5): x1, y1, x2, y2, id, clipped; objects of which less than the share `min_visible` of the
-    area is inside are left out. Places of which nothing is known (an id below 0) stay as far as they are inside.
+    Returns (m, 5): x1, y1, x2, y2, id, clipped; objects of which less than the share `min_visible` of the area is
+    inside are left out. Places of which nothing is known (an id below 0) stay as far as they are inside.
     """
     moved = augment.transform_boxes(annotation[:, 1:5], matrix)
     clipped = np.clip(moved, 0, (size[0], size[1], size[0], size[1]))

@@ -56,10 +56,10 @@ class MeanAveragePrecision:
     def update(self, truth: np.ndarray, detections: np.ndarray) -> None:
         """Add one image.
 
-        `truth` is (n, 5): class id, x1, y1, x2, y2; `detections` is (m, 6): class id, score, x1, y1, x2, y2,
-        in the same pixels and in any order (of equal scores the earlier one counts first, also across
-        images). Rows with an id below 0 are padding, but those of `truth` with an area: detections in these places
-        count for nothing (see `excused`). Raises ValueError for other shapes.
+        `truth` is (n, 5): class id, x1, y1, x2, y2; `detections` is (m, 6): class id, score, x1, y1, x2, y2, in the
+        same pixels and in any order (of equal scores the earlier one counts first, also across images). Rows with an
+        id below 0 are padding, but those of `truth` with an area: detections in these places count for nothing (see
+        `excused`). Raises ValueError for other shapes.
         """
         for name, array, columns in (("truth", truth, 5), ("detections", detections, 6)):
             if array.ndim != 2 or array.shape[1] != columns:

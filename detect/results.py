@@ -72,14 +72,14 @@ class DetectionDecoder(Decoder):
     def marks(self, row: dict[str, Any]) -> list[Mark]:
         """See Decoder."""
         return [
-            Box(corners_of(found), f"{found['predict_class']} {float(found['score']):.2f}", int(found["id"]))
-            for found in row["objects"]
+            Box(corners_of(thing), f"{thing['predict_class']} {float(thing['score']):.2f}", int(thing["id"]))
+            for thing in row["objects"]
         ]
 
 
-def corners_of(found: dict[str, str]) -> tuple[float, float, float, float]:
+def corners_of(thing: dict[str, str]) -> tuple[float, float, float, float]:
     """The box of an object of a row: x1, y1, x2, y2."""
-    x1, y1, x2, y2 = (float(value) for value in found["bbox"].split(","))
+    x1, y1, x2, y2 = (float(value) for value in thing["bbox"].split(","))
     return x1, y1, x2, y2
 
 
@@ -142,4 +142,4 @@ def reading(card: Mapping[str, Any]) -> Reading:
 
 
 def _labels(row: dict[str, Any]) -> list[Object]:
-    return [Object(found["predict_class"], corners_of(found)) for found in row["objects"]]
+    return [Object(thing["predict_class"], corners_of(thing)) for thing in row["objects"]]

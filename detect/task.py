@@ -59,7 +59,7 @@ class DetectionTask(Task[D]):
         self, ordered: Sequence[Sequence[str]], labels: Mapping[str, Collection[Label]]
     ) -> tuple[list[str], dict[Label, int]]:
         given = self.config.dataset.classes
-        names, ids = settle(ordered, [label for found in labels.values() for label in found], given)
+        names, ids = settle(ordered, [label for of_set in labels.values() for label in of_set], given)
         if not names:
             raise DataError(
                 "no annotation holds an object, so that the classes cannot be found out; name them in dataset.classes"

@@ -127,7 +127,7 @@ class YOLOv3Training:
         centre_y = int(height * rng.uniform(0.3, 0.7))
         spans_x, spans_y = ((0, centre_x), (centre_x, width)), ((0, centre_y), (centre_y, height))
         samples = [sample, draw(), draw(), draw()]
-        found: list[np.ndarray] = []
+        placed: list[np.ndarray] = []
         free = self.rows
         for index, quarter in enumerate(rng.permutation(4).tolist()):
             (x1, x2), (y1, y2) = spans_x[quarter % 2], spans_y[quarter // 2]
@@ -140,8 +140,8 @@ class YOLOv3Training:
             if view.size:
                 draw_sample(samples[index], matrix, augment.MEAN_COLOUR, view)
             free -= len(objects)
-            found.append(objects + np.array([x1, y1, x1, y1, 0]))
-        return np.concatenate(found) if found else np.empty((0, 5))
+            placed.append(objects + np.array([x1, y1, x1, y1, 0]))
+        return np.concatenate(placed) if placed else np.empty((0, 5))
 
     def _into_quarter(
         self,

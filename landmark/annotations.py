@@ -69,7 +69,7 @@ class LandmarkAnnotations:
         each row. So are several things without boxes, with boxes a quarter larger than what their points span.
         Raises BadSample if no thing is left.
         """
-        found: list[np.ndarray] = []
+        annotations: list[np.ndarray] = []
         problems: list[Problem] = []
         things = [thing for thing in record.objects if thing.points]
         for thing in things:
@@ -82,11 +82,11 @@ class LandmarkAnnotations:
             box = _part(thing, len(things) > 1, width, height)
             if box is not None:
                 rows = np.concatenate([rows, np.tile(box, (len(rows), 1))], axis=1)
-            found.append(rows.astype(np.float32))
-        if not found:
+            annotations.append(rows.astype(np.float32))
+        if not annotations:
             nothing = Problem(image, None, "nothing in it has keypoints that can be used; left out")
             raise BadSample(*record.problems, *problems, nothing)
-        return found, [], problems
+        return annotations, [], problems
 
     def _problem(self, thing: Object, points: list[Point | None] | None, width: int, height: int) -> str:
         """Why a thing cannot be used; "" if it can."""

@@ -32,10 +32,10 @@ def evaluate_keypoints(
     names: of the k points; none: their numbers from 0.
     """
     annotated = np.stack([points_of(sample) for sample in samples]).astype(np.float64)
-    found = np.nan_to_num(np.asarray(predicted, np.float64), nan=-1, posinf=-1, neginf=-1)
+    keypoints = np.nan_to_num(np.asarray(predicted, np.float64), nan=-1, posinf=-1, neginf=-1)
     seen = visible(annotated)
-    metric = landmark_metric(found, annotated)
-    distance = np.where(seen, np.sqrt(((found - annotated) ** 2).sum(axis=2)), np.nan)
+    metric = landmark_metric(keypoints, annotated)
+    distance = np.where(seen, np.sqrt(((keypoints - annotated) ** 2).sum(axis=2)), np.nan)
     size = span(annotated, seen)
     share = distance / np.where(size > 0, size, np.nan)[:, None]
     error = _nanmean(share, axis=1)
@@ -43,7 +43,7 @@ def evaluate_keypoints(
     levels = np.linspace(0.0, LIMIT, _POINTS)
     reached = np.searchsorted(known, levels, "right") / max(len(known), 1)
     names = list(names) or [str(index) for index in range(annotated.shape[1])]
-    squares = _nanmean(np.where(seen[..., None], (found - annotated) ** 2, np.nan), axis=(0, 2))
+    squares = _nanmean(np.where(seen[..., None], (keypoints - annotated) ** 2, np.nan), axis=(0, 2))
     order = np.argsort(-np.nan_to_num(error, nan=-1.0), kind="stable")
     entries = [
         {
@@ -51,7 +51,7 @@ def evaluate_keypoints(
             "width": samples[index].width,
             "height": samples[index].height,
             "nme": error[index],
-            "keypoints": found[index].round(2),
+            "keypoints": keypoints[index].round(2),
             "groundtruth_keypoints": np.where(seen[index][:, None], annotated[index], np.nan).round(2),
         }
         for index in order.tolist()[:100]

@@ -73,10 +73,10 @@ class LandmarkTraining(nn.HybridBlock):
     """Images and points to losses (B,): their weighted sum, and with a teacher its two parts.
 
     images (B, H, W, 3) uint8 RGB; points (B, k, 2) normalised; visible (B, k): 1 for the points that count; share
-    (1,), only with mixup: what every image
-    keeps of itself, the rest being the opposite image of the batch ("mixup", Zhang et al. 2017). A mixture is
-    held against the points of both images by their shares: the mean of two faces' points is no face's.
-    teacher: a frozen network of the same points; with 1 - hard_weight the network is held against its points.
+    (1,), only with mixup: what every image keeps of itself, the rest being the opposite image of the batch ("mixup",
+    Zhang et al. 2017). A mixture is held against the points of both images by their shares: the mean of two faces'
+    points is no face's. teacher: a frozen network of the same points; with 1 - hard_weight the network is held
+    against its points.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class LandmarkTraining(nn.HybridBlock):
         x = self.normalise(images)
         if self._mixup:
             x = F.broadcast_mul(x, share) + F.broadcast_mul(F.reverse(x, axis=0), 1.0 - share)
-        found = self.network(x)
-        hard = self.loss(found, points, visible)
+        predicted = self.network(x)
+        hard = self.loss(predicted, points, visible)
         if self._mixup:
-            other = self.loss(found, F.reverse(points, axis=0), F.reverse(visible, axis=0))
+            other = self.loss(predicted, F.reverse(points, axis=0), F.reverse(visible, axis=0))
             hard = F.broadcast_mul(hard, share) + F.broadcast_mul(other, 1.0 - share)
         if self.teacher is None:
             return hard
-        soft = self.loss(found, F.BlockGrad(self.teacher(x)))
+        soft = self.loss(predicted, F.BlockGrad(self.teacher(x)))
         return self._hard_weight * hard + (1.0 - self._hard_weight) * soft, hard, soft

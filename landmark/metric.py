@@ -14,9 +14,9 @@ class LandmarkMetric:
     """rmse: root of the mean square over all coordinates of the set's visible points, in pixels of the original
     images.
 
-    nme: mean over the images of the points' mean distance, divided by sqrt(width * height) of the box around
-    the annotated keypoints (Bulat & Tzimiropoulos 2017); nan where no image's keypoints span an area. Both
-    are nan for an empty set.
+    nme: mean over the images of the points' mean distance, divided by sqrt(width * height) of the box around the
+    annotated keypoints (Bulat & Tzimiropoulos 2017); nan where no image's keypoints span an area. Both are nan for
+    an empty set.
     """
 
     rmse: float

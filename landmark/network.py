@@ -41,12 +41,12 @@ class _Places(nn.HybridSequential):
 class LandmarkNetwork(nn.HybridBlock):
     """Normalised images (B, 3, H, W) to points (B, num_joints, 2), shares of the input's width and height.
 
-    The usual pooling over all places would leave it to the channels to say where something is; `output` has a
-    weight for each place instead. What the last map (`coarse`) knows of places is little, for a classifier
-    has no need of it; the one before, a sixteenth of the input, still has it (`fine`): where the base network
-    is ImageNet's and frozen, the error by the finer map is 0.6 times that by the last. `output` counts in per
-    cent of the input's sides: thousands of weights, each moved by an optimizer's first step, must not throw
-    the points out of the image. Its bias is the shape that is predicted for an image without evidence.
+    The usual pooling over all places would leave it to the channels to say where something is; `output` has a weight
+    for each place instead. What the last map (`coarse`) knows of places is little, for a classifier has no need of
+    it; the one before, a sixteenth of the input, still has it (`fine`): where the base network is ImageNet's and
+    frozen, the error by the finer map is 0.6 times that by the last. `output` counts in per cent of the input's
+    sides: thousands of weights, each moved by an optimizer's first step, must not throw the points out of the image.
+    Its bias is the shape that is predicted for an image without evidence.
     """
 
     def __init__(self, name: str, num_joints: int, **variants: bool) -> None:
@@ -78,13 +78,13 @@ def _last_of_size(features: nn.HybridSequential, divisor: int) -> int:
     """Number of the last layer whose map is 1 / `divisor` of the input."""
     size = 16 * divisor
     x = mx.sym.var("data", shape=(1, 3, size, size))
-    found = -1
+    last = -1
     for number, layer in enumerate(features):
         x = layer(x)
         _, (shape,), _ = x.infer_shape()
         if shape[2] == size // divisor:
-            found = number
-    return found
+            last = number
+    return last
 
 
 def build_landmark(name: str, num_joints: int, contexts: Sequence[Any], **variants: bool) -> LandmarkNetwork:

@@ -46,17 +46,17 @@ def evaluate_embeddings(
         if gallery is None or gallery_embeddings is None or gallery_identities is None
         else (gallery, gallery_embeddings, gallery_identities)
     )
-    found = (
+    retrieved = (
         retrieval_of(embeddings, identities)
         if own
         else retrieval(embeddings, identities, other_rows, other_ids, cameras)
     )
     figures: dict[str, float | None] = {
-        "rank1": found.rank1,
-        "rank5": found.rank5,
-        "rank10": found.rank10,
-        "mAP": found.mean_average_precision,
-        "queries": found.queries,
+        "rank1": retrieved.rank1,
+        "rank5": retrieved.rank5,
+        "rank10": retrieved.rank10,
+        "mAP": retrieved.mean_average_precision,
+        "queries": retrieved.queries,
         "images": len(samples),
         "identities": len(np.unique(identities)),
     }
@@ -69,7 +69,7 @@ def evaluate_embeddings(
     names = [name_of(sample) for sample in samples]
     precisions, places = np.full(len(samples), np.nan), np.full(len(samples), np.nan)
     queries = queries_of(identities) if own else np.ones(len(samples), bool)
-    precisions[queries], places[queries] = found.precisions, found.places
+    precisions[queries], places[queries] = retrieved.precisions, retrieved.places
     by_class: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for name, precision, place in zip(names, precisions.tolist(), places.tolist(), strict=True):
         if precision == precision:

@@ -56,10 +56,10 @@ def retrieval(
     """Rank a gallery (G, D) by cosine for each of the queries (Q, D); identities are (Q,) and (G,) ids.
 
     Queries without an image of their identity in the gallery are left out. Of equally similar images (to six
-    decimals) those of other identities come first, so that a network that gives all images one embedding
-    earns nothing. cameras: with them, as Market-1501 has it ("Scalable Person Re-identification: A Benchmark", Zheng et
-    al. 2015), images of the query's identity from its own camera are left out. Images of JUNK never count,
-    those of DISTRACTOR are found wrongly.
+    decimals) those of other identities come first, so that a network that gives all images one embedding earns
+    nothing. cameras: with them, as Market-1501 has it ("Scalable Person Re-identification: A Benchmark", Zheng et
+    al. 2015), images of the query's identity from its own camera are left out. Images of JUNK never count, those of
+    DISTRACTOR are found wrongly.
     """
     return _retrieval(query, query_identity, gallery, gallery_identity, cameras, leave_out_self=False)
 

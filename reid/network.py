@@ -79,9 +79,9 @@ class EmbeddingInference(nn.HybridBlock):
 class BatchHardTriplet(nn.HybridBlock):
     """Embeddings (B, D) and identities (B,) to losses (B,): each image with its worst company in the batch.
 
-    "In Defense of the Triplet Loss for Person Re-Identification" (Hermans et al. 2017, 2): the furthest image
-    of the same identity must be nearer, by `margin`, than the nearest of another one. Where the batch holds
-    no other identity there is nothing to learn, and the loss is 0.
+    "In Defense of the Triplet Loss for Person Re-Identification" (Hermans et al. 2017, 2): the furthest image of the
+    same identity must be nearer, by `margin`, than the nearest of another one. Where the batch holds no other
+    identity there is nothing to learn, and the loss is 0.
     """
 
     def __init__(self, margin: float = MARGIN) -> None:

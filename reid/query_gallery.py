@@ -36,15 +36,15 @@ class QueryGallery:
         """For each query the index (Q,) of the sample that is most like it of those that count, and their cosine (Q,);
         -1 and 0 where there is none."""
         ids = self.identities
-        found, cosines = np.full(len(self.query), -1), np.zeros(len(self.query))
+        nearest, cosines = np.full(len(self.query), -1), np.zeros(len(self.query))
         for rows, order, alike, _ in ranking(
             embeddings[self.query], ids[self.query], embeddings[self.gallery], ids[self.gallery], self.cameras,
             leave_out_self=False,
         ):  # fmt: skip
             known = np.isfinite(alike[:, 0])
-            found[rows] = np.where(known, self.gallery[order[:, 0]], -1)
+            nearest[rows] = np.where(known, self.gallery[order[:, 0]], -1)
             cosines[rows] = np.where(known, alike[:, 0], 0.0)
-        return found, cosines
+        return nearest, cosines
 
 
 def query_gallery(samples: Sequence[Sample]) -> QueryGallery | None:

@@ -68,9 +68,9 @@ class ReIDTask(FolderTask[ReIDConfig]):
 
     def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
         counts = Counter(sample.label for sample in samples)
-        found = counted(dict(sorted(counts.items())), samples)
-        found["warnings"] += _alone(counts)
-        return found
+        summary = counted(dict(sorted(counts.items())), samples)
+        summary["warnings"] += _alone(counts)
+        return summary
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return TrainingTransform()

@@ -2,13 +2,13 @@
 
 "Deformable ConvNets v2: More Deformable, Better Results", Zhu et al. 2019, https://arxiv.org/abs/1811.11168.
 
-MXNet's operator has no backward pass on the CPU. The same numbers come from operators that have one: with
-W_k the kernel's weights of tap k, S_k the bilinear sampling at the places of tap k and m_k its mask,
+MXNet's operator has no backward pass on the CPU. The same numbers come from operators that have one: with W_k the
+kernel's weights of tap k, S_k the bilinear sampling at the places of tap k and m_k its mask,
 
     sum over k of  W_k (m_k S_k x)  =  sum over k of  m_k S_k (W_k x)
 
-because W_k mixes channels and S_k mixes places. The right side samples output channels, of which CenterNet
-has half as many as input channels, after one 1 x 1 convolution for all taps.
+because W_k mixes channels and S_k mixes places. The right side samples output channels, of which CenterNet has half
+as many as input channels, after one 1 x 1 convolution for all taps.
 """
 
 from __future__ import annotations
@@ -110,9 +110,8 @@ def sampled_convolution(
 ) -> Any:
     """What `contrib.ModulatedDeformableConvolution` computes, of operators with a gradient on every device.
 
-    F: `mxnet.nd` or `mxnet.sym`. x (B, C, H, W); offset (B, 2 * taps, H', W'), y and x in pixels for each
-    tap (row by row); mask (B, taps, H', W'); weight (channels, C, *kernel); bias (channels,). Returns (B,
-    channels, H', W').
+    F: `mxnet.nd` or `mxnet.sym`. x (B, C, H, W); offset (B, 2 * taps, H', W'), y and x in pixels for each tap (row
+    by row); mask (B, taps, H', W'); weight (channels, C, *kernel); bias (channels,). Returns (B, channels, H', W').
     """
     taps = kernel[0] * kernel[1]
     taps_of_weight = weight.transpose((2, 3, 0, 1)).reshape((-3, 0, 0)).reshape((-3, 0, 1, 1))

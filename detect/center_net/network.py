@@ -177,14 +177,12 @@ def _add_map(F: Any, x: Any, finer: Any, missing: int) -> Any:
 class CenterNetNetwork(CenterNet):
     """Normalised images (B, 3, H, W) to ids (B, K, 1), scores (B, K, 1) and boxes (B, K, 4) in input pixels.
 
-    K is topk, or with NMS the smaller of topk and post_nms. Rows are sorted by score; rows without a
-    detection are -1. Any size will do: the map has ceil(H / 32) * 32 / scale rows, and what it shows beyond
-    the image is empty.
+    K is topk, or with NMS the smaller of topk and post_nms. Rows are sorted by score; rows without a detection are
+    -1. Any size will do: the map has ceil(H / 32) * 32 / scale rows, and what it shows beyond the image is empty.
 
-    topk: detections kept. flip_test: the mirrored image is looked at too. nms_thresh: boxes of one class
-    that overlap a better one by more than this IoU are left out (0 and 1 and beyond: off); nms_topk:
-    candidates that take part (<= 0: topk); post_nms: detections after it (<= 0: topk). All may be changed
-    until a graph is traced.
+    topk: detections kept. flip_test: the mirrored image is looked at too. nms_thresh: boxes of one class that
+    overlap a better one by more than this IoU are left out (0 and 1 and beyond: off); nms_topk: candidates that take
+    part (<= 0: topk); post_nms: detections after it (<= 0: topk). All may be changed until a graph is traced.
     """
 
     def __init__(
@@ -235,8 +233,8 @@ class CenterNetNetwork(CenterNet):
     def maps(self, F: Any, x: Any) -> tuple[Any, Any, Any]:
         """Heatmap (B, C, h, w) of scores from 0 to 1, sizes (width, height) and offsets (x, y) (B, 2, h, w).
 
-        An object's centre is its cell's column and row plus the offset x and y; all in cells of `scale`
-        input pixels.
+        An object's centre is its cell's column and row plus the offset x and y; all in cells of `scale` input
+        pixels.
         """
         heatmap, sizes, offsets = self.raw_maps(F, x)
         return F.sigmoid(heatmap), sizes, offsets
@@ -314,8 +312,8 @@ def decode(F: Any, peaks: Any, sizes: Any, offsets: Any, topk: int, scale: int) 
     y = F.cast(F.broadcast_div(cells, columns), "float32") + offset_y
     corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     detections = F.stack(ids, scores, *(corner * scale for corner in corners), axis=2)
-    found = F.broadcast_like((scores > 0).expand_dims(2), detections)
-    return F.where(found, detections, F.zeros_like(detections) - 1)
+    real = F.broadcast_like((scores > 0).expand_dims(2), detections)
+    return F.where(real, detections, F.zeros_like(detections) - 1)
 
 
 def backbone_parameters(network: CenterNetNetwork) -> list[Any]:

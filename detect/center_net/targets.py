@@ -24,8 +24,7 @@ def check_scale(scale: float) -> int:
 def map_shape(shape: tuple[int, int], scale: float = 4) -> tuple[int, int]:
     """Width and height of the network's maps for input of `shape` (width, height).
 
-    The backbone's five halvings round up, so that a map covers its input up to the next multiple of 32
-    pixels.
+    The backbone's five halvings round up, so that a map covers its input up to the next multiple of 32 pixels.
     """
     cells = 32 // check_scale(scale)
     return -(-shape[0] // 32) * cells, -(-shape[1] // 32) * cells

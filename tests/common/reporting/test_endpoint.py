@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import io
 import json
 import resource
 import socket
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from common.errors import LogDirError
-from common.reporting import endpoint, server
+from common.reporting import endpoint
 from common.reporting.progress import Progress, Step
 from common.reporting.server import ProgressServer, archive_old_events
 from tests.helpers.polling import PROGRESS, ask, eventually, points
@@ -36,34 +35,6 @@ def in_process(application: endpoint.Endpoint) -> Iterator[int]:
     finally:
         web.shutdown()
         thread.join()
-
-
-def test_progress_is_served_where_tensorboard_cannot_be_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(*_: object) -> None:
-        raise ImportError("no module named protobuf")
-
-    monkeypatch.setattr(endpoint, "load_tensorboard", fail)
-    application = endpoint.Endpoint()
-    application.add(b"[1.0, 1, 0.5]\n")
-    endpoint._load(application, tmp_path)
-    assert application._loaded.is_set()  # nobody waits for it
-    assert f"{server.WARNING_MARK}TensorBoard cannot be used" in capsys.readouterr().err
-    statuses: dict[str, str] = {}
-
-    def call(path: str, query: str) -> bytes:
-        environ = {
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "REQUEST_METHOD": "GET",
-            "wsgi.input": io.BytesIO(),
-        }
-        return b"".join(application(environ, lambda status, headers: statuses.__setitem__(path, status)))
-
-    assert call(*PROGRESS.split("?")) == b"[[1.0, 1, 0.5]]"
-    call("/", "")
-    assert statuses["/"].startswith("503")
 
 
 def test_a_client_that_stops_in_the_middle_of_a_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

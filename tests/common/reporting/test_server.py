@@ -88,6 +88,22 @@ def test_before_the_first_point_the_answer_is_that_of_tensorboard(empty: Progres
     assert (status, body) == ask(empty.port, PROGRESS + "&format=csv")  # which TensorBoard itself answers
 
 
+def test_progress_is_served_where_tensorboard_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tensorboard.py").write_text("raise ImportError('no module named protobuf')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with ProgressServer(tmp_path, 0) as running:
+        running.publish([(1.0, 1, 0.5)])
+        eventually(
+            lambda: "TensorBoard cannot be used, progress can: no module named protobuf" in caplog.text
+        )
+        began = time.monotonic()
+        assert ask(running.port, "/")[0] == 503
+        assert time.monotonic() - began < 30  # nobody waits for what will not come
+        assert points(running.port) == [[1.0, 1, 0.5]]
+
+
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 def test_a_poller_may_use_any_method(watched: ProgressServer, method: str) -> None:
     status, body = ask(watched.port, method=method, data=b"ignored=1" if method == "POST" else None)
