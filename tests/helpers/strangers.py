@@ -74,7 +74,7 @@ def reopened(log_dir: Path, which: str = "valid") -> tuple[list[dict[str, Any]],
     samples = []
     for row in written:
         size = decode(row["image"])[1]
-        box = [float(edge) for edge in row["bbox"].split(", ")] if "bbox" in row else [0, 0, *size]
+        box = [float(edge) for edge in row["bbox"].split(", ")] if "bbox" in row else []
         samples.append(Sample(row["image"], *size, np.array([0, *box], np.float32)))
     configuration = read_checkpoint(log_dir / "best_checkpoint.pkl", card.task)["configuration"]
     with (
