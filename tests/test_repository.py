@@ -35,6 +35,8 @@ ROOMS = (
     ("commands",),
     ("export",),
     ("predict", "evaluate", "job_report"),
+    ("running",),
+    ("job_training", "job_results"),
     ("job",),
 )
 

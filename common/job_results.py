@@ -1,0 +1,106 @@
+"""What a trained model leaves: result files and evaluations of the sets, and the model's own files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+from common.config.keys import one_line
+from common.errors import DataError
+from common.evaluator import Evaluator
+from common.export.outputs import EVALUATION, RESULT
+from common.files import write_json
+from common.job_report import aside, thresholds
+from common.predictor import Predictor
+from common.reporting.progress import Step
+from common.reporting.warnings import warn
+from common.running import Job, paired
+from common.task import Model
+
+log = logging.getLogger("visualtl")
+
+# Images of a batch when ONNX files are held against MXNet: both then take little memory.
+_PROOF_BATCH = 8
+
+
+def predict_and_write(job: Job, predictor: Predictor, evaluator: Evaluator) -> dict[str, dict[str, Any]]:
+    """Predict validation and test set with what is going to be exported, in float32, and write the result files.
+
+    Returns what is said of each set beyond them, by its name.
+    """
+    documents: dict[str, dict[str, Any]] = {}
+    config, report = job.task.config, job.data.report
+    for name, samples, which in (
+        ("valid", job.data.valid, Step.PREDICT_VALID),
+        ("test", job.data.test, Step.PREDICT_TEST),
+    ):
+        if samples is None:
+            continue
+        with (
+            job.steps(which) as advance,
+            predictor.loader(samples, job.pool, config.train.batch_size) as loader,
+        ):
+            predictions = predictor.predict(loader, advance)
+            report.leave_out(name, loader.problems)
+            pairs = paired(samples, predictions)
+            evaluation, document = evaluator.results(*pairs)
+            write_json(config.log_dir / RESULT.format(name), document)
+            path = config.log_dir / EVALUATION.format(name)
+            with aside(path.name):
+                documents[name] = evaluator.document(*pairs, name)
+                write_json(path, documents[name])
+            figures = {evaluator.metric: evaluation.value, **evaluation.curves}
+            log.info(
+                "%s set: %s",
+                {"valid": "Validation", "test": "Test"}[name],
+                ", ".join(f"{key}={value:.4f}" for key, value in figures.items()),
+            )
+    return documents
+
+
+def export(
+    job: Job,
+    model: Model,
+    predictor: Predictor,
+    best: dict[str, Any],
+    documents: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Write the model's files. best: name, value and epoch of the best metric; documents: of `predict_and_write`."""
+    from common.export.model_files import export_model
+
+    config = job.task.config
+    for path in export_model(model, job.task, config.log_dir, best, thresholds(documents)):
+        log.info("Exported: %s", path)
+    if config.export.onnx:
+        _export_onnx(job, model, predictor)
+
+
+def _export_onnx(job: Job, model: Model, predictor: Predictor) -> None:
+    """Write the model as ONNX, where that can be done; a job is as good without."""
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        log.info("No ONNX files are written: %s is not installed", " and ".join(missing))
+        return
+    from common.engine.graph import Inference
+    from common.engine.inference import DeviceInference
+    from common.export.onnx.files import MIRRORED, PLAIN, Images, chosen, export_onnx
+
+    predictors = {PLAIN: predictor}
+    if MIRRORED in model.further_exports():
+        plain = DeviceInference(Inference(model.network), job.devices)
+        predictors = {PLAIN: replace(predictor, compute=plain), MIRRORED: predictor}
+    samples = chosen(job.data.valid or job.data.test or job.data.train)
+    try:
+        with predictor.loader(samples, job.pool, min(len(samples), _PROOF_BATCH)) as loader:
+            paths, problems = export_onnx(
+                job.task.config.log_dir, predictors, Images.of(loader, predictor.shape)
+            )
+    except (DataError, OSError) as error:
+        paths, problems = [], [f"No ONNX files are written: {one_line(str(error))}"]
+    for path in paths:
+        log.info("Exported: %s", path)
+    for problem in problems:
+        warn(problem)
