@@ -82,7 +82,7 @@ def _export_onnx(job: Job, model: Model, predictor: Predictor) -> None:
     """Write the model as ONNX, where that can be done; a job is as good without."""
     missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
     if missing:
-        log.info("No ONNX files are written: %s is not installed", " and ".join(missing))
+        log.info("No ONNX files are written, for want of %s", " and ".join(missing))
         return
     from common.engine.graph import Inference
     from common.engine.inference import DeviceInference

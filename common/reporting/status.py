@@ -10,7 +10,7 @@ images_per_second    throughput of the training
 metric               {"name", "value"} of the last validation
 best_metric          {"name", "value", "epoch"} of the best one
 error                {"kind", "message", "retry"} of a job that failed; kinds: see `common.errors.JobError`
-warnings, advice     sentences that a user should read; what would make the model better
+warnings             sentences that a user should read
 losses               {name: mean since the epoch began}
 batch, batches       batches trained so far, and of the whole training
 batches_skipped      batches left out because their gradient was not finite
@@ -107,7 +107,6 @@ def _beginning(log_dir: Path) -> dict[str, Any]:
         "state": "starting",
         **dict.fromkeys((*unknown, "best_metric", "error")),
         "warnings": [],
-        "advice": [],
         "losses": {},
         "batch": None,
         "batches": None,
