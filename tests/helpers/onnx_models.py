@@ -55,18 +55,14 @@ def run_symbol(symbol: Any, parameters: Mapping[str, np.ndarray], data: np.ndarr
     return [output.asnumpy() for output in bound.forward(is_train=False)]
 
 
-def parameters_of(network: Any) -> dict[str, np.ndarray]:
-    """Values by name, of the parameters that have any."""
-    return {
-        name: value._reduce().asnumpy()
-        for name, value in network.collect_params().items()
-        if value._data is not None
-    }
-
-
 def source_of(block: Any, network: Any, width: int, height: int, classes: int) -> Source:
     """A block with the parameters of `network`, as the export takes it."""
-    return Source(read_symbol(export_symbol(block).tojson()), parameters_of(network), width, height, classes)
+    symbol = export_symbol(block)
+    used = set(symbol.list_inputs())
+    parameters = {
+        name: value.data().asnumpy() for name, value in network.collect_params().items() if name in used
+    }
+    return Source(read_symbol(symbol.tojson()), parameters, width, height, classes)
 
 
 def unmatched(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[int, int]:
