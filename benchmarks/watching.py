@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import table
-from common.reporting.server import ProgressServer
+from common.reporting.server_process import ProgressServer
 
 POLLERS = 50
 URL = "http://127.0.0.1:{}/data/plugin/scalars/scalars?run=.&tag=progress"

@@ -8,7 +8,7 @@ from typing import Any
 import mxnet as mx
 from mxnet.gluon import nn
 
-from common.engine.inner_members import value_of
+from common.engine.mxnet_internals import value_of
 from common.engine.parameters import set_value
 from common.networks.base_networks import Network, base_network, initialize
 

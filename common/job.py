@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from common.config.command_line import Options, parse
-from common.config.keys import one_line
+from common.config.key_lookup import one_line
 from common.config.sections import JobConfig, read_configuration
 from common.data.report import Report
 from common.datasets import Datasets, Steps, first_step
@@ -27,6 +27,7 @@ from common.errors import ConfigurationError, JobError
 from common.export.outputs import DATA_REPORT, remove_outputs
 from common.job_report import show_configuration, write_report
 from common.job_results import export, predict_and_write
+from common.job_state import Job
 from common.job_training import train
 from common.predictor import Predictor
 from common.prepare import prepare
@@ -37,9 +38,8 @@ from common.reporting.lock import lock
 from common.reporting.log import open_log
 from common.reporting.progress import Progress, Step, earlier_points
 from common.reporting.provenance import write_run
-from common.reporting.server import ProgressServer, archive_old_events
+from common.reporting.server_process import ProgressServer, archive_old_events
 from common.reporting.status import Status
-from common.running import Job
 from common.task import Model, Task
 
 log = logging.getLogger("visualtl")

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from common import __version__
-from common.config.keys import one_line
+from common.config.key_lookup import one_line
 from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.evaluation.markup import Words

@@ -8,16 +8,16 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from common.config.keys import one_line
+from common.config.key_lookup import one_line
 from common.errors import DataError
 from common.evaluator import Evaluator
 from common.export.outputs import EVALUATION, RESULT
 from common.files import write_json
 from common.job_report import aside, thresholds
+from common.job_state import Job, paired
 from common.predictor import Predictor
 from common.reporting.progress import Step
 from common.reporting.warnings import warn
-from common.running import Job, paired
 from common.task import Model
 
 log = logging.getLogger("visualtl")

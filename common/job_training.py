@@ -12,10 +12,10 @@ from typing import Any
 from common.engine.engine import Engine
 from common.evaluator import Evaluation
 from common.job_report import show_pictures
+from common.job_state import Job, paired
 from common.loading.loader import Loader
 from common.predictor import Predictor
 from common.reporting.progress import Step
-from common.running import Job, paired
 from common.task import Model
 
 log = logging.getLogger("visualtl")

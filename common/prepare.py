@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.config.command_line import Options
-from common.config.keys import one_line
+from common.config.key_lookup import one_line
 from common.config.sections import JobConfig, with_model
 from common.data.report import Report
 from common.datasets import Datasets, Steps, load_datasets

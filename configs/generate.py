@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from pydantic.fields import FieldInfo  # noqa: E402
 
 from classification.config import ClassificationConfig  # noqa: E402
-from common.config.keys import allowed, leaves, sections  # noqa: E402
+from common.config.key_lookup import allowed, leaves, sections  # noqa: E402
 from common.config.sections import JobConfig  # noqa: E402
 from common.files import replacing  # noqa: E402
 from common.networks.pretrained import published_files  # noqa: E402

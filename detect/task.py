@@ -15,7 +15,7 @@ from common.data.listing import Listing
 from common.data.samples import Annotate, Sample
 from common.engine.devices import check_bfloat16
 from common.engine.graph import allocate
-from common.engine.inner_members import named_parameters
+from common.engine.mxnet_internals import named_parameters
 from common.errors import DataError
 from common.networks.start import Pretrained, start
 from common.recipe import Recipe

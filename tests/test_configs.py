@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config.keys import leaves
+from common.config.key_lookup import leaves
 from common.config.sections import JobConfig, configuration, read_configuration
 from common.errors import ConfigurationError
 

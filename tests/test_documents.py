@@ -28,7 +28,7 @@ from common.errors import CrashError, FetchError, JobError, KilledError
 from common.models import main as models
 from common.networks import pretrained
 from common.reporting.progress import Step
-from common.reporting.server import ProgressServer
+from common.reporting.server_process import ProgressServer
 from common.reporting.status import __version__
 from detect.config import CenterNetConfig, YOLOv3Config
 from detect.results import DetectionDecoder, DetectionEvaluator

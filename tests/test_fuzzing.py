@@ -25,7 +25,7 @@ from PIL import Image
 from classification.annotations import ClassAnnotations
 from classification.config import ClassificationConfig
 from classification.task import ClassificationTask
-from common.config.keys import leaves, one_line
+from common.config.key_lookup import leaves, one_line
 from common.config.sections import JobConfig, configuration, read_configuration, with_model
 from common.container import write_container
 from common.data.problems import BadSample, NoSamples, Problem

@@ -24,7 +24,7 @@ from common.config.command_line import parse
 from common.config.sections import configuration
 from common.errors import JobError
 from common.reporting import supervisor
-from common.reporting.server import ProgressServer
+from common.reporting.server_process import ProgressServer
 from detect.config import YOLOv3Config
 from tests.helpers.polling import eventually
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.engine.parameter_file import check_parameter_file
-from common.reporting.server import ProgressServer
+from common.reporting.server_process import ProgressServer
 from common.training.checkpoint import read_checkpoint
 from common.training.resume import CHECKPOINT_KEYS
 from tests.helpers.jobs import (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from common.config.keys import leaves, one_line
+from common.config.key_lookup import leaves, one_line
 from common.config.sections import JobConfig
 
 _EXAMPLE = """\

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config.keys import one_line
+from common.config.key_lookup import one_line
 from common.errors import ConfigurationError
 from common.files import read_file
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from common.config.json_text import JsonObject, apply_overrides, read_json_object
-from common.config.keys import limits_of, sections, shortened
+from common.config.key_lookup import limits_of, sections, shortened
 from common.config.messages import explain, known_part
 from common.config.values import (
     Epochs,

@@ -8,7 +8,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from common.engine.inner_members import host_view
+from common.engine.mxnet_internals import host_view
 
 
 def on_device(value: Any, context: Any) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 import mxnet as mx
 from mxnet import autograd, gluon
 
-from common.engine.inner_members import finish_initialisation, forget_graph
 from common.engine.lowering import lower
+from common.engine.mxnet_internals import finish_initialisation, forget_graph
 
 # ImageNet's mean and standard deviation of red, green and blue in [0, 1], as GluonCV's networks expect.
 MEAN = (0.485, 0.456, 0.406)

@@ -14,9 +14,9 @@ from common.engine.average import MovingAverage
 from common.engine.batch_statistics import BatchStatistics
 from common.engine.engine import Blocks, Engine, OptimizerSettings
 from common.engine.inference import DeviceInference
-from common.engine.inner_members import named_parameters, value_of
 from common.engine.limits import StepLimit, Weight
 from common.engine.loss_scale import LossScale
+from common.engine.mxnet_internals import named_parameters, value_of
 from common.engine.optimizers import Updater
 from common.engine.parameters import parameters, set_parameters, set_value
 from common.engine.training_graph import RecordedStep, TrainingGraph, TrainingStep

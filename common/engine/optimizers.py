@@ -16,7 +16,7 @@ from mxnet import gluon
 
 from common.engine.arrays import on_device, plain
 from common.engine.engine import OptimizerSettings
-from common.engine.inner_members import optimizer_states, update_counts
+from common.engine.mxnet_internals import optimizer_states, update_counts
 
 
 class SGD(mx.optimizer.SGD):

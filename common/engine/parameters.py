@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
-from common.engine.inner_members import named_parameters, value_of
+from common.engine.mxnet_internals import named_parameters, value_of
 
 
 def parameters(network: gluon.HybridBlock) -> dict[str, np.ndarray]:

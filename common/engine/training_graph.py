@@ -14,7 +14,7 @@ from mxnet import autograd, gluon
 from common.engine.arrays import on_device
 from common.engine.devices import return_memory
 from common.engine.graph import trace
-from common.engine.inner_members import mark_fresh
+from common.engine.mxnet_internals import mark_fresh
 
 # Shapes of batches that executors are kept for. Another one takes some 20 ms to make.
 _MOST_SHAPES = 32

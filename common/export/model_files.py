@@ -8,7 +8,7 @@ from typing import Any
 
 from common import __version__
 from common.engine.graph import MEAN, STD, export_symbol
-from common.engine.inner_members import value_of
+from common.engine.mxnet_internals import value_of
 from common.engine.parameter_file import write_parameter_file
 from common.export.outputs import MODEL_CARD, graph_file, params_file, symbol_file
 from common.files import replacing, write_json

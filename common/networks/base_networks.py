@@ -30,7 +30,7 @@ from common.config.network_names import (
 )
 from common.engine.graph import infer_shapes
 from common.engine.initializers import HeNormal
-from common.engine.inner_members import (
+from common.engine.mxnet_internals import (
     children,
     descendants,
     drop_nothing,

@@ -12,7 +12,7 @@ import numpy as np
 from mxnet import gluon
 
 from common.config.sections import JobConfig, with_model
-from common.engine.inner_members import named_parameters
+from common.engine.mxnet_internals import named_parameters
 from common.engine.parameter_file import check_parameter_file
 from common.engine.parameters import read_parameters, set_value
 from common.errors import CheckpointError, PretrainedError

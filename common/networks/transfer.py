@@ -11,8 +11,8 @@ from mxnet import gluon
 from common.config.network_sections import NetworkConfig, NetworkModelConfig, NetworkTrainConfig
 from common.engine.devices import check_bfloat16
 from common.engine.engine import OptimizerSettings
-from common.engine.inner_members import named_parameters
 from common.engine.limits import limit_for
+from common.engine.mxnet_internals import named_parameters
 from common.networks.base_networks import imagenet, set_lr_multipliers, set_no_weight_decay
 from common.networks.start import Build, Pretrained, start
 from common.recipe import Recipe

@@ -1,4 +1,4 @@
-"""The child process of `common.reporting.server`, which calls `main` in it.
+"""The child process of `common.reporting.server_process`, which calls `main` in it.
 
 It answers from memory within a fraction of a second of its start, long before TensorBoard is imported, and hands every
 other request to stock TensorBoard:
@@ -9,7 +9,7 @@ other request to stock TensorBoard:
     404 text/plain         before the first point, as TensorBoard's scalars plugin says it
 
     GET /status.json   what stands in status.json
-    GET /metrics       the same for Prometheus (`common.reporting.metrics`)
+    GET /metrics       the same for Prometheus (`common.reporting.prometheus`)
     GET /healthz       200, or 503 where nothing has happened for so long that the job must be stuck
 
 What the job has to say arrives on standard input, a line each: a point as a JSON array, {"status": ...}, or {"ping":
@@ -42,8 +42,8 @@ from urllib.parse import parse_qsl, urlencode
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-from common.reporting.metrics import exposition
-from common.reporting.server import PONG_MARK, TOKEN, WARNING_MARK
+from common.reporting.prometheus import exposition
+from common.reporting.server_process import PONG_MARK, TOKEN, WARNING_MARK
 
 ROUTE = "/data/plugin/scalars/scalars"
 RUN, TAG = ".", "progress"

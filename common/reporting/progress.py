@@ -27,7 +27,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from common.errors import LogDirError
-from common.reporting.server import EVENT_FILES, Point, require_regular, single
+from common.reporting.server_process import EVENT_FILES, Point, require_regular, single
 
 TAG = "progress"
 
@@ -149,7 +149,7 @@ class EventFile:
 
 
 class Progress:
-    """The points of a job. `publish` gets each new one (a list of `common.reporting.server.Point`) when it is made.
+    """The points of a job. `publish` gets each new one (see `common.reporting.server_process.Point`) when it is made.
 
     At most about a hundred points a step, not more than one each tenth of a second: pollers fetch all of them.
     """

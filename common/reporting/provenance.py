@@ -27,7 +27,7 @@ from typing import Any
 
 from common import __version__
 from common.files import write_json
-from common.reporting.server import TOKEN
+from common.reporting.server_process import TOKEN
 from common.reporting.warnings import warn
 
 FILE = "run.json"

@@ -5,7 +5,7 @@
     server.publish([(time.time(), 10, 0.25)])   # visible over HTTP within milliseconds
     server.close()
 
-The job itself owns the listening socket and hands it to the child (`common.reporting.endpoint`). Nobody else can
+The job itself owns the listening socket and hands it to the child (`common.reporting.http_server`). Nobody else can
 therefore answer in its place, and while a child that died is replaced, pollers wait in the socket's queue
 instead of being refused. Points go to the child through its standard input; end of file there means that the
 job has ended, however it ended, and the child exits.
@@ -62,7 +62,7 @@ _BOOT = 60  # the same before it has answered for the first time
 # Before anything is imported the kernel is told to end the child with the job, which may be killed meanwhile.
 _START = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {parent} or sys.exit(); "
-    "from pathlib import Path; from common.reporting.endpoint import main; "
+    "from pathlib import Path; from common.reporting.http_server import main; "
     "main({listener}, Path({log_dir!a}), {parent}, {hosts!a}, {stuck_after})"
 )
 

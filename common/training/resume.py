@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic_core import to_jsonable_python
 
-from common.config.keys import changeable, leaves
+from common.config.key_lookup import changeable, leaves
 from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.engine.engine import MISFITS

@@ -19,7 +19,7 @@ from mxnet.gluon import nn
 
 from common.engine.graph import infer_shapes
 from common.engine.initializers import HeNormal
-from common.engine.inner_members import value_of
+from common.engine.mxnet_internals import value_of
 from common.engine.parameters import set_value
 from detect.center_net.deformable import ModulatedDeformableConvolution
 from detect.center_net.targets import check_scale

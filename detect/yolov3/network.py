@@ -14,7 +14,7 @@ from gluoncv.model_zoo.yolo.yolo3 import YOLOV3
 from mxnet import gluon
 
 from common.engine.initializers import HeNormal
-from common.engine.inner_members import value_of
+from common.engine.mxnet_internals import value_of
 from common.engine.parameters import set_value
 from detect.yolov3.targets import ANCHORS, STRIDES
 

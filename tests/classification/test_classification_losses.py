@@ -12,7 +12,7 @@ from mxnet import autograd, gluon
 from classification.losses import ClassificationTraining, cross_entropy, distillation_loss
 from classification.losses import target_distributions as targets_of
 from classification.networks import build_classifier, transfer_classes
-from common.engine.inner_members import named_parameters
+from common.engine.mxnet_internals import named_parameters
 from common.networks.base_networks import Network, freeze
 
 CLASSES = 3

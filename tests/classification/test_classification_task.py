@@ -16,8 +16,8 @@ from classification.task import ClassificationTask, ClassifierModel
 from common.config.sections import configuration
 from common.data.samples import Sample
 from common.engine.devices import bfloat16_supported
-from common.engine.inner_members import named_parameters
 from common.engine.limits import GradientLimit, RateLimit
+from common.engine.mxnet_internals import named_parameters
 from common.engine.parameters import parameters, set_parameters
 from common.errors import CheckpointError, PretrainedError
 from common.networks.base_networks import base_network, initialize

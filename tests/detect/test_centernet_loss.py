@@ -8,7 +8,7 @@ import pytest
 from gluoncv.loss import HeatmapFocalLoss, MaskedL1Loss
 from mxnet import autograd, nd
 
-from common.engine.inner_members import named_parameters
+from common.engine.mxnet_internals import named_parameters
 from detect.center_net.loss import CenterNetLoss, focal_loss, l1_loss
 from detect.center_net.network import CenterNetNetwork, build_network, initialise
 from detect.center_net.targets import fill_targets, target_layout

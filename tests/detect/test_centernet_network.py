@@ -12,7 +12,7 @@ import pytest
 from mxnet import autograd, nd
 
 from common.engine.graph import export_symbol
-from common.engine.inner_members import named_parameters
+from common.engine.mxnet_internals import named_parameters
 from detect.center_net.deformable import sampling
 from detect.center_net.network import (
     BASE_NETWORKS,

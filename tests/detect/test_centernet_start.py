@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.config.sections import with_model
-from common.engine.inner_members import named_parameters
+from common.engine.mxnet_internals import named_parameters
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, ConfigurationError, PretrainedError
 from detect.center_net.network import backbone_parameters, head_parameters

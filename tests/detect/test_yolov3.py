@@ -183,7 +183,7 @@ SYNCBN = """
 import mxnet as mx
 import numpy as np
 from tests.helpers.estimators import estimator_of
-from common.engine.inner_members import named_parameters
+from common.engine.mxnet_internals import named_parameters
 from common.engine.limits import GradientLimit
 from tests.helpers.yolov3_models import batch, task
 

@@ -11,7 +11,7 @@ from mxnet import autograd
 from common.config.sections import configuration
 from common.data.samples import Sample
 from common.engine.graph import Normalise, inference_graph
-from common.engine.inner_members import operator_options
+from common.engine.mxnet_internals import operator_options
 from common.loading.loader import Batch
 from detect.center_net.deformable import sampling
 from detect.center_net.task import CenterNetModel, CenterNetTask

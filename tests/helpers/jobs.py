@@ -260,7 +260,7 @@ def job_of(process: subprocess.Popen[str]) -> int:
 def server_of(process: subprocess.Popen[str]) -> int:
     """Id of a job's progress server."""
     return next(
-        child for child in children_of(process.pid) if b"common.reporting.endpoint" in _command(child)
+        child for child in children_of(process.pid) if b"common.reporting.http_server" in _command(child)
     )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from common.data.samples import Sample
-from common.engine.inner_members import named_parameters
 from common.engine.limits import GradientLimit, RateLimit
+from common.engine.mxnet_internals import named_parameters
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, ConfigurationError
 from common.recipe import Recipe

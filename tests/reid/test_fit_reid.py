@@ -12,7 +12,7 @@ import pytest
 from common.config.network_names import embedding_dimension
 from common.config.sections import configuration
 from common.data.samples import Sample
-from common.engine.inner_members import named_parameters
+from common.engine.mxnet_internals import named_parameters
 from common.engine.parameters import parameters
 from common.evaluator import Evaluation
 from common.networks.base_networks import base_network, initialize

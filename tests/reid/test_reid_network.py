@@ -12,7 +12,7 @@ from mxnet import autograd, gluon
 from classification.networks import transfer_classes
 from common.config.network_names import SMALLEST_SIZE, embedding_dimension
 from common.engine.graph import inference_graph
-from common.engine.inner_members import named_parameters
+from common.engine.mxnet_internals import named_parameters
 from common.networks.base_networks import imagenet
 from common.networks.start import load
 from reid.network import BatchHardTriplet, EmbeddingInference, ReidTraining, build_embedding

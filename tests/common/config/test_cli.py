@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.config.command_line import Options, parse
-from common.config.keys import leaves
+from common.config.key_lookup import leaves
 from detect.config import YOLOv3Config
 
 

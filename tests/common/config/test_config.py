@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from classification.config import ClassificationConfig
-from common.config.keys import changeable
+from common.config.key_lookup import changeable
 from common.config.network_sections import NetworkConfig
 from common.config.sections import JobConfig, configuration
 from common.errors import ConfigurationError

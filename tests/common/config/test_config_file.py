@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classification.config import ClassificationConfig
-from common.config.keys import leaves
+from common.config.key_lookup import leaves
 from common.config.network_sections import NetworkConfig
 from common.config.sections import JobConfig, configuration, read_configuration
 from common.errors import ConfigurationError

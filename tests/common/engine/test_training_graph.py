@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from common.engine.graph import trace
-from common.engine.inner_members import named_parameters
+from common.engine.mxnet_internals import named_parameters
 from common.engine.training_graph import RecordedStep, TrainingGraph, for_training
 from tests.helpers.training_graphs import CONTEXT, INPUTS, Block, arrays, losses_of
 

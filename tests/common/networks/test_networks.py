@@ -22,7 +22,7 @@ from common.config.network_names import (
     embedding_dimension,
     variant_problems,
 )
-from common.engine.inner_members import children, named_parameters
+from common.engine.mxnet_internals import children, named_parameters
 from common.errors import PretrainedError
 from common.networks.base_networks import (
     GroupNorm,

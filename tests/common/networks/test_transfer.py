@@ -14,8 +14,8 @@ from classification.task import ClassificationTask
 from common.config.network_sections import NetworkTrainConfig
 from common.config.sections import configuration
 from common.engine.engine import OptimizerSettings
-from common.engine.inner_members import named_parameters
 from common.engine.limits import LONGEST_STEP, GradientLimit, RateLimit, StepLimit
+from common.engine.mxnet_internals import named_parameters
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, DeviceError
 from common.networks import transfer

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from common.errors import LogDirError
 from common.reporting import progress as module
 from common.reporting.progress import TAG, Progress, Step, earlier_points
-from common.reporting.server import Point, archive_old_events
+from common.reporting.server_process import Point, archive_old_events
 
 
 class Clock:

@@ -12,8 +12,8 @@ from mxnet import gluon
 
 from common.config.network_sections import ONE_DEVICE
 from common.engine.graph import Normalise, settle
-from common.engine.inner_members import children
 from common.engine.limits import GradientLimit
+from common.engine.mxnet_internals import children
 from common.engine.parameters import parameters, set_parameters
 from common.engine.schedule import Schedule
 from common.errors import TrainingError

@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 
 from common.errors import LogDirError
-from common.reporting import endpoint
+from common.reporting import http_server
 from common.reporting.progress import Progress, Step
-from common.reporting.server import ProgressServer, archive_old_events
+from common.reporting.server_process import ProgressServer, archive_old_events
 from tests.helpers.polling import PROGRESS, ask, eventually, points
 
 
 @contextlib.contextmanager
-def in_process(application: endpoint.Endpoint) -> Iterator[int]:
+def in_process(application: http_server.Endpoint) -> Iterator[int]:
     """The child's HTTP server in a thread of this process; its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        web = endpoint.Server(application, listener)
+        web = http_server.Server(application, listener)
     thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -38,9 +38,9 @@ def in_process(application: endpoint.Endpoint) -> Iterator[int]:
 
 
 def test_a_client_that_stops_in_the_middle_of_a_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_READ_TIMEOUT", 0.1)
+    monkeypatch.setattr(http_server, "_READ_TIMEOUT", 0.1)
     with (
-        in_process(endpoint.Endpoint()) as port,
+        in_process(http_server.Endpoint()) as port,
         socket.create_connection(("127.0.0.1", port), timeout=30) as slow,
     ):
         slow.sendall(b"GET /data/plugin")
@@ -48,8 +48,8 @@ def test_a_client_that_stops_in_the_middle_of_a_request_is_given_up(monkeypatch:
 
 
 def test_the_oldest_of_too_many_connections_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_CONNECTIONS", 3)
-    application = endpoint.Endpoint()
+    monkeypatch.setattr(http_server, "_CONNECTIONS", 3)
+    application = http_server.Endpoint()
     application.add(b"[1.0, 1, 0.5]\n")
     with in_process(application) as port, contextlib.ExitStack() as stack:
         address = ("127.0.0.1", port)
@@ -90,8 +90,8 @@ TOLD = {
 }
 
 
-def informed(status: dict[str, Any], **settings: Any) -> endpoint.Endpoint:
-    application = endpoint.Endpoint(**settings)
+def informed(status: dict[str, Any], **settings: Any) -> http_server.Endpoint:
+    application = http_server.Endpoint(**settings)
     application.add(json.dumps({"status": status}).encode())
     application.add(b"[1.0, 1, 0.5]")
     application.tensorboard(None)
@@ -134,7 +134,7 @@ def test_status_and_metrics_are_answered_from_memory() -> None:
 
 
 def test_metrics_of_a_job_that_has_not_said_anything_are_none() -> None:
-    with in_process(endpoint.Endpoint()) as port:
+    with in_process(http_server.Endpoint()) as port:
         assert request(port, "/metrics")[::2] == (200, b"")
         assert request(port, "/status.json")[0] == 404
 
@@ -161,7 +161,7 @@ PATHS = (PROGRESS, "/status.json", "/metrics", "/", "/data/runs")
 
 
 def test_with_a_token_only_health_is_told_without_it() -> None:
-    access = endpoint.Access("geheim-秘密", cookie="visualtl_1")
+    access = http_server.Access("geheim-秘密", cookie="visualtl_1")
     with in_process(informed(TOLD, access=access)) as port:
         assert request(port, "/healthz")[0] == 200
         for path in PATHS:
@@ -199,7 +199,7 @@ def test_with_a_token_only_health_is_told_without_it() -> None:
     ],
 )
 def test_only_allowed_names_of_the_server_are_answered(host: str, status: int) -> None:
-    access = endpoint.Access(hosts=("job.example", "[::1]"))
+    access = http_server.Access(hosts=("job.example", "[::1]"))
     with in_process(informed(TOLD, access=access)) as port:
         assert {request(port, path, Host=host)[0] for path in ("/status.json", PROGRESS)} == {status}
         assert request(port, "/healthz", Host=host)[0] == 200
@@ -208,7 +208,7 @@ def test_only_allowed_names_of_the_server_are_answered(host: str, status: int) -
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("path", ["/data/plugin/scalars/scalars_multirun", PROGRESS])
 def test_a_large_body_costs_no_memory(path: str, chunked: bool) -> None:
-    application = endpoint.Endpoint()
+    application = http_server.Endpoint()
     application.add(b"[1.0, 1, 0.5]")
     application.tensorboard(lambda environ, start: [environ["wsgi.input"].read()])
 
@@ -233,7 +233,7 @@ def test_tensorboard_gets_a_body_of_the_usual_size_whole() -> None:
         start_response("200 OK", [])
         return [b""]
 
-    application = endpoint.Endpoint()
+    application = http_server.Endpoint()
     application.tensorboard(stock)
     with in_process(application) as port:
         for body in (b"runs=.&tag=loss", iter([b"runs=.", b"&tag=loss"])):
@@ -246,19 +246,19 @@ def test_tensorboard_gets_a_body_of_the_usual_size_whole() -> None:
 @pytest.mark.parametrize(
     ("path", "query", "expected"),
     [
-        (endpoint.ROUTE, "run=.&tag=progress", True),
-        (endpoint.ROUTE + "/", "tag=progress&run=.", True),
-        (endpoint.ROUTE, "run=%2E&tag=progress&format=json", True),
-        (endpoint.ROUTE, "run=.&tag=progress&tag=loss", True),
-        (endpoint.ROUTE, "run=.&tag=progress&format=csv", False),
-        (endpoint.ROUTE, "run=.&tag=loss", False),
-        (endpoint.ROUTE, "run=previous/1&tag=progress", False),
-        (endpoint.ROUTE, "", False),
+        (http_server.ROUTE, "run=.&tag=progress", True),
+        (http_server.ROUTE + "/", "tag=progress&run=.", True),
+        (http_server.ROUTE, "run=%2E&tag=progress&format=json", True),
+        (http_server.ROUTE, "run=.&tag=progress&tag=loss", True),
+        (http_server.ROUTE, "run=.&tag=progress&format=csv", False),
+        (http_server.ROUTE, "run=.&tag=loss", False),
+        (http_server.ROUTE, "run=previous/1&tag=progress", False),
+        (http_server.ROUTE, "", False),
         ("/data/plugin/scalars/tags", "run=.&tag=progress", False),
     ],
 )
 def test_only_the_progress_of_this_run_is_answered_from_memory(path: str, query: str, expected: bool) -> None:
-    assert endpoint.is_progress(path, query) is expected
+    assert http_server.is_progress(path, query) is expected
 
 
 def test_event_files_of_an_earlier_run_become_a_run_of_their_own(tmp_path: Path) -> None:

@@ -23,9 +23,8 @@ from typing import Any
 import pytest
 
 from common.errors import PortError
-from common.reporting import server
 from common.reporting.progress import Progress, Step
-from common.reporting.server import ProgressServer
+from common.reporting.server_process import ProgressServer
 from tests.helpers.polling import PROGRESS, ask, eventually, points, raw
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -254,7 +253,7 @@ def test_a_child_that_is_killed_is_replaced_and_nothing_is_lost(watched: Progres
 JOB = """
 import ctypes, os, sys, time
 from pathlib import Path
-from common.reporting.server import ProgressServer
+from common.reporting.server_process import ProgressServer
 server = ProgressServer(Path(sys.argv[1]), 0)
 server.start()
 server.publish([(1.0, 1, 0.0)])
@@ -357,7 +356,7 @@ def test_a_child_that_cannot_start_is_logged_with_its_reason_and_does_not_end_th
     broken.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(broken))
-        patch.setattr(server, "_PATIENCE", 2)
+        patch.setattr(server_process, "_PATIENCE", 2)
         running = ProgressServer(tmp_path, 0)
         running.start()
         running.publish([(1.0, 1, 0.0)])
@@ -370,8 +369,8 @@ def test_a_child_that_cannot_start_is_logged_with_its_reason_and_does_not_end_th
 def test_a_child_that_does_not_move_is_named_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server, "_PULSE", 0.1)
-    monkeypatch.setattr(server, "_BOOT", 600)
+    monkeypatch.setattr(server_process, "_PULSE", 0.1)
+    monkeypatch.setattr(server_process, "_BOOT", 600)
     with ProgressServer(tmp_path, 0) as running:
         running.publish([(1.0, 1, 0.5)])
         running.inform({"state": "training", "updated": 1.0})
@@ -387,8 +386,8 @@ def test_a_child_that_does_not_move_is_named_and_replaced(
 
 
 def test_a_child_that_is_busy_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_PULSE", 0.2)
-    monkeypatch.setattr(server, "_BOOT", 600)
+    monkeypatch.setattr(server_process, "_PULSE", 0.2)
+    monkeypatch.setattr(server_process, "_BOOT", 600)
     with ProgressServer(tmp_path, 0) as running:
         running.publish([(float(number), 10, 0.5) for number in range(20_000)])
         eventually(lambda: ask(running.port)[0] == 200)
