@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from common.errors import PortError
+from common.reporting import server_process
 from common.reporting.progress import Progress, Step
 from common.reporting.server_process import ProgressServer
 from tests.helpers.polling import PROGRESS, ask, eventually, points, raw
