@@ -176,6 +176,8 @@ def read_card(model: Path) -> Card:
         return _card_of_file(model)
     path = model / MODEL_CARD if model.is_dir() else model
     name = printable(str(path))
+    if path.suffix != ".json":
+        raise ModelError(f"{name}: MODEL is a job's log_dir, its model.json or an ONNX file")
     try:
         content = json.loads(read_file(str(path), _CARD_LIMIT).decode("utf-8"))
     except FileNotFoundError:

@@ -78,6 +78,9 @@ def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
         read_card(tmp_path)
     with pytest.raises(ModelError, match=r"a job's log_dir, its model\.json or an ONNX file"):
         read_card(tmp_path / "nothing.json")
+    (tmp_path / "best_checkpoint.pkl").write_bytes(b"x" * 100)
+    with pytest.raises(ModelError, match=r"best_checkpoint\.pkl: MODEL is a job's log_dir"):
+        read_card(tmp_path / "best_checkpoint.pkl")
     for content in (b"\xff\xfe", b"[1]", b"{", b"[" * 100_000):
         (tmp_path / "model.json").write_bytes(content)
         with pytest.raises(ModelError, match=r"is no model\.json"):
