@@ -34,7 +34,7 @@ import numpy as np
 import simplejpeg
 
 from benchmarks import table
-from classification.transforms import TrainingTransform
+from classification.transforms import CropTransform
 from common.data.samples import Sample
 from common.images.decoding import decode, probe
 from common.loading.loader import Layout, Loader, Shape
@@ -126,9 +126,7 @@ def ours(options: argparse.Namespace) -> list[float]:
     def shapes(epoch: int, batch: int) -> Shape:
         return shape
 
-    loader = Loader(
-        samples, TrainingTransform(), pool, batch_size=options.batch, shapes=shapes, training=True
-    )
+    loader = Loader(samples, CropTransform(), pool, batch_size=options.batch, shapes=shapes, training=True)
     rates = []
     for epoch in range(2):
         began = time.perf_counter()

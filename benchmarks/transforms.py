@@ -29,14 +29,13 @@ import simplejpeg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import table
-from classification.transforms import CENTRE
-from classification.transforms import TrainingTransform as ClassificationTraining
+from classification.transforms import CENTRE, CropTransform
 from common.data.samples import Sample
 from common.images.resize import Resize
 from common.predictor import EvaluationTransform
 from common.predictor import whole as all_of
 from detect.transforms import CenterNetTraining, YOLOv3Training
-from landmark.transforms import TrainingTransform as LandmarkTraining
+from landmark.transforms import LandmarkTransform
 
 BOXES = np.array(
     [[0, 20, 30, 220, 190], [1, 300, 40, 420, 200], [2, 30, 250, 200, 430], [0, 400, 300, 600, 460]],
@@ -132,11 +131,11 @@ def our_rows(path: str) -> dict[str, Callable[[], object]]:
         "CenterNet 512 evaluation": ours(
             EvaluationTransform(Resize("letterbox"), all_of), sample, (512, 512)
         ),
-        "classification 224 training": ours(ClassificationTraining(), whole, (224, 224)),
+        "classification 224 training": ours(CropTransform(), whole, (224, 224)),
         "classification 224 evaluation": ours(
             EvaluationTransform(Resize("centre_crop", CENTRE), all_of), whole, (224, 224)
         ),
-        "landmark 224 training": ours(LandmarkTraining(len(POINTS)), face, (224, 224)),
+        "landmark 224 training": ours(LandmarkTransform(len(POINTS)), face, (224, 224)),
     }
 
 

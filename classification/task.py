@@ -21,7 +21,7 @@ from classification.losses import SMOOTHING, ClassificationTraining
 from classification.networks import build_classifier, transfer_classes
 from classification.results import ClassDecoder, ClassEvaluator
 from classification.teacher import make_teacher
-from classification.transforms import CENTRE, TrainingTransform, region_of
+from classification.transforms import CENTRE, CropTransform, region_of
 from common.config.network_sections import ClassNetworkConfig, NetworkConfig
 from common.data.figures import listed
 from common.data.formats.base import Label
@@ -204,7 +204,7 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
     does = "classification"
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
-        return TrainingTransform()
+        return CropTransform()
 
     @property
     def resize(self) -> Resize:

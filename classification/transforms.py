@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from common.data.drawing import draw_sample
 from common.data.samples import Sample
-from common.images.augment import MEAN_COLOUR, jitter_colour, stretching
+from common.images.augment import stretching
 from common.images.resize import Region
+from common.loading.batches import Layout, Shape
+from common.loading.transforms import RandomView
 
 #: Share of the image's shorter side that evaluation looks at: the field's 224 of 256 pixels.
 CENTRE = 0.875
@@ -67,48 +67,35 @@ def jitter_box(box: Region, size: tuple[int, int], amount: float, rng: np.random
 
 
 @dataclass(frozen=True)
-class TrainingTransform:
+class CropTransform(RandomView):
     """A random part of the image, mirrored in half of the cases, in random colours.
 
-    A whole image gives a random crop; a box gives itself with jittered edges, stretched to the input.
-    brightness, contrast, saturation, lighting: see `common.images.augment.jitter_colour` (defaults: GluonCV's for
-    ImageNet).
+    A whole image gives a random crop; a box gives itself with jittered edges, stretched to the input. The strength of
+    the colours' changes is GluonCV's for ImageNet. Arrays: see `layout`.
     """
 
     least_area: float = 0.25
     distortion: float = 4.0 / 3.0
     box_jitter: float = 0.1
     mirror: float = 0.5
+    _: KW_ONLY
     brightness: float = 0.4
     contrast: float = 0.4
     saturation: float = 0.4
     lighting: float = 0.1
 
-    def layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
+    def layout(self, shape: Shape) -> Layout:
         """See `layout`."""
         return layout(shape)
 
-    def __call__(
-        self,
-        sample: Sample,
-        shape: tuple[int, int],
-        rng: np.random.Generator,
-        draw: Callable[[], Sample],
-        out: dict[str, np.ndarray],
-    ) -> None:
-        """Fill "image" and "label". Raises images.ImageError."""
+    def view(self, sample: Sample, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+        """A crop of the image, or the box about as it is; perhaps mirrored."""
         if is_whole(sample):
             region = random_crop(box_of(sample), shape[0] / shape[1], self.least_area, self.distortion, rng)
         else:
             region = jitter_box(box_of(sample), (sample.width, sample.height), self.box_jitter, rng)
-        matrix = stretching(region, shape, mirrored=bool(rng.random() < self.mirror))
-        draw_sample(sample, matrix, MEAN_COLOUR, out["image"])
-        jitter_colour(
-            out["image"],
-            rng,
-            brightness=self.brightness,
-            contrast=self.contrast,
-            saturation=self.saturation,
-            lighting=self.lighting,
-        )
+        return stretching(region, shape, mirrored=bool(rng.random() < self.mirror))
+
+    def targets(self, sample: Sample, seen: np.ndarray, shape: Shape, out: dict[str, np.ndarray]) -> None:
+        """The class."""
         out["label"][...] = sample.annotation[0]

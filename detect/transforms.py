@@ -1,14 +1,14 @@
 """How a training sample of a detection set becomes arrays, for YOLOv3 and CenterNet.
 
-Each transform first plans its geometry as one matrix from the original image to the input, then decodes the
-image in no more pixels than that needs, and draws it once. Boxes are continuous coordinates, in input pixels.
+Boxes are continuous coordinates, in input pixels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,10 +16,9 @@ from common.data.boxes import objects_of
 from common.data.drawing import draw_sample
 from common.data.samples import Sample
 from common.images import augment
+from common.loading.batches import Layout, Shape
+from common.loading.transforms import RandomView
 from detect.geometry import choose_crop, store_objects, visible_objects
-
-Arrays = dict[str, np.ndarray]
-Layout = dict[str, tuple[tuple[int, ...], str]]
 
 BLACK = (0, 0, 0)
 # A mosaic may hold this many objects even if the images of a set hold few.
@@ -27,7 +26,7 @@ _MOSAIC_OBJECTS = 100
 
 
 @dataclass(frozen=True)
-class YOLOv3Training:
+class YOLOv3Training(RandomView):
     """Expansion, a crop that keeps boxes, mirroring and colour, stretched to the input; optionally mosaics.
 
     max_objects: most objects of any image of the set. flip, expand, crop: probabilities. max_expansion: the
@@ -48,13 +47,14 @@ class YOLOv3Training:
     min_crop: float = 0.3
     max_aspect: float = 2.0
     min_visible: float = 0.25
+    mosaic: float = 0.0
+    mosaic_scale: tuple[float, float] = (0.4, 1.2)
+    _: KW_ONLY
     colour: float = 0.5
     brightness: float = 0.25
     contrast: float = 0.5
     saturation: float = 0.5
     hue: float = 18.0
-    mosaic: float = 0.0
-    mosaic_scale: tuple[float, float] = (0.4, 1.2)
 
     @property
     def rows(self) -> int:
@@ -67,32 +67,28 @@ class YOLOv3Training:
         """Arrays of one sample for an input of `shape` (width, height)."""
         return {"image": ((shape[1], shape[0], 3), "uint8"), "boxes": ((self.rows, 5), "float32")}
 
-    def __call__(
+    def show(
         self,
         sample: Sample,
-        shape: tuple[int, int],
+        shape: Shape,
         rng: np.random.Generator,
         draw: Callable[[], Sample],
-        out: Arrays,
-    ) -> None:
-        """Fill `out` at random. Raises images.ImageError if an image cannot be decoded."""
+        image: np.ndarray,
+    ) -> np.ndarray:
+        """The objects (n, 5) that are seen: x1, y1, x2, y2 in input pixels and class id."""
         if self.mosaic and rng.random() < self.mosaic:
-            objects = self._mosaic(sample, shape, rng, draw, out["image"])
-        else:
-            matrix = augment.stretching(self._region(sample, rng), shape, bool(rng.random() < self.flip))
-            matrix = augment.snap(matrix, (sample.width, sample.height), shape)
-            draw_sample(sample, matrix, augment.MEAN_COLOUR, out["image"])
-            objects = visible_objects(sample.annotation, matrix, shape, self.min_visible)
-        augment.jitter_colour(
-            out["image"],
-            rng,
-            brightness=self.brightness,
-            contrast=self.contrast,
-            saturation=self.saturation,
-            hue=self.hue,
-            probability=self.colour,
-        )
-        store_objects(objects, out["boxes"])
+            return self._mosaic(sample, shape, rng, draw, image)
+        matrix = super().show(sample, shape, rng, draw, image)
+        return visible_objects(sample.annotation, matrix, shape, self.min_visible)
+
+    def view(self, sample: Sample, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+        """Of one image: expanded or cropped, and perhaps mirrored."""
+        matrix = augment.stretching(self._region(sample, rng), shape, bool(rng.random() < self.flip))
+        return augment.snap(matrix, (sample.width, sample.height), shape)
+
+    def targets(self, sample: Sample, seen: np.ndarray, shape: Shape, out: dict[str, np.ndarray]) -> None:
+        """Store the objects."""
+        store_objects(seen, out["boxes"])
 
     def _region(self, sample: Sample, rng: np.random.Generator) -> tuple[float, float, float, float]:
         """The part of the plane around the image that is stretched to the input, in pixels of the image."""
@@ -171,7 +167,7 @@ class YOLOv3Training:
 
 
 @dataclass(frozen=True)
-class CenterNetTraining:
+class CenterNetTraining(RandomView):
     """A random scale and centre, mirroring and colour ("Objects as Points", Zhou et al. 2019).
 
     The region that is seen measures the letterboxed input's times a factor drawn from 1 - scale, … 1 + scale
@@ -180,11 +176,14 @@ class CenterNetTraining:
     `lighting` is the standard deviation of AlexNet's colour noise.
     """
 
+    beside: ClassVar[tuple[int, int, int]] = BLACK
+
     max_objects: int
     flip: float = 0.5
     scale: float = 0.4
     border: int = 128
     min_visible: float = 0.25
+    _: KW_ONLY
     brightness: float = 0.4
     contrast: float = 0.4
     saturation: float = 0.4
@@ -195,29 +194,12 @@ class CenterNetTraining:
         rows = max(1, self.max_objects)
         return {"image": ((shape[1], shape[0], 3), "uint8"), "boxes": ((rows, 5), "float32")}
 
-    def __call__(
-        self,
-        sample: Sample,
-        shape: tuple[int, int],
-        rng: np.random.Generator,
-        draw: Callable[[], Sample],
-        out: Arrays,
-    ) -> None:
-        """Fill `out` at random. Raises images.ImageError if the image cannot be decoded."""
-        matrix = self._view(sample, shape, rng)
-        draw_sample(sample, matrix, BLACK, out["image"])
-        augment.jitter_colour(
-            out["image"],
-            rng,
-            brightness=self.brightness,
-            contrast=self.contrast,
-            saturation=self.saturation,
-            lighting=self.lighting,
-        )
-        store_objects(visible_objects(sample.annotation, matrix, shape, self.min_visible), out["boxes"])
+    def targets(self, sample: Sample, seen: np.ndarray, shape: Shape, out: dict[str, np.ndarray]) -> None:
+        """Store the objects that are seen."""
+        store_objects(visible_objects(sample.annotation, seen, shape, self.min_visible), out["boxes"])
 
-    def _view(self, sample: Sample, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """The map of the image to the input."""
+    def view(self, sample: Sample, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+        """A random scale about a random centre, perhaps mirrored."""
         steps = round(self.scale / 0.1)
         factor = 1.0 + 0.1 * int(rng.integers(-steps, max(steps, 1 - steps)))
         scale = min(shape[0] / sample.width, shape[1] / sample.height) / factor

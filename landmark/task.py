@@ -30,7 +30,7 @@ from landmark.losses import LOSSES, LandmarkTraining
 from landmark.mirroring import mirror_table
 from landmark.network import LandmarkNetwork, build_landmark, set_mean_shape
 from landmark.results import LandmarkDecoder, LandmarkEvaluator
-from landmark.transforms import TrainingTransform
+from landmark.transforms import LandmarkTransform
 
 log = logging.getLogger("visualtl")
 
@@ -112,7 +112,7 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         dataset = self.config.dataset
-        return TrainingTransform(
+        return LandmarkTransform(
             dataset.num_joints, mirror_table(dataset.num_joints, dataset.mirrored_joints)
         )
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from common.data.drawing import draw_sample
 from common.data.samples import Sample
 from common.images.augment import (
-    MEAN_COLOUR,
     compose,
     invert,
-    jitter_colour,
     mirroring,
     rotation,
     scaling,
@@ -21,6 +17,8 @@ from common.images.augment import (
     transform_points,
     translation,
 )
+from common.loading.batches import Layout, Shape
+from common.loading.transforms import RandomView
 from landmark.annotations import part_of, points_of
 
 
@@ -37,18 +35,13 @@ def layout(shape: tuple[int, int], num_joints: int) -> dict[str, tuple[tuple[int
     }
 
 
-def _fill(sample: Sample, matrix: np.ndarray, shape: tuple[int, int], out: dict[str, np.ndarray]) -> None:
-    draw_sample(sample, matrix, MEAN_COLOUR, out["image"])
-    out["points"][...] = transform_points(points_of(sample).astype(np.float64), matrix) / shape
-    out["matrix"][...] = invert(matrix)
-
-
 @dataclass(frozen=True)
-class TrainingTransform:
+class LandmarkTransform(RandomView):
     """Turned, scaled and shifted about the middle of the keypoints, in random colours, perhaps mirrored.
 
     degrees, scale: up to so much either way; shift: share of the image's sides. mirrored: a table of
-    `landmark.mirroring`, or None for no mirroring. The image is stretched to the input, as in evaluation.
+    `landmark.mirroring`, or None for no mirroring. The image is stretched to the input, as in evaluation. Arrays: see
+    `layout`.
     """
 
     num_joints: int
@@ -56,30 +49,25 @@ class TrainingTransform:
     degrees: float = 20.0
     scale: float = 0.15
     shift: float = 0.06
+    _: KW_ONLY
     brightness: float = 0.3
     contrast: float = 0.3
     saturation: float = 0.3
 
-    def layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
+    def layout(self, shape: Shape) -> Layout:
         """See `layout`."""
         return layout(shape, self.num_joints)
 
-    def __call__(
-        self,
-        sample: Sample,
-        shape: tuple[int, int],
-        rng: np.random.Generator,
-        draw: Callable[[], Sample],
-        out: dict[str, np.ndarray],
-    ) -> None:
-        """Fill the arrays of `layout`. Raises images.ImageError."""
-        mirrors = self.mirrored is not None and bool(rng.random() < 0.5)
-        _fill(sample, self._matrix(sample, shape, mirrors, rng), shape, out)
-        if mirrors:
-            out["points"][...] = out["points"][list(self.mirrored or ())]
-        jitter_colour(
-            out["image"], rng, brightness=self.brightness, contrast=self.contrast, saturation=self.saturation
-        )
+    def view(self, sample: Sample, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+        """About the middle of the keypoints, perhaps mirrored."""
+        return self._matrix(sample, shape, self.mirrored is not None and bool(rng.random() < 0.5), rng)
+
+    def targets(self, sample: Sample, seen: np.ndarray, shape: Shape, out: dict[str, np.ndarray]) -> None:
+        """The keypoints; in a mirrored image each has the place of its partner."""
+        points = transform_points(points_of(sample).astype(np.float64), seen) / shape
+        mirrors = np.linalg.det(seen[:, :2]) < 0
+        out["points"][...] = points[list(self.mirrored or ())] if mirrors else points
+        out["matrix"][...] = invert(seen)
 
     def _matrix(
         self, sample: Sample, shape: tuple[int, int], mirrors: bool, rng: np.random.Generator

@@ -22,7 +22,7 @@ from reid.config import ReIDConfig
 from reid.network import EmbeddingInference, ReidTraining, build_embedding
 from reid.results import ReIDDecoder, ReIDEvaluator
 from reid.sampler import identity_batches
-from reid.transforms import TrainingTransform
+from reid.transforms import ShiftTransform
 
 # Weight of the triplet loss beside cross entropy, and images of one identity in a batch, which it compares.
 _TRIPLET_WEIGHT = 1.0
@@ -73,7 +73,7 @@ class ReIDTask(FolderTask[ReIDConfig]):
         return summary
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
-        return TrainingTransform()
+        return ShiftTransform()
 
     @property
     def resize(self) -> Resize:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classification.transforms import (
-    TrainingTransform,
+    CropTransform,
     jitter_box,
     random_crop,
 )
@@ -31,7 +31,7 @@ def never() -> Sample:
     raise AssertionError("no other sample is needed")
 
 
-def apply(transform: TrainingTransform, sample: Sample, shape: Shape, seed: int = 0) -> np.ndarray:
+def apply(transform: CropTransform, sample: Sample, shape: Shape, seed: int = 0) -> np.ndarray:
     """The image; checks the label, and that everything is filled."""
     arrays = {name: np.full((1, *size), 77, kind) for name, (size, kind) in transform.layout(shape).items()}
     transform(
@@ -89,7 +89,7 @@ def test_a_jittered_box_keeps_most_of_itself_and_stays_inside(seed: int) -> None
 
 
 def test_training_shows_parts_of_the_image_and_their_mirror_images(ramp: Path) -> None:
-    plain = TrainingTransform(brightness=0, contrast=0, saturation=0, lighting=0)
+    plain = CropTransform(brightness=0, contrast=0, saturation=0, lighting=0)
     mirrored = 0
     for seed in range(40):
         image = apply(plain, sample_of(ramp, 400, 200), (48, 32), seed).astype(int)
@@ -102,7 +102,7 @@ def test_training_shows_parts_of_the_image_and_their_mirror_images(ramp: Path) -
 
 
 def test_training_on_a_box_stays_near_it(ramp: Path) -> None:
-    plain = TrainingTransform(brightness=0, contrast=0, saturation=0, lighting=0, mirror=0)
+    plain = CropTransform(brightness=0, contrast=0, saturation=0, lighting=0, mirror=0)
     firsts = []
     for seed in range(20):
         image = apply(plain, sample_of(ramp, 400, 200, (100, 40, 200, 140)), (50, 50), seed)
@@ -113,12 +113,12 @@ def test_training_on_a_box_stays_near_it(ramp: Path) -> None:
 
 
 def test_colours_vary(ramp: Path) -> None:
-    images = [apply(TrainingTransform(), sample_of(ramp, 400, 200), (32, 32), seed) for seed in range(10)]
+    images = [apply(CropTransform(), sample_of(ramp, 400, 200), (32, 32), seed) for seed in range(10)]
     assert len({tuple(image.reshape(-1, 3).mean(axis=0).round().tolist()) for image in images}) == 10
 
 
 def test_the_same_randomness_gives_the_same_picture_also_from_a_pickled_transform(ramp: Path) -> None:
-    transform = TrainingTransform()
+    transform = CropTransform()
     sample = sample_of(ramp, 400, 200)
     first = apply(transform, sample, (32, 48), 5)
     again = apply(pickle.loads(pickle.dumps(transform)), sample, (32, 48), 5)

@@ -20,7 +20,7 @@ from common.task import Inputs
 from common.training.checkpoint import write_checkpoint
 from landmark.mirroring import MIRRORED_68
 from landmark.task import LandmarkModel
-from landmark.transforms import TrainingTransform
+from landmark.transforms import LandmarkTransform
 from tests.helpers.estimators import estimator_of
 from tests.helpers.landmark_jobs import (
     HEIGHT,
@@ -99,7 +99,7 @@ def test_images_are_mirrored_where_the_mirrored_points_are_known_or_given(
     joints: int, given: object, expected: tuple[int, ...] | None
 ) -> None:
     made = task(dataset__num_joints=joints, dataset__mirrored_joints=given).training_transform([])
-    assert isinstance(made, TrainingTransform)
+    assert isinstance(made, LandmarkTransform)
     assert made.mirrored == expected
 
 

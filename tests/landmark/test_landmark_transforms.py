@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from common.data.samples import Sample
 from landmark.mirroring import MIRRORED_68, mirror_table
 from landmark.results import LandmarkDecoder
-from landmark.transforms import TrainingTransform
+from landmark.transforms import LandmarkTransform
 
 POINTS = np.array([[60.5, 50.5], [150.5, 40.5], [100.5, 110.5], [70.5, 80.5]], np.float32)
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
@@ -33,7 +33,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 def apply(
-    transform: TrainingTransform, sample: Sample, shape: tuple[int, int], seed: int = 0
+    transform: LandmarkTransform, sample: Sample, shape: tuple[int, int], seed: int = 0
 ) -> dict[str, np.ndarray]:
     arrays = {name: np.full((1, *size), 9, kind) for name, (size, kind) in transform.layout(shape).items()}
     out = {name: a[0, ...] for name, a in arrays.items()}
@@ -53,7 +53,7 @@ def dots(image: np.ndarray) -> np.ndarray:
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000), width=st.integers(100, 250), height=st.integers(100, 250))
 def test_a_dot_lands_where_its_point_says(sample: Sample, seed: int, width: int, height: int) -> None:
-    out = apply(TrainingTransform(4, None, degrees=40, **PLAIN), sample, (width, height), seed)
+    out = apply(LandmarkTransform(4, None, degrees=40, **PLAIN), sample, (width, height), seed)
     pixels = out["points"] * (width, height)
     inside = ((pixels > 14) & (pixels < (width - 14, height - 14))).all(axis=1)
     np.testing.assert_allclose(dots(out["image"])[inside], pixels[inside], atol=1.0)
@@ -62,7 +62,7 @@ def test_a_dot_lands_where_its_point_says(sample: Sample, seed: int, width: int,
 
 
 def test_in_a_mirrored_image_a_point_is_its_partner(sample: Sample) -> None:
-    transform = TrainingTransform(4, (1, 0, 2, 3), degrees=0, scale=0, shift=0, **PLAIN)
+    transform = LandmarkTransform(4, (1, 0, 2, 3), degrees=0, scale=0, shift=0, **PLAIN)
     orders = set()
     for seed in range(12):
         out = apply(transform, sample, (200, 150), seed)
@@ -78,7 +78,7 @@ def test_in_a_mirrored_image_a_point_is_its_partner(sample: Sample) -> None:
 def test_images_turn_grow_and_move_within_their_limits(sample: Sample) -> None:
     angles, sizes = [], []
     for seed in range(200):
-        out = apply(TrainingTransform(4, None, degrees=20, scale=0.2, shift=0.05), sample, (200, 150), seed)
+        out = apply(LandmarkTransform(4, None, degrees=20, scale=0.2, shift=0.05), sample, (200, 150), seed)
         x, y = (out["points"][1] - out["points"][0]) * (200, 150)
         a, b = POINTS[1] - POINTS[0]
         angles.append(np.degrees(np.arctan2(y, x) - np.arctan2(b, a)))
@@ -92,7 +92,7 @@ def test_images_turn_grow_and_move_within_their_limits(sample: Sample) -> None:
 
 
 def test_the_same_randomness_gives_the_same_sample_also_from_a_pickled_transform(sample: Sample) -> None:
-    transform = TrainingTransform(4, (1, 0, 2, 3))
+    transform = LandmarkTransform(4, (1, 0, 2, 3))
     first, again = (
         apply(transform, sample, (64, 64), 3),
         apply(pickle.loads(pickle.dumps(transform)), sample, (64, 64), 3),
@@ -132,7 +132,7 @@ def test_invisible_points_stay_so_and_move_the_others_no_less(sample: Sample) ->
     points = np.array(POINTS)
     points[1] = np.nan
     hidden = Sample(sample.image, 200, 150, points)
-    transform = TrainingTransform(len(points), (3, 2, 1, 0), **PLAIN)
+    transform = LandmarkTransform(len(points), (3, 2, 1, 0), **PLAIN)
     places = set()
     for seed in range(8):
         out = apply(transform, hidden, (200, 150), seed)

@@ -10,7 +10,7 @@ import pytest
 
 from common.data.samples import Sample
 from common.images.augment import MEAN_COLOUR
-from reid.transforms import TrainingTransform
+from reid.transforms import ShiftTransform
 
 SHAPE = (64, 128)
 
@@ -24,7 +24,7 @@ def sample(tmp_path: Path) -> Sample:
     return Sample(str(path), 100, 200, np.array([5], np.float32))
 
 
-def apply(transform: TrainingTransform, sample: Sample, seed: int = 0) -> np.ndarray:
+def apply(transform: ShiftTransform, sample: Sample, seed: int = 0) -> np.ndarray:
     arrays = {name: np.full((1, *size), 9, kind) for name, (size, kind) in transform.layout(SHAPE).items()}
     transform(
         sample,
@@ -38,7 +38,7 @@ def apply(transform: TrainingTransform, sample: Sample, seed: int = 0) -> np.nda
 
 
 def test_training_shifts_by_no_more_than_the_padding_and_shows_plain_colour_beside(sample: Sample) -> None:
-    plain = TrainingTransform(erasing=0, brightness=0, contrast=0, saturation=0, mirror=0, padding=0.1)
+    plain = ShiftTransform(erasing=0, brightness=0, contrast=0, saturation=0, mirror=0, padding=0.1)
     shifts = []
     for seed in range(30):
         image = apply(plain, sample, seed)
@@ -53,7 +53,7 @@ def test_training_shifts_by_no_more_than_the_padding_and_shows_plain_colour_besi
 
 
 def test_half_of_the_pictures_are_mirrored_and_half_partly_erased(sample: Sample) -> None:
-    plain = TrainingTransform(brightness=0, contrast=0, saturation=0)
+    plain = ShiftTransform(brightness=0, contrast=0, saturation=0)
     mirrored = erased = 0
     for seed in range(60):
         image = apply(plain, sample, seed)
@@ -65,5 +65,5 @@ def test_half_of_the_pictures_are_mirrored_and_half_partly_erased(sample: Sample
 
 
 def test_the_same_randomness_gives_the_same_picture(sample: Sample) -> None:
-    assert np.array_equal(apply(TrainingTransform(), sample, 3), apply(TrainingTransform(), sample, 3))
-    assert not np.array_equal(apply(TrainingTransform(), sample, 3), apply(TrainingTransform(), sample, 4))
+    assert np.array_equal(apply(ShiftTransform(), sample, 3), apply(ShiftTransform(), sample, 3))
+    assert not np.array_equal(apply(ShiftTransform(), sample, 3), apply(ShiftTransform(), sample, 4))
