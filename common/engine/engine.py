@@ -44,7 +44,7 @@ class OptimizerSettings:
 
 
 #: What is raised where values do not fit what they are given to.
-MISFITS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Engine(ABC):

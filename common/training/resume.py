@@ -28,7 +28,7 @@ from common.files import replacing
 from common.reporting import warnings
 from common.reporting.status import Status
 from common.task import Model, Task
-from common.training.checkpoint import is_finite, read_checkpoint, write_checkpoint
+from common.training.checkpoint import read_checkpoint, unusable, write_checkpoint
 from common.training.estimator import Estimator, Hook, TrainingState
 from common.training.hooks import EarlyStopping
 
@@ -134,7 +134,7 @@ def write_state(
     average = engine.average_state()
     with engine.averaged():
         parameters, companions = engine.parameters(), engine.companions()
-    _require_finite({**parameters, **companions}, state.epoch)
+    _require_usable({**parameters, **companions}, state.epoch)
     write_checkpoint(
         path,
         task.name,
@@ -161,14 +161,13 @@ def write_state(
     )
 
 
-def _require_finite(values: Mapping[str, np.ndarray], epoch: int) -> None:
+def _require_usable(values: Mapping[str, np.ndarray], epoch: int) -> None:
     """Raise TrainingError rather than let parameters that are lost take the place of good ones."""
-    for name, value in values.items():
-        if not is_finite(value):
-            raise TrainingError(
-                f"{name} is not finite after epoch {epoch}; the checkpoints of the epochs before are kept, and a "
-                "smaller train.lr usually helps"
-            )
+    if reason := unusable(values):
+        raise TrainingError(
+            f"{reason} after epoch {epoch}; the checkpoints of the epochs before are kept, and a smaller train.lr "
+            "usually helps"
+        )
 
 
 def read_given(path: Path, task: str) -> dict[str, Any]:

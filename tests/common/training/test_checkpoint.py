@@ -131,10 +131,86 @@ def test_an_odd_format_version_or_task_is_told_in_short(path: Path, key: str, va
         ("loaded", 1),
         ("stop_reason", 1),
         ("files", np.ones(2)),
+        ("parameters", {"a": None}),
+        ("companions", {"a": None}),
+        ("trained", None),
+        ("average", {"updates": 1, "trained": {"a": None}, "statistics": {}}),
+        ("epoch", 1 << 62),
+        ("skipped", 1 << 62),
+        ("hooks", {"EarlyStopping": {"best_epoch": np.inf}}),
+        ("hooks", {"Checkpoints": {"epoch": 5.5}}),
+        ("hooks", {"Checkpoints": {"epoch": -1}}),
+        ("hooks", {"Checkpoints": {"value": np.inf}}),
+        ("hooks", {"Checkpoints": {"tie_break": None}}),
+        ("optimizer", {"num_update": 1 << 62}),
+        ("optimizer", {"m_schedule": np.nan}),
+        ("optimizer", {"m_schedule": 1.5}),
+        ("optimizer", {"loss_scale": {"value": 0.0}}),
+        ("optimizer", {"loss_scale": {"value": np.inf}}),
+        ("optimizer", {"loss_scale": {"value": 1.0, "steps": 0.5}}),
+        ("optimizer", {"states": {"a": [np.array([np.nan])]}}),
+        ("multipliers", {"a": [np.nan, 1.0]}),
+        ("multipliers", {"a": [-1.0, 1.0]}),
+        ("multipliers", {"a": [1.0, np.inf]}),
+        ("parameters", {"a": np.array([3e38], np.float32)}),
+        ("parameters", {"a": np.array([-1e300])}),
+        ("companions", {"a": np.array([3e38], np.float32)}),
+        ("average", {"updates": 1, "trained": {}, "statistics": {"a_running_var": np.array([-1.0])}}),
     ],
 )
 def test_content_of_another_kind_is_told_by_its_key(path: Path, key: str, value: Any) -> None:
     assert f"its {key} is not " in refused(path, {**around(1), key: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (
+            np.array([1.0, -2e18], np.float32),
+            "its parameters is not usable: a_running_var has numbers beyond 1e+18",
+        ),
+        (
+            np.array([1.0, -0.5], np.float32),
+            "its parameters is not usable: a_running_var, a variance, is negative (-0.5)",
+        ),
+    ],
+)
+def test_parameters_with_which_no_network_computes_are_told_by_name(
+    path: Path, value: np.ndarray, told: str
+) -> None:
+    content = {**around(1), "parameters": {"a_running_var": value}}
+    assert told in refused(path, content)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "best", "told"),
+    [
+        (3, 0, "its epoch is not one of the 3 of its configuration: 3"),
+        (10**12, 0, "its epoch is not one of the 3 of its configuration"),
+        (1, 2, "its hooks is not usable: 'Checkpoints' has the epoch 2, which is after its own"),
+    ],
+)
+def test_an_epoch_that_its_job_cannot_have_come_to_is_told(
+    path: Path, epoch: int, best: int, told: str
+) -> None:
+    content = {**around(1), "configuration": {"train": {"epochs": 3}}}
+    good = {**content, "epoch": 2, "hooks": {"Checkpoints": {"epoch": 2, "value": -np.inf}}}
+    write_container(path, good)
+    assert read_checkpoint(path, "task")["epoch"] == 2
+    assert told in refused(path, {**content, "epoch": epoch, "hooks": {"Checkpoints": {"epoch": best}}})
+
+
+def test_what_is_not_asked_for_may_be_anything_and_what_is_may_not_be_nothing(path: Path) -> None:
+    content = {
+        **around(1),
+        "parameters": {"a": np.ones(1)},
+        "optimizer": {"states": {"a": [np.array([np.nan])]}},
+    }
+    write_container(path, content)
+    read_checkpoint(path, "task", arrays_of=("parameters",))
+    write_container(path, {**content, "parameters": {"a": None}, "x": np.ones(1)})
+    with pytest.raises(CheckpointError, match="its parameters is not a dictionary of arrays"):
+        read_checkpoint(path, "task", arrays_of=("parameters",))
 
 
 def test_what_is_no_file_is_refused_and_not_waited_for(path: Path) -> None:
