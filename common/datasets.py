@@ -15,7 +15,7 @@ import numpy as np
 
 from common.config.sections import DatasetConfig
 from common.data.figures import listed
-from common.data.formats.base import AnnotatedSet, Place
+from common.data.formats.base import AnnotatedSet, Place, inside
 from common.data.formats.recognise import READERS, choose
 from common.data.hints import sentences
 from common.data.labels import numbers_in, with_class_ids, with_labels
@@ -281,6 +281,10 @@ def open_sources(
     for name, parts in listings.items():
         file = getattr(dataset, f"{name}_annotations")
         annotations = os.path.join(root, file) if file is not None else None
+        if annotations is not None and not inside(os.path.abspath(annotations), os.path.abspath(root)):
+            raise DataError(
+                f"dataset.{name}_annotations: {printable(str(file))} leads out of dataset.data_root, {printable(root)}"
+            )
         formats = dataset.formats(len(parts))
         sources[name] = []
         for listing, form in zip(parts, formats, strict=True):

@@ -23,6 +23,7 @@ from common.data.hints import TURNED
 from common.data.listing import Listing
 from common.data.problems import IMAGE_EXTENSIONS, BadSample, Problem
 from common.errors import DataError
+from common.files import open_regular
 from common.images.decoding import printable, read_file
 
 SETS = ("train", "valid", "test")
@@ -42,6 +43,7 @@ TEXT_LIMIT = 64 << 20
 # Coordinates that were shares of an image come back from text as close as this to the whole pixel that they were.
 _SNAP = 0.001
 _LARGEST = 1e7
+_LONGEST_PATH = 4096
 _PLAIN = frozenset({int, float})
 
 Box = tuple[float, float, float, float]
@@ -238,7 +240,7 @@ class ImageFinder:
 
     def find(self, written: str, beside: str) -> tuple[str | None, str]:
         """The path of the image that the annotation file `beside` names, or None and the reason."""
-        if "\0" in written or not written.strip():
+        if "\0" in written or not written.strip() or len(written) > _LONGEST_PATH:
             return None, f"{excerpt(written)} is no name of an image"
         path = written.strip().replace("\\", "/")
         has_scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path)
@@ -318,7 +320,10 @@ def _form(name: str) -> str:
 
 def excerpt(value: Any, most: int = 60) -> str:
     """A value from a file as an error shows it: on one line, shortened."""
-    text = repr(value[: most + 1] if isinstance(value, str) else value)
+    try:
+        text = repr(value[: most + 1] if isinstance(value, str) else value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested deeply"
     return text if len(text) <= most + 2 else f"{text[:most]}…"
 
 
@@ -387,9 +392,10 @@ def hull(points: Sequence[tuple[float, float]]) -> Box:
 def pairs(values: Any) -> list[tuple[float, float]] | None:
     """[[x, y], ...] or [x, y, x, y, ...] as points; None: it is neither."""
     if isinstance(values, (list, tuple)) and values and isinstance(values[0], (list, tuple)):
-        numbers = finite_list(
-            [number for point in values for number in (point if len(point) == 2 else [None])]
-        )
+        points = [
+            point if isinstance(point, (list, tuple)) and len(point) == 2 else (None,) for point in values
+        ]
+        numbers = finite_list([number for point in points for number in point])
     else:
         numbers = finite_list(values)
     if not numbers or len(numbers) % 2:
@@ -423,6 +429,15 @@ def read_bytes(path: str, limit: int = TEXT_LIMIT) -> bytes:
         raise bad(path, None, error.strerror or str(error)) from None
     except ValueError as error:  # a name that no file can have
         raise bad(path, None, str(error)) from None
+
+
+def beginning(path: str, count: int) -> bytes:
+    """The first `count` bytes of a regular file; none where it is not one, or cannot be read."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
 
 
 def decoded(path: str, data: bytes) -> str:

@@ -10,6 +10,7 @@ import array
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ from common.data.formats.base import (
     Problems,
     Record,
     bad,
+    beginning,
     excerpt,
     finite_list,
     hull,
@@ -116,11 +118,7 @@ def _json_files(folder: str) -> list[str]:
 
 
 def _beginning(file: str) -> str:
-    try:
-        with open(file, "rb") as stream:
-            return stream.read(_PEEK).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
-    except OSError:
-        return ""
+    return beginning(file, _PEEK).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
 
 
 def _looks_like_coco(file: str) -> bool:
@@ -246,7 +244,11 @@ def _add_category(
     own = whole_id(item["id"])
     assert own is not None
     if number in categories and categories[number][1] != name:
-        raise FormatError(file, line, f"category id {own} is both {categories[number][1]!r} and {name!r}")
+        raise FormatError(
+            file,
+            line,
+            f"category id {excerpt(own)} is both {excerpt(categories[number][1])} and {excerpt(name)}",
+        )
     points = item.get("keypoints")
     labels = [label_text(point) or "" for point in points] if isinstance(points, list) else []
     categories[number] = own, name, label_text(item.get("supercategory")) or "", labels
@@ -268,7 +270,7 @@ def _add_image(
         problems.add(
             file,
             line,
-            f"image id {item['id']} stands there twice, for {images[number][0]!r} and {excerpt(name)}",
+            f"image id {excerpt(item['id'])} stands there twice, for {excerpt(images[number][0])} and {excerpt(name)}",
         )
     elif len(images) >= MOST_IMAGES:
         raise FormatError(file, line, f"more than {MOST_IMAGES} images")
@@ -334,9 +336,10 @@ def _supercategory(
 ) -> int | None:
     """The category that only says what the others are: exports of Roboflow list one, with id 0 and no objects."""
     used = set(columns.category)
-    for number, (_, name, _, _) in categories.items():
-        others = [entry for other, entry in categories.items() if other != number]
-        if number not in used and others and all(entry[2] == name for entry in others):
+    said = Counter(parent for _, _, parent, _ in categories.values())
+    for number, (_, name, parent, _) in categories.items():
+        others = len(categories) - 1
+        if number not in used and others and said[name] - (parent == name) == others:
             return number
     return None
 

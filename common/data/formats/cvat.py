@@ -21,6 +21,7 @@ from common.data.formats.base import (
     Problems,
     Record,
     bad,
+    beginning,
     finite,
     finite_list,
     hull,
@@ -64,11 +65,7 @@ def _find(place: Place, listing: Listing) -> str | None:
 
 
 def _is_cvat(file: str) -> bool:
-    try:
-        with open(file, "rb") as stream:
-            return b"<annotations>" in stream.read(_PEEK)
-    except OSError:
-        return False
+    return b"<annotations>" in beginning(file, _PEEK)
 
 
 def read(place: Place, listing: Listing) -> AnnotatedSet:

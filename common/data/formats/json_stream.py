@@ -6,11 +6,11 @@ import codecs
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from common.data.formats.base import FormatError
+from common.files import open_regular
 
 LARGEST_ITEM = 64 << 20
 """Characters of one item of a list; more is no annotation."""
@@ -30,10 +30,7 @@ def items(path: str) -> Iterator[tuple[str | None, Any, int]]:
         FormatError: the file cannot be read or is not JSON; it names line and column.
     """
     try:
-        # A named pipe that nobody writes to would be waited for.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise FormatError(path, None, "is not a regular file")
+        with os.fdopen(open_regular(path), "rb") as file:
             yield from _Scanner(path, file).items()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -22,6 +22,7 @@ from common.data.formats.base import (
     Point,
     Record,
     bad,
+    beginning,
     closest,
     excerpt,
     hull,
@@ -58,12 +59,8 @@ def _files(place: Place, listing: Listing) -> list[str]:
 
 
 def _is_labelme(file: str) -> bool:
-    try:
-        with open(file, "rb") as stream:
-            beginning = stream.read(_PEEK)
-    except OSError:
-        return False
-    return beginning.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and b'"shapes"' in beginning
+    data = beginning(file, _PEEK)
+    return data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and b'"shapes"' in data
 
 
 def read(place: Place, listing: Listing) -> AnnotatedSet:

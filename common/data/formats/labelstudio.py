@@ -24,6 +24,7 @@ from common.data.formats.base import (
     Problems,
     Record,
     bad,
+    beginning,
     excerpt,
     finite,
     finite_list,
@@ -69,15 +70,11 @@ def _find(place: Place, listing: Listing) -> str | None:
 
 
 def _is_export(file: str) -> bool:
-    try:
-        with open(file, "rb") as stream:
-            beginning = stream.read(_PEEK).lstrip(b"\xef\xbb\xbf \t\r\n")
-    except OSError:
-        return False
-    if not beginning.startswith(b"["):
+    data = beginning(file, _PEEK).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not data.startswith(b"["):
         return False
     keys = (b'"annotations"', b'"completions"', b'"rectanglelabels"', b'"polygonlabels"', b'"annotator"')
-    return any(key in beginning for key in keys)
+    return any(key in data for key in keys)
 
 
 def read(place: Place, listing: Listing) -> AnnotatedSet:

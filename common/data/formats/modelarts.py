@@ -29,6 +29,7 @@ from common.data.formats.parts import part_of, those_of
 from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
+from common.files import open_regular
 from common.images.decoding import printable
 
 TASKS = ("detection", "classification")
@@ -70,7 +71,7 @@ def _find(place: Place, listing: Listing) -> str | None:
 def lines(file: str) -> Iterator[tuple[int, bytes]]:
     """Numbers, from 1, and texts of the lines that are not blank. Raises FormatError."""
     try:
-        with open(file, "rb") as stream:
+        with os.fdopen(open_regular(file), "rb") as stream:
             number = 0
             while text := stream.readline(LONGEST_LINE + 1):
                 number += 1

@@ -24,6 +24,7 @@ from common.data.formats.base import (
     Place,
     Record,
     bad,
+    beginning,
     closest,
     excerpt,
     finite,
@@ -52,12 +53,7 @@ def recognise(place: Place, listing: Listing) -> str | None:
     """Why a set is VOC's; None: it is not."""
     files = _xml_files(place, listing)
     for file in files[:5]:
-        try:
-            with open(file, "rb") as stream:
-                beginning = stream.read(64 << 10)
-        except OSError:
-            continue
-        if re.search(rb"<annotation[\s>]", beginning):
+        if re.search(rb"<annotation[\s>]", beginning(file, 64 << 10)):
             return f"{printable(file)} is one of {len(files)} XML files with a root <annotation>"
     return None
 
@@ -181,11 +177,7 @@ def _wanted(file: str) -> dict[str, int]:
 
 def counts_from_zero(file: str) -> bool:
     """Whether a corner in an XML is 0, which only tools write that count from there."""
-    try:
-        with open(file, "rb") as stream:
-            return _ZERO.search(stream.read(_LIMIT)) is not None
-    except OSError:
-        return False
+    return _ZERO.search(beginning(file, _LIMIT)) is not None
 
 
 def _image_of(file: str, alike: list[str], finder: ImageFinder) -> str | Problem:

@@ -8,12 +8,15 @@ Names come from data.yaml, obj.names or classes.txt.
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from common.data.formats import plain_yaml
 from common.data.formats.base import (
     MOST_CLASSES,
     MOST_OBJECTS,
@@ -41,7 +44,7 @@ from common.images.decoding import printable
 TASKS = ("detection", "landmark")
 
 _TEXT_LIMIT = 16 << 20
-_YAML_LIMIT = 1 << 20
+_NAMES_LIMIT = 1 << 20
 _NAMES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 _NO_LABELS = (*_NAMES, "notes.json", "train.txt", "val.txt", "test.txt")
 _LOOKED_AT = 50
@@ -131,7 +134,7 @@ def _names(place: Place, roots: Sequence[tuple[str, str]]) -> tuple[list[str], s
         for name in _NAMES:
             file = os.path.join(folder, name)
             if os.path.isfile(file):
-                lines = [label_text(line) for line in _checked_text(file).split("\n")]
+                lines = [label_text(line) for line in _checked_text(file, _NAMES_LIMIT).split("\n")]
                 while lines and lines[-1] is None:
                     lines.pop()
                 return _named(file, [line or "" for line in lines]), file, 0, []
@@ -147,45 +150,37 @@ def _yaml_files(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in names[:20]]
 
 
-def _checked_text(file: str) -> str:
+def _checked_text(file: str, limit: int) -> str:
     try:
-        return read_text(file, _YAML_LIMIT)
+        return read_text(file, limit)
     except BadSample as error:
         raise FormatError(file, None, error.problems[0].reason) from None
 
 
 def _from_yaml(file: str) -> tuple[list[str], str | None, int, list[str]]:
-    try:
-        content = yaml.safe_load(_checked_text(file))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())[:200]
-        line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
-        raise FormatError(file, line, f"not YAML: {reason}", column) from None
-    except (RecursionError, ValueError) as error:
-        raise FormatError(file, None, f"not YAML: {str(error)[:200]}") from None
+    content = plain_yaml.load(file, _checked_text(file, plain_yaml.LIMIT))
     if not isinstance(content, dict) or "names" not in content:
         return [], None, 0, []
     names = content["names"]
     if isinstance(names, dict):
         listed: list[str] = []
         for key, value in names.items():
-            if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key < MOST_CLASSES:
+            if not re.fullmatch("[0-9]{1,9}", key) or int(key) >= MOST_CLASSES:
                 raise FormatError(
                     file, None, f"names: {excerpt(key)} is no class id from 0 to {MOST_CLASSES - 1}"
                 )
-            listed += [""] * (key + 1 - len(listed))
-            listed[key] = label_text(value) or ""
+            listed += [""] * (int(key) + 1 - len(listed))
+            listed[int(key)] = label_text(value) or ""
     elif isinstance(names, list):
         listed = [label_text(name) or "" for name in names[: MOST_CLASSES + 1]]
     else:
         raise FormatError(file, None, f"names: {excerpt(names)} is neither a list nor a table of names")
     shape = content.get("kpt_shape")
     count = 0
-    if isinstance(shape, list) and len(shape) == 2 and shape[1] in (2, 3):
-        count = shape[1]
+    if isinstance(shape, list) and len(shape) == 2 and shape[1] in ("2", "3"):
+        count = int(shape[1])
     points = content.get("kpt_names")
-    points = points.get(0) if isinstance(points, dict) else points
+    points = points.get("0") if isinstance(points, dict) else points
     labels = [label_text(point) or "" for point in points] if isinstance(points, list) else []
     return _named(file, listed), file, count, labels
 
@@ -193,13 +188,9 @@ def _from_yaml(file: str) -> tuple[list[str], str | None, int, list[str]]:
 def _named(file: str, names: list[str]) -> list[str]:
     if len(names) > MOST_CLASSES:
         raise FormatError(file, None, f"more than {MOST_CLASSES} names")
-    twice = (
-        sorted({name for name in names if name and names.count(name) > 1})
-        if len(set(names)) < len(names)
-        else []
-    )
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
-        raise FormatError(file, None, f"the name {twice[0]!r} stands there twice")
+        raise FormatError(file, None, f"the name {excerpt(min(twice))} stands there twice")
     return names
 
 
