@@ -27,6 +27,7 @@ from common.processes.pool import WorkerPool
 from common.reporting import warnings
 from common.reporting.endings import explain
 from common.reporting.log import bar, last_words, open_console
+from common.reporting.log_dir import check_names
 from common.reporting.progress import Step
 from common.task import Task
 
@@ -77,6 +78,8 @@ def _look(
     def attempt() -> AbstractContextManager[None]:
         return _noted(reasons)
 
+    with attempt():
+        check_names(config.log_dir)
     with WorkerPool(min(config.train.num_workers, options.threads or processors())) as pool:
         prepared = prepare(
             config, options, task_name, pool=pool, steps=_quiet, report=report, keep=False, attempt=attempt

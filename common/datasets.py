@@ -25,7 +25,7 @@ from common.data.problems import FolderReport, NoSamples, Problem
 from common.data.report import Report
 from common.data.samples import Annotate, Labels, Sample, read_folder
 from common.data.splits import return_trained, split
-from common.errors import DataError
+from common.errors import DataError, shortened_path
 from common.images.decoding import printable
 from common.processes.pool import WorkerPool
 from common.reporting import warnings
@@ -84,7 +84,9 @@ def find_folders(dataset: DatasetConfig) -> Folders:
             if problem == _MISSING and name != "train_dir" and dataset.is_default(name):
                 continue
             if problem:
-                raise DataError(f"dataset.{name}: the folder {printable(str(folder))} {problem}")
+                raise DataError(
+                    f"dataset.{name}: the folder {shortened_path(printable(str(folder)))} {problem}"
+                )
             folders.append(folder)
     return Folders(*by_key.values())
 

@@ -12,6 +12,17 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shortened(text: str) -> str:
+    """`text` on one line, without its middle if it is long."""
+    written = one_line(text if len(text) <= 200 else f"{text[:100]}{text[-100:]}")
+    return written if len(written) <= 80 and len(text) <= 200 else f"{written[:70]}…{written[-8:]}"
+
+
+def shortened_path(text: str) -> str:
+    """A path in full, unless it is longer than anybody reads."""
+    return text if len(text) <= 300 else shortened(text)
+
+
 class JobError(Exception):
     """A reason for which a job ends: what was wrong, where, and what would be right.
 
@@ -30,6 +41,7 @@ class JobError(Exception):
     training       no     3      the numbers went wrong
     device         yes    1      GPUs that are not there or cannot be served
     log_dir        yes    1      the output folder cannot be used, or its disk is full
+    log_dir        no     3      a folder has the name of a file that the job writes
     port           yes    1      the progress port cannot be used
     worker         yes    1      data workers died again and again
     memory         yes    1      memory ran out (128 + n where the system ended the process)
@@ -108,6 +120,12 @@ class LogDirError(JobError):
     """The output folder cannot be used."""
 
     kind = "log_dir"
+
+
+class LogDirNameError(LogDirError):
+    """A folder in log_dir has the name of a file that the job writes."""
+
+    retry = False
 
 
 class PortError(JobError):

@@ -17,13 +17,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from common.config.command_line import Options, parse
-from common.config.key_lookup import one_line
 from common.config.sections import JobConfig, read_configuration
 from common.data.report import Report
 from common.datasets import Datasets, Steps, first_step
 from common.engine.devices import processors, visible_gpus
 from common.engine.engine import Engine
-from common.errors import ConfigurationError, JobError
+from common.errors import ConfigurationError, JobError, LogDirNameError, one_line
 from common.export.outputs import DATA_REPORT, remove_outputs
 from common.job_report import show_configuration, write_report
 from common.job_results import export, predict_and_write
@@ -36,9 +35,10 @@ from common.reporting import supervisor, warnings
 from common.reporting.endings import ending, explain, fail_before, finish, watch_signals
 from common.reporting.lock import lock
 from common.reporting.log import open_log
+from common.reporting.log_dir import check_names
 from common.reporting.progress import Progress, Step, earlier_points
 from common.reporting.provenance import write_run
-from common.reporting.server_process import ProgressServer, archive_old_events
+from common.reporting.server_process import ProgressServer, archive_old_events, check_token
 from common.reporting.status import Status
 from common.task import Model, Task
 
@@ -64,6 +64,7 @@ def main(
     try:
         ignored = ("model",) if options.load else ()  # the checkpoint says which network
         config = read_configuration(config_class, options.config, options.overrides, ignored)
+        check_token(config.log_dir)
     except ConfigurationError as error:
         return fail_before(error, None if options.check else error.log_dir, options.log_format)
     if options.check:
@@ -72,12 +73,15 @@ def main(
         return check(config, options, task)
     try:
         with lock(config.log_dir):
+            check_names(config.log_dir)
             supervisor.tell(log_dir=str(config.log_dir.resolve()), log_format=options.log_format)
             open_log(config.log_dir, options.log_format)
             status = Status(config.log_dir)
             with ending(status, config.train.batch_size):
                 watch_signals(status)
                 run(config, options, task, status)
+    except LogDirNameError as error:
+        return fail_before(error, config.log_dir, options.log_format)
     except (JobError, OSError) as error:  # log_dir itself cannot be used
         return fail_before(explain(error), None, options.log_format)
     except SystemExit as end:

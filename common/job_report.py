@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 
 from common import __version__
-from common.config.key_lookup import one_line
 from common.config.sections import JobConfig
 from common.data.samples import Sample
+from common.errors import one_line
 from common.evaluation.markup import Words
 from common.evaluation.pictures import draw, encode_jpeg
 from common.evaluation.report import Training, report

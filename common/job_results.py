@@ -8,8 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from common.config.key_lookup import one_line
-from common.errors import DataError
+from common.errors import DataError, one_line
 from common.evaluator import Evaluator
 from common.export.outputs import EVALUATION, RESULT
 from common.files import write_json

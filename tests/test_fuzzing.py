@@ -25,13 +25,13 @@ from PIL import Image
 from classification.annotations import ClassAnnotations
 from classification.config import ClassificationConfig
 from classification.task import ClassificationTask
-from common.config.key_lookup import leaves, one_line
+from common.config.key_lookup import leaves
 from common.config.sections import JobConfig, configuration, read_configuration, with_model
 from common.container import write_container
 from common.data.problems import BadSample, NoSamples, Problem
 from common.data.samples import Annotate, read_folder
 from common.engine.parameters import parameters
-from common.errors import CheckpointError, ConfigurationError, DataError
+from common.errors import CheckpointError, ConfigurationError, DataError, one_line
 from common.processes.pool import WorkerPool
 from common.training.checkpoint import read_checkpoint, write_checkpoint
 from common.training.resume import CHECKPOINT_KEYS

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from common.config.key_lookup import leaves, one_line
+from common.config.key_lookup import leaves
 from common.config.sections import JobConfig
+from common.errors import one_line, shortened
 
 _EXAMPLE = """\
 example:
@@ -61,13 +62,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2; the usage is a page away."""
+        if len(message) > 400:
+            message = f"{message[:300]} … {message[-80:]}"
         self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
 def _port(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= 65535:
+    if not value.isdecimal() or len(value) > 20 or not 1 <= int(value) <= 65535:
         raise argparse.ArgumentTypeError(
-            f"{value!r} is not a port: it must be a whole number from 1 to 65535"
+            f"{shortened(repr(value))} is not a port: it must be a whole number from 1 to 65535"
         )
     return int(value)
 
@@ -79,14 +82,16 @@ def _seconds(value: str) -> float:
         seconds = math.nan
     if not 0 <= seconds <= 86400:
         raise argparse.ArgumentTypeError(
-            f"{value!r} is not a time: it must be a number of seconds from 0 to 86400"
+            f"{shortened(repr(value))} is not a time: it must be a number of seconds from 0 to 86400"
         )
     return seconds
 
 
 def _count(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= 4096:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a number of threads from 1 to 4096")
+    if not value.isdecimal() or len(value) > 20 or not 1 <= int(value) <= 4096:
+        raise argparse.ArgumentTypeError(
+            f"{shortened(repr(value))} is not a number of threads from 1 to 4096"
+        )
     return int(value)
 
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config.key_lookup import one_line
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, one_line, shortened
 from common.files import read_file
 
 FILE_LIMIT = 4 << 20
@@ -82,7 +81,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> list[st
         *parents, name = key.strip().split(".")
         if not equals or not all([*parents, name]):
             errors.append(
-                f"--set {one_line(override)}: it must read KEY=VALUE, for instance --set train.epochs=5"
+                f"--set {shortened(override)}: it must read KEY=VALUE, for instance --set train.epochs=5"
             )
             continue
         node: Any = values
@@ -90,7 +89,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> list[st
             node = node.setdefault(parent, JsonObject()) if isinstance(node, dict) else None
         if not isinstance(node, dict):
             section = one_line(".".join(parents))
-            errors.append(f"--set {one_line(override)}: {section} is not a section of the configuration")
+            errors.append(f"--set {shortened(override)}: {section} is not a section of the configuration")
             continue
         node[name] = _value(written)
     return errors

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from common.config.values import Kind
-from common.errors import one_line
+from common.errors import shortened
 
 #: Names that people know from elsewhere.
 _OTHER_NAMES = {
@@ -39,12 +39,6 @@ def shown(value: Any) -> str:
     except (RecursionError, ValueError, TypeError):
         return "this value"
     return shortened(written)
-
-
-def shortened(text: str) -> str:
-    """`text` on one line, without its middle if it is long."""
-    written = one_line(text if len(text) <= 200 else f"{text[:100]}{text[-100:]}")
-    return written if len(written) <= 80 and len(text) <= 200 else f"{written[:70]}…{written[-8:]}"
 
 
 def sections(config_class: type[BaseModel]) -> dict[str, type[BaseModel]]:

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from common.config.json_text import JsonObject
-from common.config.key_lookup import allowed, leaves, nearest, one_line, owners, sections, shortened, shown
+from common.config.key_lookup import allowed, leaves, nearest, owners, sections, shown
+from common.errors import one_line, shortened
 
 _TOO_SMALL = ("greater_than_equal", "greater_than")
 # Most unknown keys that are told one by one.

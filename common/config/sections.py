@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from common.config.json_text import JsonObject, apply_overrides, read_json_object
-from common.config.key_lookup import limits_of, sections, shortened
+from common.config.key_lookup import limits_of, sections
 from common.config.messages import explain, known_part
 from common.config.values import (
     Epochs,
@@ -33,7 +33,7 @@ from common.config.values import (
     one_of,
 )
 from common.config.values import path as folder_of
-from common.errors import CheckpointError, ConfigurationError
+from common.errors import CheckpointError, ConfigurationError, shortened
 
 
 def key(default: Any, english: str, chinese: str, *, changeable: bool = False, **limits: Any) -> Any:

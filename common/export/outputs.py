@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import read_file
+from common.reporting.log_dir import is_folder, require_no_folder
 
 _CARD_LIMIT = 16 << 20  # bytes; a card of 10 000 classes has a hundredth of it
 RESULT = "{}_data_result.json"
@@ -46,7 +47,10 @@ def remove_outputs(log_dir: Path, name: str, graphs: list[str], *, keep_state: b
     if not keep_state:
         names.add("training_state.pkl")
     for file in names:
-        (log_dir / file).unlink(missing_ok=True)
+        if file != REPORT:
+            require_no_folder(log_dir / file)
+        if not is_folder(log_dir / file):
+            (log_dir / file).unlink(missing_ok=True)
         for part in log_dir.glob(f".{glob.escape(file)}.*.part"):  # of a job that was killed while it wrote
             part.unlink(missing_ok=True)
 

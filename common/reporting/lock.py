@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import LogDirError, one_line
+from common.errors import LogDirError, one_line, shortened_path
 from common.files import open_regular
 from common.reporting.supervisor import signal_pid
 
@@ -88,10 +88,11 @@ def _is_there(pid: str) -> bool:
 
 
 def _unusable(log_dir: Path, error: OSError) -> LogDirError:
+    where = shortened_path(str(log_dir))
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return LogDirError(f"log_dir {log_dir}: is not a folder; choose another name")
+        return LogDirError(f"log_dir {where}: is not a folder; choose another name")
     reason = error.strerror or str(error)
-    return LogDirError(f"log_dir {log_dir}: cannot be written: {reason}; choose a folder that can")
+    return LogDirError(f"log_dir {where}: cannot be written: {reason}; choose a folder that can")
 
 
 def _let_go() -> None:

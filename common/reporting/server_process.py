@@ -34,7 +34,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from common.errors import LogDirError, PortError, one_line
+from common.errors import ConfigurationError, LogDirError, PortError, shortened
 from common.files import open_regular
 
 Point = tuple[float, int, float]
@@ -89,10 +89,13 @@ def archive_old_events(log_dir: Path) -> Path | None:
             return None
         last = datetime.fromtimestamp(max(path.stat().st_mtime for path in old))
         name = last.strftime("%Y%m%d-%H%M%S")
-        folder, copies = log_dir / PREVIOUS / name, 1
-        while folder.exists():
+        previous = log_dir / PREVIOUS
+        if previous.is_symlink():
+            raise OSError(errno.ELOOP, "a symbolic link, which is not followed", str(previous))
+        folder, copies = previous / name, 1
+        while os.path.lexists(folder):
             copies += 1
-            folder = log_dir / PREVIOUS / f"{name}-{copies}"
+            folder = previous / f"{name}-{copies}"
         folder.mkdir(parents=True)
         for path in old:
             path.rename(folder / path.name)
@@ -103,6 +106,15 @@ def archive_old_events(log_dir: Path) -> Path | None:
         )
         raise LogDirError(reason) from error
     return folder
+
+
+def check_token(log_dir: Path) -> None:
+    """Raise ConfigurationError for a token that no request can show, with log_dir as the place to note it in."""
+    try:
+        os.environ.get(TOKEN, "").encode()
+    except UnicodeEncodeError:
+        reason = f"{TOKEN}: is not UTF-8; set this variable of the environment to a text, or not at all"
+        raise ConfigurationError(reason, log_dir) from None
 
 
 def require_regular(path: Path) -> None:
@@ -148,7 +160,7 @@ def _listen(port: int, host: str = "") -> socket.socket:
         ) from None
     except (socket.gaierror, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no name that a machine can have"
-        raise PortError(f"--host {one_line(host)}: {reason}; name an address of this machine") from error
+        raise PortError(f"--host {shortened(host)}: {reason}; name an address of this machine") from error
     except OSError as error:
         remedy = "choose another one with --port"
         if error.errno == errno.EADDRINUSE:
@@ -158,7 +170,7 @@ def _listen(port: int, host: str = "") -> socket.socket:
                 f"port {port} needs rights that this user has not; {remedy}, above 1023"
             ) from error
         if error.errno == errno.EADDRNOTAVAIL:
-            raise PortError(f"--host {one_line(host)}: is no address of this machine") from error
+            raise PortError(f"--host {shortened(host)}: is no address of this machine") from error
         raise PortError(f"port {port} cannot be used: {error.strerror or error}; {remedy}") from error
 
 

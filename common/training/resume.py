@@ -113,6 +113,9 @@ def keep_as_best(log_dir: Path) -> None:
         return
     try:
         os.replace(temporary, log_dir / BEST_CHECKPOINT)
+    except OSError as error:
+        error.filename = str(log_dir / BEST_CHECKPOINT)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

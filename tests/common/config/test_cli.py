@@ -72,6 +72,26 @@ def test_a_mistake_is_one_line_and_exit_status_2(
     assert output.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--port", "from 1 to 65535"),
+        ("--threads", "from 1 to 4096"),
+        ("--linger", "from 0 to 86400"),
+        ("--log-format", "choose from"),
+        ("--nonsense", "--nonsense"),
+    ],
+)
+def test_a_very_long_value_is_told_in_short_with_what_is_allowed(
+    flag: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--config", "a", flag, "9" * 5000)
+    message = capsys.readouterr().err
+    assert told in message
+    assert len(message) < 600
+
+
 def test_flags_stand_for_keys() -> None:
     argv = [
         "--train.epochs",

@@ -284,3 +284,16 @@ def test_event_files_that_cannot_be_moved_are_an_error_in_one_line(tmp_path: Pat
     (tmp_path / "previous").write_text("in the way")
     with pytest.raises(LogDirError, match=r"cannot move event files .* previous"):
         archive_old_events(tmp_path)
+
+
+def test_event_files_are_not_moved_through_a_link(tmp_path: Path) -> None:
+    elsewhere, log_dir = tmp_path / "elsewhere", tmp_path / "log"
+    for folder in (elsewhere, log_dir):
+        folder.mkdir()
+    event = log_dir / "events.out.tfevents.1.host.1.0"
+    event.touch()
+    (log_dir / "previous").symlink_to(elsewhere)
+    with pytest.raises(LogDirError, match=r"previous: cannot move .*: a symbolic link"):
+        archive_old_events(log_dir)
+    assert event.exists()
+    assert not list(elsewhere.iterdir())
