@@ -38,7 +38,7 @@ MOST_PROBLEMS = 1000
 MOST_CLASSES = 10_000
 """Classes of a set."""
 TEXT_LIMIT = 64 << 20
-"""Bytes of a file that belongs to one image; a labelme file may hold the image itself."""
+"""Bytes of a file of annotations that is read at once."""
 
 # Coordinates that were shares of an image come back from text as close as this to the whole pixel that they were.
 _SNAP = 0.001
@@ -453,9 +453,9 @@ def decoded(path: str, data: bytes) -> str:
     raise bad(path, None, "not a text in UTF-8 or GBK")
 
 
-def read_json(path: str, limit: int = TEXT_LIMIT) -> Any:
-    """The value of a small JSON file. Raises BadSample that names line and column."""
-    text = read_text(path, limit)
+def read_json(path: str, data: bytes) -> Any:
+    """The value of the JSON file `path` whose bytes are `data`. Raises BadSample that names line and column."""
+    text = decoded(path, data)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

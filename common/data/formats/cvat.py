@@ -94,7 +94,15 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
                 problems.add(file, element.line, f"{printable(path)} stands there twice")
             else:
                 seen.add(path)
-                entries.append((path, part_of(element.attributes.get("subset")), _record(file, element)))
+                if element.cut:
+                    most = xml_tree.MOST_WITHIN
+                    problems.add(
+                        file,
+                        element.line,
+                        f"{printable(path)}: more than {most} elements of one image; left out",
+                    )
+                else:
+                    entries.append((path, part_of(element.attributes.get("subset")), _record(file, element)))
     except BadSample as error:
         problem = error.problems[0]
         raise FormatError(problem.file, problem.line, problem.reason) from None

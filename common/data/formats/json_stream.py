@@ -12,7 +12,7 @@ from typing import IO, Any
 from common.data.formats.base import FormatError
 from common.files import open_regular
 
-LARGEST_ITEM = 64 << 20
+LARGEST_ITEM = 16 << 20
 """Characters of one item of a list; more is no annotation."""
 
 _CHUNK = 1 << 20
@@ -154,7 +154,7 @@ class _Scanner:
             return False
         self._count(self._at)
         rest = self._text[self._at :]
-        data = self._file.read(max(_CHUNK, len(rest)))
+        data = self._file.read(max(_CHUNK, min(len(rest), LARGEST_ITEM + 1 - len(rest))))
         if self._decoder is None:
             wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
             self._decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from common.data.formats.base import (
     hull,
     label_text,
     pairs,
+    read_bytes,
     read_json,
     size,
 )
@@ -40,6 +42,10 @@ from common.images.decoding import printable
 TASKS = ("detection", "landmark")
 
 _PEEK = 4096
+# A file may hold the image itself, as Base64, which is not looked at.
+_FILE_LIMIT = 64 << 20
+_LIMIT = 8 << 20
+_IMAGE_DATA = re.compile(rb'("imageData"\s*:\s*")[A-Za-z0-9+/=\\]*')
 _OUTLINES = ("polygon", "linestrip", "line", "mask", "quad", "rotation", "points")
 
 
@@ -105,10 +111,20 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     )  # fmt: skip
 
 
+def _content(file: str) -> Any:
+    """What a file holds, without the image. Raises BadSample."""
+    data = _IMAGE_DATA.sub(rb"\1", read_bytes(file, _FILE_LIMIT))
+    if len(data) > _LIMIT:
+        raise bad(
+            file, None, f"its {len(data)} bytes beside imageData are more than the {_LIMIT} that are read"
+        )
+    return read_json(file, data)
+
+
 def _named(file: str, finder: ImageFinder) -> tuple[str | None, Problem | None]:
     """The image that a file names."""
     try:
-        content = read_json(file)
+        content = _content(file)
     except BadSample as error:
         return None, error.problems[0]
     written = content.get("imagePath") if isinstance(content, dict) else None
@@ -125,7 +141,7 @@ class LabelmeParser:
     points: bool
 
     def __call__(self, image: str, entry: str, width: int, height: int) -> Record:
-        content = read_json(entry)
+        content = _content(entry)
         shapes = content.get("shapes") if isinstance(content, dict) else None
         if not isinstance(shapes, list):
             raise bad(entry, None, "not a file of labelme: it has no list of shapes")

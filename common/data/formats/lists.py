@@ -53,7 +53,6 @@ class Line:
 
     file: str
     line: int
-    text: str
     path: str
     boxes: tuple[tuple[float, ...], ...] = ()
     name: str = ""
@@ -139,7 +138,7 @@ def _line(file: str, number: int, text: str, task: str) -> Line:
         match = _NAMED.fullmatch(text)
         if match is None:
             raise bad(file, number, f"{excerpt(text)}: not `path name`")
-        return Line(file, number, text, match[1], name=label_text(match[2]) or "")
+        return Line(file, number, match[1], name=label_text(match[2]) or "")
     parts = text.replace("，", ",").split()
     boxes = []
     while parts and len(parts) > 1 and _BOX.fullmatch(parts[-1]):
@@ -150,7 +149,7 @@ def _line(file: str, number: int, text: str, task: str) -> Line:
     path = " ".join(parts)
     if not is_image(path):
         raise bad(file, number, f"{excerpt(text)}: not `path x1,y1,x2,y2,id …`")
-    return Line(file, number, text, path, boxes=tuple(reversed(boxes)))
+    return Line(file, number, path, boxes=tuple(reversed(boxes)))
 
 
 def _points_line(file: str, number: int, text: str) -> Line:
@@ -168,7 +167,7 @@ def _points_line(file: str, number: int, text: str) -> Line:
         box, values = tuple(values[196:200]), values[:196]
     if len(values) % 2:
         raise bad(file, number, f"{excerpt(text)}: {len(values)} numbers are no pairs of x and y")
-    return Line(file, number, text, path, points=tuple(values), box=box)
+    return Line(file, number, path, points=tuple(values), box=box)
 
 
 def _all_lines(file: str, task: str, problems: Problems) -> Iterator[Line]:

@@ -34,8 +34,8 @@ from common.images.decoding import printable
 
 TASKS = ("detection", "classification")
 
-LONGEST_LINE = 16 << 20
-_XML_LIMIT = 16 << 20
+LONGEST_LINE = 1 << 20
+_XML_LIMIT = 4 << 20
 
 
 def recognise(place: Place, listing: Listing) -> str | None:

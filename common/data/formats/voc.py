@@ -43,7 +43,7 @@ from common.images.decoding import printable
 
 TASKS = ("detection",)
 
-_LIMIT = 16 << 20
+_LIMIT = 4 << 20
 _ZERO = re.compile(rb"<[xy]min>\s*0+(?:\.0*)?\s*</")
 _SET_NAMES = {"train": ("train", "trainval"), "valid": ("val", "valid"), "test": ("test",)}
 _IMAGE_FOLDERS = ("JPEGImages", "images")
@@ -244,9 +244,10 @@ def _box(thing: xml_tree.Element, first: int) -> Box | None:
     polygon = thing.child("polygon")
     if polygon is None:
         return None
+    values = {child.tag: child.text for child in reversed(polygon.children)}
     points = []
     for place in range(1, len(polygon.children) // 2 + 1):
-        x, y = finite(polygon.value(f"x{place}")), finite(polygon.value(f"y{place}"))
+        x, y = finite(values.get(f"x{place}")), finite(values.get(f"y{place}"))
         if x is None or y is None:
             return None
         points.append((x, y))

@@ -7,24 +7,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
-from common.data.formats.base import bad, read_bytes
+from common.data.formats.base import MOST_OBJECTS, bad, read_bytes
 
 DEEPEST = 100
 MOST_ELEMENTS = 50_000_000
 LONGEST_TEXT = 1 << 20
+MOST_WITHIN = 20 * MOST_OBJECTS
+"""Elements within one that is given as a whole: what tools say of the objects of an image."""
 
 _ENCODING = re.compile(rb"""^\s*<\?xml[^>]*encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 
 
 @dataclass(slots=True)
 class Element:
-    """An element with its attributes, its text without blanks around it, and the line that it begins on."""
+    """An element with its attributes, its text without blanks around it, and the line that it begins on.
+
+    cut: it has more than MOST_WITHIN elements, and the further ones are not there. Only elements without others have a
+    text.
+    """
 
     tag: str
     line: int
     attributes: dict[str, str]
     text: str = ""
     children: list[Element] = field(default_factory=list)
+    cut: bool = False
 
     def child(self, tag: str) -> Element | None:
         """The first child of that name."""
@@ -47,6 +54,8 @@ class _Refused(Exception):
 def parse(path: str, limit: int) -> Element:
     """The root element of a file of at most `limit` bytes. Raises BadSample that names the line."""
     for element in elements(path, limit, 1):
+        if element.cut:
+            raise bad(path, None, f"more than {MOST_WITHIN} elements; no image has so many")
         return element
     raise bad(path, None, "holds no element")
 
@@ -97,6 +106,7 @@ class _Builder:
         self._depth = depth
         self._open: list[Element | None] = []
         self._count = 0
+        self._within = 0
 
     def refuse(self, *_: object) -> None:
         raise _Refused(
@@ -108,11 +118,20 @@ class _Builder:
         if len(self._open) >= DEEPEST or self._count > MOST_ELEMENTS:
             raise _Refused("has more elements, or deeper ones, than annotations have")
         level = len(self._open) + 1
-        element = Element(tag, line, attributes) if level >= self._depth else None
-        if element is not None and level > self._depth:
+        if level == self._depth:
+            self._within = 0
+        self._within += 1
+        element = None
+        if level == self._depth or (level > self._depth and self._within <= MOST_WITHIN):
+            element = Element(tag, line, attributes)
+        if level > self._depth:
             parent = self._open[-1]
-            assert parent is not None
-            parent.children.append(element)
+            if element is None:
+                whole = self._open[self._depth - 1]
+                assert whole is not None
+                whole.cut = True
+            elif parent is not None:
+                parent.children.append(element)
         self._open.append(element)
 
     def end(self, tag: str) -> None:
@@ -124,7 +143,8 @@ class _Builder:
 
     def characters(self, text: str) -> None:
         element = self._open[-1] if self._open else None
-        if element is not None:
+        # Between the elements within another there are blanks; adding up what else is there would take its square.
+        if element is not None and not element.children:
             if len(element.text) > LONGEST_TEXT:
-                raise _Refused(f"<{element.tag}> holds more than {LONGEST_TEXT} characters")
+                raise _Refused(f"<{element.tag[:50]}> holds more than {LONGEST_TEXT} characters")
             element.text += text

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.data.formats import plain_yaml
+from common.data.formats import plain_yaml, xml_tree
 from common.data.formats.base import MOST_CLASSES, FormatError, Place
 from common.data.formats.recognise import READERS
 from common.data.listing import Listing
@@ -161,3 +161,73 @@ def test_annotations_lie_below_the_root(tmp_path: Path, outside: str) -> None:
     text(root / "list.lst", "a.jpg 1,2,30,20,1\n")
     for inside in ("train/../list.lst", str(root / "list.lst")):
         assert len(load(root, train_annotations=inside).train) == 1
+
+
+def test_an_image_has_only_so_much_said_of_it(tmp_path: Path) -> None:
+    """Each of these took a hundred times its size in memory."""
+    images(tmp_path, "a.jpg", "b.jpg")
+    many = xml_tree.MOST_WITHIN + 1
+    file = text(
+        tmp_path / "annotations.xml",
+        f'<annotations><image name="a.jpg">{"<box/>" * many}</image><image name="b.jpg">'
+        '<box label="cat" xtl="1" ytl="2" xbr="3" ybr="4"/></image></annotations>',
+    )
+    found = opened(tmp_path)
+    assert objects(found) == {"b.jpg": [("cat", 1, 2, 3, 4)]}
+    assert [problem.reason.partition(": ")[2] for problem in found.problems] == [
+        f"more than {xml_tree.MOST_WITHIN} elements of one image; left out"
+    ]
+    file.unlink()
+
+    text(tmp_path / "a.xml", f"<annotation>{'<a/>' * many}</annotation>")
+    with pytest.raises(BadSample, match=f"more than {xml_tree.MOST_WITHIN} elements"):
+        records(opened(tmp_path, format_name="voc"))
+    text(tmp_path / "a.xml", f"<annotation>{' ' * (4 << 20)}</annotation>")
+    with pytest.raises(BadSample, match="bytes are more than"):
+        records(opened(tmp_path, format_name="voc"))
+    (tmp_path / "a.xml").unlink()
+
+    good = labelme({"label": "cat", "points": [[1, 2], [3, 4]]})
+    text(tmp_path / "a.json", {**good, "imageData": "Zm9v+/==" * (2 << 20)})
+    assert objects(opened(tmp_path))["a.jpg"] == [("cat", 1, 2, 3, 4)]
+    text(tmp_path / "a.json", {**good, "x": " " * (9 << 20)})
+    with pytest.raises(BadSample, match="bytes beside imageData are more than"):
+        records(opened(tmp_path))
+    (tmp_path / "a.json").unlink()
+
+    text(tmp_path / "a.lst", "a.jpg" + " 1,2,3,4,1" * 110_000)
+    with pytest.raises(FormatError, match=r"a.lst:1: a line of more than"):
+        opened(tmp_path, annotations=tmp_path / "a.lst", format_name="list")
+    text(tmp_path / "_annotations.coco.json", {"images": [{"id": 1, "x": " " * (17 << 20)}]})
+    with pytest.raises(FormatError, match=r"an item of more than|not JSON"):
+        opened(tmp_path, format_name="coco")
+
+
+def test_large_files_take_time_by_their_size(tmp_path: Path) -> None:
+    began = time.monotonic()
+    images(tmp_path / "v", "a.jpg")
+    points = "".join(f"<x{place}>{place % 70}</x{place}><y{place}>1</y{place}>" for place in range(1, 40_001))
+    thing = f"<object><name>cat</name><polygon>{points}</polygon></object>"
+    text(tmp_path / "v" / "a.xml", f"<annotation>{thing}</annotation>")
+    assert objects(opened(tmp_path / "v"))["a.jpg"] == [("cat", -1, 0, 69, 1)]
+    images(tmp_path / "c", "a.jpg")
+    classes = [
+        {"id": number, "name": f"n{number}", "supercategory": "n9999"} for number in range(MOST_CLASSES)
+    ]
+    text(tmp_path / "c" / "_annotations.coco.json", coco(["a.jpg"], [], classes))
+    assert len(opened(tmp_path / "c").names) == MOST_CLASSES - 1
+    names = [f"n{number}" for number in range(MOST_CLASSES - 1)]
+    text(yolo_set(tmp_path / "y", "") / "classes.txt", "\n".join([*names, "n7"]))
+    with pytest.raises(FormatError, match="the name 'n7' stands there twice"):
+        opened(tmp_path / "y", format_name="yolo")
+    assert time.monotonic() - began < 6
+
+
+def test_a_name_that_stands_there_twice_is_shown_on_one_short_line(tmp_path: Path) -> None:
+    images(tmp_path, "a.jpg")
+    content = coco(["a.jpg"], [], {1: "cat"})
+    content["images"] += [{"id": "i\n\x1b[2J", "file_name": "x\n" * 100_000}] * 2
+    text(tmp_path / "_annotations.coco.json", content)
+    for problem in opened(tmp_path).problems:
+        assert problem.reason.isprintable()
+        assert len(problem.reason) < 300
