@@ -127,12 +127,14 @@ def export_onnx(
     """Write the ONNX files of the model in `folder`, and what is to be known of them into its `model.json`.
 
     predictors: MXNet's, by graph; images: on which files are held against them. Returns the files that were written,
-    and a line for each that was not.
+    and a line for each reason why some were not.
     """
     card = read_card(folder)
     parameters = read_parameter_file(card.file("params"))
     wanted: dict[str, list[np.ndarray]] = {}
-    paths, problems, entries = [], [], {}
+    paths: list[Path] = []
+    entries: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, list[str]] = {}  # names of files by reason
     for kind in kinds(card):
         path = folder / f"{card.name}{kind.suffix}.onnx"
         try:
@@ -152,7 +154,7 @@ def export_onnx(
                 written.suppression.overlap if written.suppression else _OVERLAP,
             )
             if comparison.differs:
-                raise _Differs(f"its predictions are not MXNet's: {comparison.differs}")
+                raise _Differs(f"predictions are not MXNet's: {comparison.differs}")
             with replacing(path) as file:
                 file.write(content)
             paths.append(path)
@@ -165,7 +167,7 @@ def export_onnx(
             reason = " ".join(str(error).split()) or type(error).__name__
             path.unlink(missing_ok=True)
             entries[path.name] = {"left_out": reason}
-            problems.append(f"{path.name} is left out: {reason}")
+            left_out.setdefault(reason, []).append(path.name)
     names = [*card.content.get("files", []), *(path.name for path in paths)]
     content = {
         **card.content,
@@ -173,7 +175,10 @@ def export_onnx(
         "onnx": {"files": entries},
     }
     write_json(folder / MODEL_CARD, content)
-    return paths, problems
+    return paths, [
+        f"{', '.join(files)} {'is' if len(files) == 1 else 'are'} left out: {reason}"
+        for reason, files in left_out.items()
+    ]
 
 
 class _Differs(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -133,8 +134,13 @@ def test_a_file_with_one_other_weight_is_not_left(tmp_path: Path) -> None:
     paths, problems = export_onnx(tmp_path, {PLAIN: predictors[PLAIN]}, images())
     assert paths == []
     assert not list(tmp_path.glob("*.onnx"))
-    assert len(problems) == 2
-    assert f"{card.name}.onnx is left out: its predictions are not MXNet's: 0.jpg: " in problems[0]
+    names = [f"{card.name}{suffix}.onnx" for suffix in ("", "-raw")]
+    for name, problem in zip(names, problems, strict=True):
+        assert re.fullmatch(
+            re.escape(f"{name} is left out: predictions are not MXNet's: 0.jpg: ")
+            + r"\d+ detections of MXNet's missing, the best with score 0\.\d+",
+            problem,
+        )
     entries = json.loads((tmp_path / "model.json").read_text())["onnx"]["files"]
     assert all("predictions are not MXNet's" in entry["left_out"] for entry in entries.values())
     with pytest.raises(ModelError, match="predictions are not MXNet's"):
@@ -143,10 +149,12 @@ def test_a_file_with_one_other_weight_is_not_left(tmp_path: Path) -> None:
 
 def test_a_graph_with_an_unknown_operator_is_left_out_by_name(tmp_path: Path) -> None:
     predictors = center_net(tmp_path, flip_test=False)
-    symbol = read_card(tmp_path).file("symbol")
-    symbol.write_text(symbol.read_text().replace('"op": "topk"', '"op": "argsort"', 1))
+    name, symbol = read_card(tmp_path).name, read_card(tmp_path).file("symbol")
+    symbol.write_text(symbol.read_text().replace('"op": "Convolution"', '"op": "Correlation"', 1))
     _, problems = export_onnx(tmp_path, {PLAIN: predictors[PLAIN]}, images())
-    assert "the operator argsort cannot be exported" in problems[0]
+    assert len(problems) == 1  # one reason for both
+    assert problems[0].startswith(f"{name}.onnx, {name}-raw.onnx are left out: ")
+    assert "the operator Correlation cannot be exported" in problems[0]
 
 
 def test_a_new_job_removes_the_files(exported: tuple[Path, Any], tmp_path: Path) -> None:
@@ -288,6 +296,16 @@ def test_what_cannot_be_exported_is_one_line(
     assert said in error[-1]
 
 
+def test_what_differs_reads_as_english() -> None:
+    rows, none = np.array([BOX, [0, 0.8, 60, 60, 90, 90]], np.float64), np.zeros((0, 6))
+    for wanted, found, said in (
+        (rows, rows[1:], "x.jpg: 1 detection of MXNet's missing, the best with score 0.9"),
+        (rows, none, "x.jpg: 2 detections of MXNet's missing, the best with score 0.9"),
+        (none, rows, "x.jpg: 2 detections that MXNet does not make, the best with score 0.9"),
+    ):
+        assert compare("yolov3", ["x.jpg"], [wanted], [found], 0.3, overlap=0.45).differs == said
+
+
 Rows = list[list[float]]
 BOX = [0, 0.9, 10, 10, 50, 50]
 
@@ -297,6 +315,10 @@ BOX = [0, 0.9, 10, 10, 50, 50]
     [
         ([BOX], [[0, 0.90001, 10, 10, 50, 50.001]], True),
         ([BOX], [[0, 0.9, 10, 10, 50, 51]], False),
+        # A thousandth of the longer side is rounding, as it is of a score.
+        ([[0, 0.9, -242.3, 217.1, 843.7, 246.8]], [[0, 0.9, -242.6, 217.1, 844.0, 246.8]], True),
+        ([[0, 0.9, -242.3, 217.1, 843.7, 246.8]], [[0, 0.9, -243.5, 217.1, 844.9, 246.8]], False),
+        ([BOX], [[0, 0.902, 10, 10, 50, 50]], False),
         ([BOX], [[1, 0.9, 10, 10, 50, 50]], False),
         ([BOX], [], False),
         ([], [BOX], False),

@@ -24,7 +24,7 @@ from detect.yolov3.network import BASE_NETWORKS as YOLO_NETWORKS
 from detect.yolov3.network import build_network, initialise
 from landmark.network import build_landmark
 from reid.network import build_embedding
-from tests.helpers.centernet_models import settled
+from tests.helpers.centernet_models import settle_statistics, settled
 from tests.helpers.onnx_models import run, source_of, unmatched
 
 # Of a kind of network one stands for the others in the quick suite, and its variants for theirs outside of `make soak`.
@@ -76,16 +76,24 @@ def test_an_embedding_and_landmarks_are_those_of_mxnet() -> None:
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def yolov3(base: str, classes: int) -> Any:
-    """A network whose scores differ from place to place."""
+def yolov3(base: str, classes: int, batch: np.ndarray) -> Any:
+    """A network whose outputs for `batch` are spread as a trained one's: scores differ from place to place."""
     mx.random.seed(0)
     np.random.seed(0)
     network, _ = build_network(base, [f"class{i}" for i in range(classes)])
     initialise(network, [mx.cpu()])
     settle(network)
-    for output in network.yolo_outputs:
+    found: list[np.ndarray] = []
+    hooks = [
+        output.prediction.register_forward_hook(lambda block, given, made: found.append(made.asnumpy()))
+        for output in network.yolo_outputs
+    ]
+    network(mx.nd.array(batch))
+    for hook, output, made in zip(hooks, network.yolo_outputs, found, strict=True):
+        hook.detach()
         weight = output.prediction.weight
-        weight.set_data(weight.data() * 30)
+        # Saturated scores would be equal, and which of equal ones comes first is nobody's promise.
+        weight.set_data(weight.data() * (1.5 / float(made.std())))
     return network
 
 
@@ -94,9 +102,10 @@ def yolov3(base: str, classes: int) -> Any:
 )
 @pytest.mark.parametrize("classes", [1, 3])
 def test_yolov3_gives_the_same_detections(base: str, classes: int) -> None:
-    network = yolov3(base, classes)
     batch = images(96, 128)
+    network = yolov3(base, classes, batch)
     wanted = [array.asnumpy() for array in network(mx.nd.array(batch))]
+    assert len(np.unique(wanted[1])) > 50
     source = source_of(network, network, 128, 96, classes)
     found = run(heads.yolov3(source).model({}, "test"), batch)
     assert [each.shape for each in found] == [each.shape for each in wanted]
@@ -106,8 +115,8 @@ def test_yolov3_gives_the_same_detections(base: str, classes: int) -> None:
 
 
 def test_yolov3s_raw_boxes_and_scores_are_those_of_every_place() -> None:
-    network = yolov3("mobilenet1.0", 3)
     batch = images(64, 96)
+    network = yolov3("mobilenet1.0", 3, batch)
     boxes, scores = run(heads.yolov3_raw(source_of(network, network, 96, 64, 3)).model({}, "test"), batch)
     assert boxes.shape == (2, 3 * (6 + 24 + 96), 4)
     assert scores.shape == (2, 3 * (6 + 24 + 96), 3)
@@ -121,6 +130,18 @@ def test_yolov3s_raw_boxes_and_scores_are_those_of_every_place() -> None:
             )
 
 
+def calmed(network: Any) -> bool:
+    """Whether it has bottleneck blocks, of which each is then made to add a tenth to what it is given.
+
+    Random ones make of an input that differs by a millionth, in MXNet itself, other detections.
+    """
+    blocks: list[Any] = []
+    network.apply(lambda block: blocks.append(block) if hasattr(block, "bn3") else None)
+    for block in blocks:
+        block.bn3.gamma.set_data(block.bn3.gamma.data() * 0.1)
+    return bool(blocks)
+
+
 def center_net(batch: np.ndarray, base: str = "resnet18_v1b", classes: int = 3, **valid: Any) -> Any:
     """A network whose scores, sizes and offsets for `batch` are spread as a trained one's, with samples that move."""
     model = settled({"base_network": base}, classes=[f"class{i}" for i in range(classes)], **valid)
@@ -130,6 +151,8 @@ def center_net(batch: np.ndarray, base: str = "resnet18_v1b", classes: int = 3, 
         if "offset" in name:
             fan_in = np.prod(parameter.shape[1:])
             parameter.set_data(mx.nd.array(rng.standard_normal(parameter.shape) * 0.1 / fan_in**0.5))
+    if calmed(network):
+        settle_statistics(network, mx.nd.array(batch))
     maps = network.raw_maps(mx.nd, mx.nd.array(batch))
     for head, found, mean, deviation in zip(network.heads, maps, (-2, 4, 0.5), (1, 1, 0.2), strict=True):
         factor = deviation / float(found.asnumpy().std())
@@ -145,15 +168,16 @@ def center_net(batch: np.ndarray, base: str = "resnet18_v1b", classes: int = 3, 
     [pytest.param(b, marks=pytest.mark.slow) if "50" in b or "101" in b else b for b in CENTER_NETS],
 )
 def test_center_net_gives_the_same_detections_with_and_without_the_mirrored_image(base: str) -> None:
-    batch = images(80, 100)  # no multiple of 32
+    deep, deformable = "resnet18" not in base, base.endswith("dcnv2")
+    batch = images(80, 100, 1 if deep else 2)  # no multiple of 32
     network = center_net(batch, base)
-    for block in (network, WithMirror(network, normalised=True)):
+    for block in (network,) if deep else (network, WithMirror(network, normalised=True)):
         wanted = [array.asnumpy() for array in block(mx.nd.array(batch))]
         source = source_of(block, network, 100, 80, 3)
-        for opset in (OPSET, DEFORM_CONV_OPSET):
+        for opset in (OPSET, DEFORM_CONV_OPSET) if deformable else (OPSET,):
             found = run(heads.center_net(source, opset).model({}, "test"), batch)
             missing, count = unmatched(wanted, found)
-            assert count == 200
+            assert count == 100 * len(batch)
             assert missing <= 2  # of those that are nearly equal the last may be others
 
 
