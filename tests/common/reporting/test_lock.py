@@ -137,3 +137,9 @@ def test_a_lock_that_is_no_file_is_an_error_and_a_link_is_not_followed(tmp_path:
         pass
     assert "\n" not in str(caught.value)
     assert target.read_text() == "precious"
+
+
+def test_a_very_long_name_is_told_in_short(tmp_path: Path) -> None:
+    with pytest.raises(LogDirError, match="File name too long") as caught, lock(tmp_path / ("x" * 5000)):
+        pass
+    assert len(str(caught.value)) < 300

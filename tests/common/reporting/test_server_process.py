@@ -417,3 +417,9 @@ def test_an_address_that_cannot_be_had_is_an_error_of_one_line(tmp_path: Path, h
     with pytest.raises(PortError, match=told) as caught:
         ProgressServer(tmp_path, 0, host=host)
     assert "\n" not in str(caught.value)
+
+
+def test_a_very_long_address_is_told_in_short(tmp_path: Path) -> None:
+    with pytest.raises(PortError, match="--host xxx") as caught:
+        ProgressServer(tmp_path, 0, "x" * 300)
+    assert len(str(caught.value)) < 200
