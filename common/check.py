@@ -21,7 +21,7 @@ from common.datasets import WORDS, Datasets
 from common.engine.devices import contexts, processors
 from common.errors import DataError, FetchError, JobError
 from common.images.decoding import ImageError, decode
-from common.networks.pretrained import fetchable, models_folder, present, published
+from common.networks.pretrained import OR_RANDOM, fetchable, models_folder, present, published
 from common.prepare import prepare
 from common.processes.pool import WorkerPool
 from common.reporting import warnings
@@ -36,6 +36,14 @@ log = logging.getLogger("visualtl")
 CHECK_REPORT = "check_report.json"
 _SETS = ("train", "valid", "test")
 _MOST_TOLD = 50
+
+# Words for those keys of the report that do not explain themselves.
+_KEYS_IN_WORDS = {
+    "area": "area (share of the image)",
+    "height": "height (pixels)",
+    "places_unknown": "places that are neither object nor background",
+    "width": "width (pixels)",
+}
 
 
 def check(config: JobConfig, options: Options, task_name: str) -> int:
@@ -147,7 +155,7 @@ def _look_at_images(task: Task[Any], data: Datasets, pool: WorkerPool) -> Datase
 
 
 def _say(name: str, samples: int, summary: dict[str, Any]) -> None:
-    """A set's figures, a line each, and one for each entry of a table such as that of the classes."""
+    """A set's figures but those that are 0, a line each, and one for each entry of a table such as the classes'."""
     log.info("The %s set: %d samples", name, samples)
     for key, value in summary.items():
         if key == "warnings":
@@ -158,16 +166,25 @@ def _say(name: str, samples: int, summary: dict[str, Any]) -> None:
                 log.info("    %s: %s", part, _told(figures))
             if len(value) > _MOST_TOLD:
                 log.info("    ... and %d more in %s", len(value) - _MOST_TOLD, CHECK_REPORT)
-        else:
-            log.info("    %s: %s", key.replace("_", " "), _told(value))
+        elif value != 0:
+            log.info("    %s: %s", _in_words(key), _told(value))
+
+
+def _in_words(key: str) -> str:
+    return _KEYS_IN_WORDS.get(key, key.replace("_", " "))
 
 
 def _told(value: Any) -> str:
     if isinstance(value, dict) and value.keys() == {"min", "median", "max"}:
         return f"{value['min']:g} to {value['max']:g}, median {value['median']:g}"
     if isinstance(value, dict):
-        return listed([f"{key} {_told(part)}" for key, part in value.items()], _MOST_TOLD)
+        return listed([_figure(key, part) for key, part in value.items()], _MOST_TOLD)
     return "none" if value is None else str(value)
+
+
+def _figure(key: str, value: Any) -> str:
+    """A count, whose key may be the name of a class, or a figure of the report."""
+    return f"{key if isinstance(value, int) else _in_words(key)} {_told(value)}"
 
 
 # Pretrained parameters
@@ -194,8 +211,8 @@ def _look_for_parameters(config: JobConfig, loaded: bool, report: Report, reason
             entries.append({"name": name, "file": str(path), "state": state})
             if state.startswith("missing"):
                 raise FetchError(
-                    f"pretrained parameters are missing: put {path.name} into {folder}; it cannot be fetched from "
-                    f"here: {why_not}"
+                    f"pretrained parameters are missing: put {path.name} into {folder}, {OR_RANDOM}; it cannot be "
+                    f"fetched from here: {why_not}"
                 )
     report.note("pretrained", entries)
     return missing

@@ -80,7 +80,9 @@ def test_what_there_is_is_counted(root: Path, capsys: pytest.CaptureFixture[str]
     assert found["valid"]["samples"] == 4
     assert found["train"]["width"] == {"min": 50.0, "median": 50.0, "max": 50.0}
     assert found["identical_images"] == found["pretrained"] == found["reasons"] == []
-    assert "samples by class: ant 4, bee 4" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "samples by class: ant 4, bee 4" in said
+    assert "width (pixels): 50 to 50, median 50" in said
 
 
 def test_nothing_but_the_report_is_written_and_no_port_is_opened(root: Path) -> None:

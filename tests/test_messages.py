@@ -11,21 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from classification.config import ClassificationConfig
 from common.config.sections import JobConfig
 from common.engine import devices
 from common.engine.device_code import DeviceCode
+from common.engine.inference import DeviceInference
+from common.engine.parameter_file import read_parameter_file, write_parameter_file
 from common.errors import JobError, WorkerError
+from common.export.model_files import export_model
+from common.export.onnx.files import PLAIN, Images, export_onnx
 from common.job import main
 from common.networks.pretrained import published
+from common.predictor import Predictor
 from common.processes.pool import WorkerPool
 from common.reporting.endings import explain
 from common.reporting.lock import lock
+from common.trained import read_card
 from common.training.checkpoint import write_checkpoint
 from detect.config import YOLOv3Config
 from tests.helpers import worker_tasks
+from tests.helpers.centernet_models import CPU, settled, task
 from tests.helpers.jobs import ROOT, SCRIPTS, config, fit, make_data
 
 TASKS: dict[str, tuple[type[JobConfig], str]] = {
@@ -203,6 +211,22 @@ def _(machine: Machine) -> str:
     }  # 32 batches an epoch: 20 in a row suffice
     train = {"optimizer": "lamb", "lr": 100, "batch_size": 1}  # which has no limit on its steps
     return fit(SCRIPTS["classification"], machine.values("classification", dataset=data, train=train)).output
+
+
+@shows("is left out: its predictions are not MXNet's")
+def _(machine: Machine) -> str:
+    pytest.importorskip("onnxruntime")
+    made, model = task(flip_test=False), settled(flip_test=False)
+    export_model(model, made, machine.folder, {"name": "mAP", "value": 0.5, "epoch": 1}, {})
+    decoder = made.decoder(model)
+    predictor = Predictor(made.resize, (64, 64), DeviceInference(model.inference_block(), CPU), decoder)
+    noise = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)
+    images = Images(["0.jpg"], [(noise, np.eye(2, 3)[np.newaxis])], (64, 64))
+    card = read_card(machine.folder)
+    values = {f"arg:{name}": array.copy() for name, array in read_parameter_file(card.file("params")).items()}
+    values[next(name for name in values if name.endswith("conv0_weight"))] += 1
+    write_parameter_file(card.file("params"), values)  # which the ONNX files are made of
+    return "\n".join(export_onnx(machine.folder, {PLAIN: predictor}, images)[1])
 
 
 @shows("internal error")

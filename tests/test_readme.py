@@ -26,6 +26,13 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith(".venv/bin/python ")]
 
 
+def corrected(folder: Path) -> str:
+    """The labels of 1.json in `folder` with one object, as a person would leave them."""
+    content = json.loads((folder / "1.json").read_text())
+    box = {"label": NAMES[0], "points": [[10, 10], [60, 60]], "shape_type": "rectangle"}
+    return json.dumps({**content, "shapes": [box]})
+
+
 @pytest.mark.slow
 def test_the_first_model_comes_from_the_readme_alone(tmp_path: Path) -> None:
     (text,) = (block for kind, block in blocks("README.md") if kind == "json")
@@ -58,10 +65,21 @@ def test_the_first_model_comes_from_the_readme_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "predicted" / "pictures").iterdir()] == ["photo.jpg"]
     for name in ("valid_data_result.json", "data_report.json", "model.json", "report.html"):
         assert (tmp_path / job["log_dir"] / name).is_file()
-    same, evaluate, label, _ = commands("docs/predict.md")
+    same, evaluate, label, again = commands("docs/predict.md")
     assert same == predict
     run(*evaluate)
     assert (tmp_path / "evaluated" / "evaluation.json").is_file()
     assert (tmp_path / "evaluated" / "report.html").is_file()
     run(*label)
     assert [path.name for path in (tmp_path / "new_labels" / "labels").glob("**/*.json")] == ["1.json"]
+    (tmp_path / "new_labels" / "labels" / "1.json").write_text(corrected(tmp_path / "new_labels" / "labels"))
+    (text,) = (block for kind, block in blocks("docs/predict.md") if kind == "json")
+    second = json.loads(text)
+    assert second["log_dir"] != job["log_dir"]
+    second["dataset"]["classes"] = NAMES
+    (tmp_path / "job2.json").write_text(json.dumps(second))
+    script, *options = again
+    run(str(ROOT / script), *options, "--set", "train.epochs=1", "--port", str(free_port()), "--linger=0")
+    report = json.loads((tmp_path / second["log_dir"] / "data_report.json").read_text())
+    assert report["train"]["images"] == 11
+    assert report["train"]["format"] == "txt, labelme"

@@ -180,9 +180,9 @@ def test_entries_and_images_that_are_left_out_are_counted_apart(tmp_path: Path) 
     (tmp_path / "boxes_train" / "dark1.txt").write_text("0,4,6,30,34\n0,9,9,9,9\n0,70,70,80,80\n")
     output = finish(start("yolov3", tmp_path / "out", tmp_path, "--check"))
     assert (
-        "boxes_train: 4 images, 3 samples; left out: 1 images, 2 entries of others; 0 clipped, 0 skipped"
-        in output
+        "boxes_train: 4 images, 3 samples, 1 images left out, 2 entries left out of other images\n" in output
     )
+    assert "boxes_valid: 2 images, 2 samples\n" in output
 
 
 def test_a_job_that_began_with_load_is_resumed_without_a_word_on_the_model(tmp_path: Path) -> None:

@@ -142,11 +142,14 @@ def _entry(problem: Problem) -> dict[str, Any]:
 def log_report(report: FolderReport) -> None:
     """Say what was found in a folder, and the first PROBLEMS_LOGGED of what was wrong with it."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.items())
-    log.info(
-        "%s: %d images, %d samples; left out: %d images, %d entries of others; %d clipped%s, %d skipped",
-        printable(report.folder), report.images, report.samples, report.images_left_out,
-        report.entries_left_out, len(report.clipped), f" ({kinds})" if kinds else "", len(report.skipped),
-    )  # fmt: skip
+    counts = {
+        "images left out": report.images_left_out,
+        "entries left out of other images": report.entries_left_out,
+        f"clipped ({kinds})": len(report.clipped),
+        "skipped": len(report.skipped),
+    }
+    told = "".join(f", {count} {what}" for what, count in counts.items() if count)
+    log.info("%s: %d images, %d samples%s", printable(report.folder), report.images, report.samples, told)
     notes = [(problem, "left out") for problem in report.problems]
     notes += [(problem, "skipped") for problem in report.skipped]
     notes += [(problem, "clipped") for problem in report.clipped]

@@ -30,6 +30,11 @@ _ZOO = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com"
 # Seconds that a connection may stay silent: long enough for slow lines, short enough to say soon that there is none.
 _TIMEOUT = 15.0
 
+# What else a job can do whose file is missing.
+OR_RANDOM = (
+    "or train from random parameters (model.use_pretrained, of detectors also train.pretrained_base: false)"
+)
+
 
 @dataclass(frozen=True)
 class Published:
@@ -156,7 +161,7 @@ def _fetch(name: str, folder: Path) -> Path:
     except (OSError, zipfile.BadZipFile, KeyError) as error:
         raise FetchError(
             f"pretrained parameters are missing: put {path.name} (or your own {own_file(name, folder).name}) into "
-            f"{folder}; fetching it failed: {_reason(error)}"
+            f"{folder}, {OR_RANDOM}; fetching it failed: {_reason(error)}"
         ) from None
     finally:
         archive.unlink(missing_ok=True)
