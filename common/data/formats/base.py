@@ -118,7 +118,7 @@ class Place:
         root = os.path.normpath(self.root)
         while True:
             yield current
-            parent = os.path.dirname(current)
+            parent = os.path.dirname(current) or os.curdir
             if current == root or not inside(parent, root) or parent == current:
                 return
             current = parent
@@ -206,6 +206,8 @@ def bad(file: str, line: int | None, reason: str) -> BadSample:
 def inside(path: str, root: str) -> bool:
     """Whether `path` lies in `root`, judged as text: links may lead out."""
     path, root = os.path.normpath(path), os.path.normpath(root)
+    if root == os.curdir:
+        return not os.path.isabs(path) and path.split(os.sep)[0] != os.pardir
     return path == root or path.startswith(os.path.join(root, ""))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.data.formats.base import Place
+from common.data.formats.base import Place, inside
 from common.data.formats.recognise import recognise
 from common.data.listing import Listing
 from common.errors import DataError
@@ -34,6 +34,22 @@ def test_all_real_sets_are_ours(shared_data: Path) -> None:
     for name, task in tasks.items():
         for folder in (path for path in (shared_data / name).iterdir() if path.is_dir()):
             assert format_of(folder, task, shared_data) == "txt", folder
+
+
+@pytest.mark.parametrize("folder", ["photos", "deep/photos"])
+def test_a_root_may_be_the_current_folder(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / folder, "a.jpg")
+    text(tmp_path / folder / "a.json", labelme(name="a.jpg"))
+    place = Place(".", folder)
+    assert list(place.above()) == [folder, *map(str, Path(folder).parents)]
+    assert format_of(Path(folder), root=Path()) == "labelme"
+    (tmp_path / folder / "a.json").unlink()
+    text(tmp_path / "annotations" / "instances_photos.json", coco(["a.jpg"], [], {1: "cat"}))
+    assert format_of(Path(folder), root=Path()) == "coco"
+    assert not any(inside(path, ".") for path in ("..", "../a", "/a"))
 
 
 def test_ours_stays_ours_whatever_lies_beside_it(tmp_path: Path) -> None:
