@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from common.config.sections import DatasetConfig
+from common.data.boxes import objects_of
 from common.data.figures import listed
 from common.data.formats.base import AnnotatedSet, Place, inside
 from common.data.formats.recognise import READERS, choose
@@ -118,8 +119,8 @@ def load_datasets(
     keep: what is read of large sets is kept beside the report, and read from there where nothing has changed. trained:
     marks of the images that the model has been trained on before; a split never validates or tests on them.
 
-    Raises DataError for a folder that is missing, a set without samples, two sets of the same samples, or annotations
-    that no job can use.
+    Raises DataError for a folder that is missing, a set without samples, two sets of the same samples, a training set
+    for detection without any object, or annotations that no job can use.
     """
     dataset = task.config.dataset
     sources = open_sources(dataset, task.does, list_folders(find_folders(dataset)))
@@ -134,6 +135,7 @@ def load_datasets(
     labelled = task.does != "landmark" and (not ours or bool(names and dataset.chosen_classes))
     labels = Labels()
     sets: dict[str, list[Sample]] = {}
+    absent: Mapping[str, int] = {}
     which = {"train": first_step(dataset), "valid": Step.LOAD_VALID_DATA, "test": Step.LOAD_TEST_DATA}
     try:
         for name, parts in sources.items():
@@ -144,11 +146,12 @@ def load_datasets(
         if ours and not labelled:
             classes = task.classes(own, [sets.get(name, []) for name in WORDS])
         else:
-            sets, classes = _settle(task, sources, sets, labels, report)
+            sets, classes, absent = _settle(task, sources, sets, labels, report)
         marks = image_marks((sample.image for samples in sets.values() for sample in samples), pool)
         _keep_apart(sets, marks, report)
         trained = set(trained)
         _say_known(sets, marks, trained)
+        everything = sets["train"]
         if dataset.valid_share or dataset.test_share:
             folders = [source.listing.folder for source in sources["train"]]
             sets = _split_off(task, sets, folders, marks, trained, report)
@@ -157,6 +160,8 @@ def load_datasets(
             report.summarise(name, summary)
             for sentence in summary.get("warnings", ()):
                 warnings.warn(f"The {WORDS[name]} set: {sentence}")
+        if task.does == "detection":
+            _check_objects(everything, sets["train"], classes, absent)
         trained |= {marks[sample.image] for sample in sets["train"]}
         report.note("trained_images", {"count": len(trained), "marks": _text(trained)})
     finally:
@@ -263,6 +268,36 @@ def _split_off(
     return {name: new[name] for name in WORDS if name in new}
 
 
+def _check_objects(
+    everything: Sequence[Sample],
+    training: Sequence[Sample],
+    classes: Sequence[str],
+    absent: Mapping[str, int],
+) -> None:
+    """Raise DataError where no image that is trained on shows an object.
+
+    everything: the training set before the split. absent: objects of it by labels that dataset.classes does not name.
+    """
+    if any(len(objects_of(sample.annotation)) for sample in training):
+        return
+    if any(len(objects_of(sample.annotation)) for sample in everything):
+        raise DataError(
+            "no image that is left to train on shows an object: the split took them all for the validation or test "
+            "set; give more images, or sets of their own"
+        )
+    if absent:
+        found = listed([f"{label} ({count})" for label, count in absent.items()])
+        raise DataError(
+            f"no image of the training set shows an object of dataset.classes, which names {listed(list(classes))}; "
+            f"its labels name {found}"
+        )
+    if any(len(sample.annotation) for sample in everything):
+        raise DataError(
+            "no image of the training set shows an object that counts: all are crowds, difficult, or without area"
+        )
+    raise DataError("no image of the training set shows an object: all its labels are empty")
+
+
 def _text(marks: Collection[int]) -> str:
     return " ".join(f"{mark:016x}" for mark in sorted(marks))
 
@@ -362,14 +397,17 @@ def _settle(
     sets: Mapping[str, list[Sample]],
     labels: Labels,
     report: Report,
-) -> tuple[dict[str, list[Sample]], list[str]]:
-    """Put class ids into the annotations of all sets, and labels on samples that are of one class."""
+) -> tuple[dict[str, list[Sample]], list[str], dict[str, int]]:
+    """Put class ids into the annotations of all sets, and labels on samples that are of one class.
+
+    Returns the sets, the classes, and how many objects of the training set are of no class, by label.
+    """
     numbers = list(labels.numbers)
     seen = {name: {numbers[number] for number in numbers_in(samples)} for name, samples in sets.items()}
     ordered = [source.annotated.names for parts in sources.values() for source in parts if source.annotated]
     classes, ids = task.settle(ordered, seen)
     if not numbers:  # keypoints, and sets without any object
-        return dict(sets), classes
+        return dict(sets), classes, {}
     names_of = {number: str(label) for label, number in ids.items()} | dict(enumerate(classes))
     settled: dict[str, list[Sample]] = {}
     absent_of: dict[str, dict[str, int]] = {}
@@ -379,7 +417,7 @@ def _settle(
         if not settled[name]:
             raise DataError(f"the {WORDS[name]} set shows none of dataset.classes: {listed(list(classes))}")
     report.note("absent_classes", {name: counts for name, counts in absent_of.items() if counts})
-    return settled, classes
+    return settled, classes, absent_of["train"]
 
 
 def _say_absent(name: str, absent: Mapping[str, int]) -> dict[str, int]:
