@@ -53,6 +53,7 @@ def check(config: JobConfig, options: Options, task_name: str) -> int:
     task_name: "module:class".
     """
     open_console(options.log_format)
+    warnings.forget()
     report = Report(config.log_dir / CHECK_REPORT)
     reasons: list[JobError] = []
     try:
@@ -69,6 +70,7 @@ def check(config: JobConfig, options: Options, task_name: str) -> int:
         if not isinstance(error, (JobError, OSError, MemoryError)):
             log.exception("The place of the error:")
         reasons.insert(0, explain(error))
+    warnings.repeat()
     if reasons:
         for reason in reasons[1:]:
             log.error("%s", reason)

@@ -209,6 +209,19 @@ def test_data_that_no_job_can_use_is_a_reason(root: Path, capsys: pytest.Capture
     assert report(root)["reasons"][0]["kind"] == "data"
 
 
+def test_warnings_stand_once_more_at_the_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "data" / "train" / "ant" / "again.jpg").write_bytes(
+        (root / "data" / "train" / "ant" / "1.jpg").read_bytes()
+    )
+    for _ in range(2):  # and not those of an earlier check in the same process
+        assert check(root) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert [line for line in lines if "Once more" in line] == lines[-1:]
+        assert lines[-1].endswith(
+            "Once more, warning 1 of 1: 1 images are in a set more than once, byte for byte"
+        )
+
+
 def test_a_wrong_configuration_is_status_2_and_leaves_nothing(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

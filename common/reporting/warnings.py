@@ -30,7 +30,7 @@ def told() -> list[str]:
 
 
 def repeat() -> None:
-    """Log everything that was warned of once more, at the end of a job."""
+    """Log everything that was warned of once more, at the end of a job or of `--check`."""
     for number, sentence in enumerate(_told, start=1):
         log.warning("Once more, warning %d of %d: %s", number, len(_told), sentence)
 
