@@ -111,7 +111,7 @@ def evaluate(options: argparse.Namespace) -> None:
             document = reading.evaluator.document(*pairs, name, options.score)
         folder = stack.enter_context(new_folder(options.out))
         write_json(folder / EVALUATION, document)
-        told = Training(_facts(card, options), data={"test": folder_report.as_json()})
+        told = Training(_facts(card, options), data={name: folder_report.as_json()}, sets=[name])
         with replacing(folder / REPORT, "w") as file:
             file.write(report(f"{options.model.name}: {name}", [document], told))
     figures = document["figures"]

@@ -29,13 +29,14 @@ class Training:
     """What was trained on what.
 
     facts: lines of a label and a text. configuration: as it was used, without what is secret. data: the content of
-    data_report.json. curves: for a tag of the progress page its (step, value).
+    data_report.json. sets: names of the sets in `data`. curves: for a tag of the progress page its (step, value).
     """
 
     facts: Sequence[tuple[Words, str]] = ()
     configuration: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    sets: Sequence[str] = tuple(words.SETS)
 
 
 def report(
@@ -86,17 +87,22 @@ def _head(title: str, evaluations: Sequence[Mapping[str, Any]]) -> str:
     tasks = dict.fromkeys(str(evaluation["task"]) for evaluation in evaluations)
     kinds = ", ".join(said(words.TASKS.get(task, (task, task))) for task in tasks)
     names = [str(evaluation["set"]) for evaluation in evaluations]
-    links = " · ".join(
-        f'<a href="#{escaped(name)}">{said(words.SETS.get(name, (name, name)))}</a>' for name in names
-    )
+    links = " · ".join(f'<a href="#{escaped(name)}">{said(_set_name(name))}</a>' for name in names)
     return f'<h1>{escaped(title)}</h1><p class="soft">{kinds}</p><p>{links}</p>'
+
+
+def _set_name(name: str) -> Words:
+    """What a set is called, the same wherever it is named: in words, or as its folder."""
+    return words.SETS.get(name, (name, name))
 
 
 def _training(training: Training) -> Iterator[str]:
     yield f"<h2>{said(('What was trained on what', '训练内容'))}</h2>"
     if training.facts:
         yield table((), ((said(label), escaped(text)) for label, text in training.facts))
-    sets = {name: training.data[name] for name in words.SETS if isinstance(training.data.get(name), Mapping)}
+    sets = {
+        name: training.data[name] for name in training.sets if isinstance(training.data.get(name), Mapping)
+    }
     if sets:
         yield from _sets(sets)
     if training.configuration:
@@ -132,7 +138,7 @@ def _sets(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         ["", *map(said, columns.values())],
         (
             [
-                f'{said(words.SETS[name])}<br><span class="soft">{escaped(entry.get("folder", ""))}</span>',
+                f'{said(_set_name(name))}<br><span class="soft">{escaped(entry.get("folder", ""))}</span>',
                 *(_count(entry.get(key)) for key in columns),
             ]
             for name, entry in sets.items()
@@ -145,7 +151,7 @@ def _sets(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             [escaped(label), *(number(of_set.get(label, 0)) for of_set in counts.values())]
             for label in classes
         )
-        content = table(["", *(said(words.SETS[name]) for name in sets)], rows)
+        content = table(["", *(said(_set_name(name)) for name in sets)], rows)
         yield folded(("Counts by class", "各类数量"), len(classes), content)
     warnings = dict.fromkeys(text for entry in sets.values() for text in entry.get("warnings") or ())
     yield "".join(f"<p>⚠ {escaped(text)}</p>" for text in warnings)

@@ -252,6 +252,18 @@ def test_an_empty_evaluation_makes_a_page() -> None:
     assert "model" in report("model", [], Training())
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [("valid", "Validation set"), ("photos", "photos"), ("test", "Test set")]
+)
+def test_a_set_has_one_name_on_the_whole_page(name: str, shown: str) -> None:
+    document = evaluation_document("detection", name, [], figures={}, by_class={}, curves={})
+    told = Training(data={name: {"folder": "x", "images": 3}}, sets=[name])
+    page = report("model", [document], told)
+    assert page.count(f">{shown}<") == 3  # the link, the row of what was read, and the section
+    others = {"Training set", "Validation set", "Test set"} - {shown}
+    assert not any(other in page for other in others)
+
+
 def in_chromium(page: str, script: str, tmp_path: Path, width: int, sandbox: str = "") -> Any:
     """What a script of a platform's page finds that shows the report in a frame of so many pixels."""
     outside = (
