@@ -75,7 +75,7 @@ def check_gpus(gpus: Sequence[int], visible: Sequence[Gpu], library: Path | None
     """
     if not gpus:
         return
-    advice = "; `gpus: []` (--set gpus=[]) trains on the CPU"
+    advice = "; `gpus: []` (--set 'gpus=[]') trains on the CPU"
     shown = "; ".join(str(gpu) for gpu in visible) or "none"
     missing = [index for index in gpus if index >= len(visible)]
     if missing:
@@ -99,7 +99,7 @@ def contexts(gpus: Sequence[int]) -> list[Any]:
     if not mx.runtime.Features().is_enabled("CUDA"):
         raise DeviceError(
             f"gpus: {list(gpus)} asked for, but the MXNet installed here ({mx.__version__}) is for the CPU alone; "
-            "install a CUDA build, or train on the CPU with `gpus: []` (--set gpus=[])"
+            "install a CUDA build, or train on the CPU with `gpus: []` (--set 'gpus=[]')"
         )
     return [mx.gpu(index) for index in gpus]
 
