@@ -18,7 +18,7 @@ from common.data.formats.recognise import open_set
 from common.data.formats.writing import Exported, Target
 from common.data.problems import BadSample, Problem
 from common.errors import ConfigurationError, DataError, JobError
-from common.files import new_folder, replacing
+from common.files import new_folder, replacing, spelled_out
 from common.images.decoding import ImageError, printable, probe
 
 WRITERS = {"txt": txt, "coco": coco, "voc": voc, "yolo": yolo, "labelme": labelme, "csv": csv}
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def convert(options: argparse.Namespace) -> None:
     """Read, and write OUT. Raises JobError."""
-    source, out = options.source, options.out
+    source, out = spelled_out(options.source), options.out
     if not source.is_dir():
         raise ConfigurationError(f"SOURCE: {printable(str(source))} is not a folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -158,7 +158,7 @@ def convert(options: argparse.Namespace) -> None:
 
 def _places(options: argparse.Namespace) -> dict[str, Place]:
     """The sets of SOURCE by name; "" for one that is a set itself."""
-    source = str(options.source)
+    source = str(spelled_out(options.source))
     annotations = str(options.annotations) if options.annotations else None
     if annotations and not os.path.exists(annotations):
         raise ConfigurationError(f"--annotations: {printable(annotations)} does not exist")

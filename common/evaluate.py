@@ -26,7 +26,7 @@ from common.data.samples import Labels, Sample, read_folder, renumbered
 from common.errors import ConfigurationError, DataError
 from common.evaluation.markup import Words
 from common.evaluation.report import Training, report
-from common.files import new_folder, replacing, write_json
+from common.files import new_folder, replacing, spelled_out, write_json
 from common.images.decoding import printable
 from common.inputs import free_folder
 from common.predictor import Predictor
@@ -98,7 +98,7 @@ def evaluate(options: argparse.Namespace) -> None:
         )
     with ExitStack() as stack:
         pool = stack.enter_context(WorkerPool(count))
-        samples, folder_report = _read(options.data, options, card, reading, pool)
+        samples, folder_report = _read(spelled_out(options.data), options, card, reading, pool)
         gallery, _ = _read(options.gallery, options, card, reading, pool) if options.gallery else ([], None)
         compute = open_compute(card, options.engine, parse_gpus(options.gpus))
         predictor = open_predictor(card, compute, reading)

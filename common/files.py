@@ -152,3 +152,8 @@ def json_line(value: Any) -> str:
     """`value` as JSON on one line; names of files as `readable` has them."""
     text = json.dumps(value, ensure_ascii=False)
     return json.dumps(_readable_value(value), ensure_ascii=False) if _SURROGATE.search(text) else text
+
+
+def spelled_out(folder: Path) -> Path:
+    """`folder`, and the working folder by its name: as text, "." is the beginning of no other path."""
+    return Path.cwd() if folder == Path(".") else folder
