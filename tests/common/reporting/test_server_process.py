@@ -371,7 +371,9 @@ def test_a_child_that_does_not_move_is_named_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(server_process, "_PULSE", 0.1)
-    monkeypatch.setattr(server_process, "_BOOT", 600)
+    monkeypatch.setattr(
+        server_process, "_BOOT", 200
+    )  # one stopped before its first sign of life counts as booting
     with ProgressServer(tmp_path, 0) as running:
         running.publish([(1.0, 1, 0.5)])
         running.inform({"state": "training", "updated": 1.0})
