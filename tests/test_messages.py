@@ -213,7 +213,7 @@ def _(machine: Machine) -> str:
     return fit(SCRIPTS["classification"], machine.values("classification", dataset=data, train=train)).output
 
 
-@shows("is left out: its predictions are not MXNet's")
+@shows("predictions are not MXNet's")
 def _(machine: Machine) -> str:
     pytest.importorskip("onnxruntime")
     made, model = task(flip_test=False), settled(flip_test=False)
