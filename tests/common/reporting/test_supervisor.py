@@ -62,6 +62,8 @@ def start(log_dir: Path, script: str, **options: Any) -> subprocess.Popen[str]:
 
 def job(log_dir: Path, last: str = WAIT, **options: Any) -> subprocess.Popen[str]:
     """A job that is ready."""
+    # Under nohup SIGHUP is ignored, by what is started there too.
+    options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     process = start(log_dir, JOB.format(last), **options)
     eventually(lambda: "INFO ready" in log_of(log_dir) or process.poll() is not None)
     return process
@@ -177,7 +179,7 @@ def test_a_signal_is_passed_on_and_ends_even_a_job_that_does_not_hear_it(
     began = time.monotonic()
     process.send_signal(number)
     code, told, status = ended(process, tmp_path)
-    assert time.monotonic() - began < (6.5 if last == BUSY else 3)
+    assert time.monotonic() - began < 20  # of 600: five seconds are given
     assert (code, told) == (128 + number, f"stopped by {number.name}")
     assert (status["state"], status["error"]["kind"]) == ("stopped", "stopped")
     assert "ERROR" not in log_of(tmp_path)
@@ -218,7 +220,7 @@ def test_a_finished_job_stays_finished(tmp_path: Path, ending: Callable[[Any], N
     ending(process)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "finished"
 
 

@@ -220,7 +220,7 @@ def test_large_files_take_time_by_their_size(tmp_path: Path) -> None:
     text(yolo_set(tmp_path / "y", "") / "classes.txt", "\n".join([*names, "n7"]))
     with pytest.raises(FormatError, match="the name 'n7' stands there twice"):
         opened(tmp_path / "y", format_name="yolo")
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20
 
 
 def test_a_name_that_stands_there_twice_is_shown_on_one_short_line(tmp_path: Path) -> None:
