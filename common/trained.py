@@ -176,7 +176,7 @@ def read_card(model: Path) -> Card:
         return _card_of_file(model)
     path = model / MODEL_CARD if model.is_dir() else model
     name = printable(str(path))
-    if path.suffix != ".json":
+    if path.suffix != ".json" and path.exists():
         raise ModelError(f"{name}: MODEL is a job's log_dir, its model.json or an ONNX file")
     try:
         content = json.loads(read_file(str(path), _CARD_LIMIT).decode("utf-8"))
