@@ -206,14 +206,21 @@ for name, value in seen[1].items():
 
 
 def test_syncbn_gives_devices_the_statistics_and_the_loss_of_one_device() -> None:
-    made = subprocess.run(
-        [sys.executable, "-c", SYNCBN],
-        cwd=ROOT,
-        env={**os.environ, "MXNET_CPU_WORKER_NTHREADS": "4"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    # On CPU devices MXNet's barrier between them has been seen to hang on a busy machine, in one run of fifteen or so.
+    for last in (False, False, True):
+        try:
+            made = subprocess.run(
+                [sys.executable, "-c", SYNCBN],
+                cwd=ROOT,
+                env={**os.environ, "MXNET_CPU_WORKER_NTHREADS": "4"},
+                capture_output=True,
+                text=True,
+                timeout=90,
+            )
+            break
+        except subprocess.TimeoutExpired:
+            if last:
+                raise
     assert made.returncode == 0, made.stdout + made.stderr
 
 
