@@ -132,7 +132,7 @@ def test_boxes_are_samples_of_their_own(data: Path, tmp_path: Path) -> None:
     draw(tmp_path / "data" / "valid", ["red"], 2)
     folder = tmp_path / "data" / "valid" / "red"
     (folder / "000.txt").write_text("0，2，3，20，30\n5,10,10,39,900\n")
-    (folder / "001.txt").write_text("0,9,9,5,20\n")
+    (folder / "001.txt").write_text("0,9,9,9,20\n")
     ended = fit(SCRIPT, keys(tmp_path / "data", tmp_path / "out", train__epochs=1))
     assert ended.status == 0, ended.output
     rows = ended.json("valid_data_result.json")["Result"]

@@ -75,7 +75,8 @@ def reopened(log_dir: Path, which: str = "valid") -> tuple[list[dict[str, Any]],
     for row in written:
         size = decode(row["image"])[1]
         box = [float(edge) for edge in row["bbox"].split(", ")] if "bbox" in row else []
-        samples.append(Sample(row["image"], *size, np.array([0, *box], np.float32)))
+        annotation = np.zeros((1, 2)) if "keypoints" in row else np.array([0, *box])
+        samples.append(Sample(row["image"], *size, annotation.astype(np.float32)))
     configuration = read_checkpoint(log_dir / "best_checkpoint.pkl", card.task)["configuration"]
     with (
         WorkerPool(1) as pool,
