@@ -73,7 +73,7 @@ def prepare(
     """
     with attempt():
         check_gpus(config.gpus, visible_gpus())
-    load_mxnet(options.threads)
+    load_mxnet(options.threads, synchronised=config.synchronised)
     from common.training import resume
 
     task = _task(task_name, config)

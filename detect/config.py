@@ -192,6 +192,11 @@ class YOLOv3Config(DetectConfig):
     train: YOLOv3TrainConfig = Field(default_factory=YOLOv3TrainConfig)
 
     @property
+    def synchronised(self) -> bool:
+        """Where BatchNorm takes its statistics over all devices."""
+        return self.model.syncbn and len(self.gpus) > 1
+
+    @property
     def detector_name(self) -> str | None:
         """As GluonCV publishes it."""
         model = self.model

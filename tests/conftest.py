@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.engine.devices import physical_cores
+from common.reporting import warnings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,6 +24,12 @@ def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
     """Processes that test beside one another share the processors: where each took all of them for its computation,
     they would wait for one another most of the time."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(physical_cores() // len(specs), 1)))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_warned_of() -> None:
+    """A test begins as a job does, without what tests before it in this process were warned of."""
+    warnings.forget()
 
 
 @pytest.fixture(scope="session")

@@ -170,7 +170,10 @@ def test_one_class_alone_is_said(tmp_path: Path) -> None:
     for part in ("train", "valid"):
         shutil.rmtree(tmp_path / f"classes_{part}" / "light")
     output = finish(start("classification", tmp_path / "out", tmp_path, "--check"))
-    assert output.count("The training set: one class alone: there is nothing to tell apart") == 1
+    for number, part in enumerate(("training", "validation"), start=1):
+        sentence = f"The {part} set: one class alone: there is nothing to tell apart"
+        assert output.count(f" WARNING {sentence}") == 1
+        assert output.count(f" WARNING Once more, warning {number} of 2: {sentence}") == 1
     assert "data_report.json" not in output
 
 

@@ -415,6 +415,11 @@ class JobConfig(Section):
     valid: ValidConfig
     export: ExportConfig = Field(default_factory=ExportConfig)
 
+    @property
+    def synchronised(self) -> bool:
+        """Whether devices wait for one another in the middle of the network."""
+        return False
+
     def conflicts(self) -> Iterator[Conflict]:
         """Conflicts of all sections and between them."""
         for section in sections(type(self)):

@@ -165,16 +165,31 @@ def use_all_cores(threads: int | None = None) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 
 
-def load_mxnet(threads: int | None = None) -> None:
+def _let_devices_wait() -> None:
+    """Let MXNet's operators that wait for those of other devices, as SyncBatchNorm does, not keep these from running.
+
+    They hold a thread and a temporary memory of their device meanwhile. Branches of a network are computed in any
+    order: where two devices began with different ones and have a single thread or memory each, both wait for ever
+    (seen on CPU devices, in YOLOv3's backward pass, with one memory).
+    """
+    for kind in ("CPU", "GPU"):
+        os.environ[f"MXNET_{kind}_TEMP_COPY"] = "16"
+        os.environ[f"MXNET_{kind}_WORKER_NTHREADS"] = "4"
+
+
+def load_mxnet(threads: int | None = None, *, synchronised: bool = False) -> None:
     """Import MXNet and GluonCV as jobs need them, where they are not imported yet.
 
     MXNet computes on every core, and its operators share one temporary memory instead of four, which costs no time;
     variables of the environment that are set stay as they are. Both come without SciPy, which takes 38 MB and a sixth
     of the time: MXNet asks for it on behalf of sparse arrays and quantization, and does without it where it is missing;
     GluonCV for a reader of files that jobs have none of. A crash in native code stays the signal that it is: MXNet's
-    own handlers would end the process with status 255.
+    own handlers would end the process with status 255. synchronised: devices will wait for one another in the middle of
+    a network, which takes memory for workspaces.
     """
     use_all_cores(threads)
+    if synchronised:
+        _let_devices_wait()
     os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else it prints a line whenever it binds a graph
     if "scipy" in sys.modules:
