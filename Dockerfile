@@ -69,6 +69,7 @@ COPY LICENSE NOTICE README.md README_zh.md ./
 COPY docs docs/
 COPY tests/data/blood_cells tests/data/blood_cells/
 COPY configs configs/
+COPY backbones backbones/
 COPY common common/
 COPY detect detect/
 COPY classification classification/

@@ -21,6 +21,7 @@ from common.config.command_line import parse
 from common.config.sections import JobConfig, read_configuration
 from common.errors import ConfigurationError, JobError, PretrainedError
 from common.networks.pretrained import (
+    bundled,
     find_parameters,
     models_folder,
     own_file,
@@ -107,6 +108,8 @@ def list_names(names: Sequence[str], folder: Path) -> int:
             about = next((row["megabytes"] for row in published_files() if row["name"] == name), None)
             size = f" (about {about} MB)" if about else ""
             state = f"{_size(path)}, in {folder}" if path.is_file() else f"missing in {folder}{size}"
+            if not path.is_file() and (own := bundled(name)):
+                state += f", in its place {own.name}, which came with the project"
             print(f"{file.file_name}: {state}; SHA-1 {file.sha1}; from {file.address}")
     return 0
 
@@ -121,7 +124,7 @@ def fetch(names: Sequence[str], folder: Path) -> int:
             print(error, file=sys.stderr)
             status = max(status, error.exit_status)
             continue
-        print(f"{path.name}: {_size(path)}, in {folder}")
+        print(f"{path.name}: {_size(path)}, in {path.parent}")
     return status
 
 
@@ -141,9 +144,10 @@ def check(names: Sequence[str], folder: Path) -> int:
             print(f"{file.file_name}: missing in {folder}; SHA-1 {file.sha1}")
             status = 1
         else:
-            print(
-                f"{path.name}: {'your own file' if path == own_file(name, folder) else 'whole'}, {_size(path)}"
-            )
+            origin = "your own file" if path == own_file(name, folder) else "whole"
+            if path == bundled(name):
+                origin = "whole, came with the project"
+            print(f"{path.name}: {origin}, {_size(path)}")
     return status
 
 

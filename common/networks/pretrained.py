@@ -2,13 +2,15 @@
 
 A name such as `yolo3_darknet53_coco` stands for `NAME-HASH.params`, as the model zoo publishes it (HASH: the first
 eight digits of the file's SHA-1), or for a user's own `NAME.params`, in `~/.mxnet/models`; `MXNET_HOME` moves
-`~/.mxnet`, `MXNET_GLUON_REPO` names another place to fetch from. Neither MXNet nor GluonCV is imported.
+`~/.mxnet`, `MXNET_GLUON_REPO` names another place to fetch from. What is not there may have come with the project, in
+`backbones`. Neither MXNet nor GluonCV is imported.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
+import glob
 import hashlib
 import logging
 import os
@@ -24,7 +26,9 @@ from common.errors import FetchError, PretrainedError
 
 log = logging.getLogger("visualtl")
 
-_PUBLISHED = Path(__file__).resolve().parents[2] / "configs" / "pretrained.csv"
+_ROOT = Path(__file__).resolve().parents[2]
+_PUBLISHED = _ROOT / "configs" / "pretrained.csv"
+_BUNDLED = _ROOT / "backbones"
 # Where the model zoo of MXNet and GluonCV keeps its files.
 _ZOO = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com"
 # Seconds that a connection may stay silent: long enough for slow lines, short enough to say soon that there is none.
@@ -78,6 +82,17 @@ def own_file(name: str, folder: Path) -> Path:
     return folder / f"{name}.params"
 
 
+def bundled(name: str) -> Path | None:
+    """Path of the parameters called `name` that came with the project, None if there are none.
+
+    Its name has the first eight digits of its SHA-1. Raises PretrainedError if it is damaged.
+    """
+    path = next(_BUNDLED.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 8}.params"), None)
+    if path and not sha1_of(path).startswith(path.stem[-8:]):
+        raise PretrainedError(f"{path} is damaged: its SHA-1 does not begin with {path.stem[-8:]}")
+    return path
+
+
 def find_parameters(name: str, folder: Path | None = None) -> Path:
     """Path of the parameters called `name`; fetched where they are missing and a connection exists.
 
@@ -87,12 +102,16 @@ def find_parameters(name: str, folder: Path | None = None) -> Path:
     path = present(name, folder or models_folder())
     if path is None:
         return _fetch(name, folder or models_folder())
-    log.info("Pretrained parameters: %s", path)
+    if path.parent == _BUNDLED:
+        log.info("Pretrained parameters: %s, which came with the project", path)
+    else:
+        log.info("Pretrained parameters: %s", path)
     return path
 
 
 def present(name: str, folder: Path) -> Path | None:
-    """Path of the parameters called `name` in `folder`, or None if they would have to be fetched.
+    """Path of the parameters called `name` in `folder`, else of those that came with the project; None if they would
+    have to be fetched.
 
     Raises PretrainedError if they are damaged, or if nothing is published under that name.
     """
@@ -100,13 +119,15 @@ def present(name: str, folder: Path) -> Path | None:
     if own.is_file():
         return own
     file = published(name)
+    if file is None and (path := bundled(name)):
+        return path
     if file is None:
         raise PretrainedError(
             f"pretrained parameters {own.name} are not in {folder}, and none are published as {name!r}"
         )
     path = folder / file.file_name
     if not path.is_file():
-        return None
+        return bundled(name)
     if sha1_of(path) != file.sha1:
         raise PretrainedError(
             f"{path} is damaged: its SHA-1 does not begin with {file.sha1[:8]}; delete it and fetch it again, "

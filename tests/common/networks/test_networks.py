@@ -37,6 +37,7 @@ from common.networks.base_networks import (
     set_lr_multipliers,
     set_no_weight_decay,
 )
+from common.networks.pretrained import find_parameters
 from common.networks.start import load
 
 # One of every kind takes a step of training; the others differ from it in how often a block is repeated, or how wide.
@@ -337,6 +338,19 @@ def test_real_parameters_know_a_bee(shared_models: Path, shared_data: Path) -> N
     normal = (photos / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     classes = teacher(mx.nd.array(normal.transpose(0, 3, 1, 2))).argmax(axis=1).asnumpy()
     assert (classes == 309).sum() >= 3  # ImageNet's class of bees
+
+
+def test_the_parameters_that_came_with_the_project_are_those_of_their_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    network = built("mobilenetv2_1.0", outputs=7)
+    assert len(load_pretrained(network, find_parameters("mobilenetv2_1.0"))) == 260
+    values = {name: value.data().asnumpy() for name, value in named_parameters(network).items()}
+    assert {value.dtype.name for value in values.values()} == {"float32"}
+    # What a network has learnt is no noise: statistics of 32 channels differ a thousandfold.
+    variances = values["features.1.running_var"]
+    assert variances.max() > 1000 * variances.min()
 
 
 def test_multipliers_tell_pretrained_from_new_layers() -> None:

@@ -205,6 +205,29 @@ def test_own_parameters_are_taken_before_published_ones(
         assert "your own file" in capsys.readouterr().out
 
 
+def test_parameters_that_came_with_the_project_are_taken_where_the_folder_has_none(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MXNET_GLUON_REPO", "http://127.0.0.1:9")  # nothing can be fetched
+    with caplog.at_level("INFO", "visualtl"):
+        path = find_parameters("mobilenetv2_1.0", tmp_path)
+    assert path.parent == ROOT / "backbones"
+    assert "came with the project" in caplog.text
+    for command in ("list", "fetch", "check"):
+        assert main([command, "--folder", str(tmp_path), "mobilenetv2_1.0"]) == 0
+        assert path.name in capsys.readouterr().out
+    with pytest.raises(PretrainedError):
+        find_parameters("mobilenetv2_0.5", tmp_path)
+    (tmp_path / "mobilenetv2_1.0.params").write_bytes(b"mine")
+    assert find_parameters("mobilenetv2_1.0", tmp_path).parent == tmp_path
+    monkeypatch.setattr(pretrained, "sha1_of", lambda path: "0" * 40)
+    with pytest.raises(PretrainedError, match="is damaged"):
+        find_parameters("mobilenetv2_1.0", tmp_path / "empty")
+
+
 def test_an_archive_with_something_else_in_it_is_refused(repository: Path, tmp_path: Path) -> None:
     (archive,) = repository.iterdir()
     for content in ({FILE: b"other"}, {"other.params": CONTENT}):
