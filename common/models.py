@@ -108,8 +108,8 @@ def list_names(names: Sequence[str], folder: Path) -> int:
             about = next((row["megabytes"] for row in published_files() if row["name"] == name), None)
             size = f" (about {about} MB)" if about else ""
             state = f"{_size(path)}, in {folder}" if path.is_file() else f"missing in {folder}{size}"
-            if not path.is_file() and (own := bundled(name)):
-                state += f", in its place {own.name}, which came with the project"
+            if not path.is_file() and (other := bundled(name)):
+                state += f", in its place {other.name}, which came with the project"
             print(f"{file.file_name}: {state}; SHA-1 {file.sha1}; from {file.address}")
     return 0
 
