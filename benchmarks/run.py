@@ -31,6 +31,7 @@ SCRIPTS = {
     "loader": ["--repeats", "2"],
     "training": ["--repeats", "2", "--seconds", "3"],
     "metric": ["--repeats", "3"],
+    "predicting": ["--repeats", "3"],
     "checkpoint": ["--repeats", "7"],
     "watching": ["--repeats", "5", "--seconds", "2"],
 }

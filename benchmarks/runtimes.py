@@ -39,6 +39,19 @@ _QUICK = (
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
+def spread_yolov3(network: Any, size: int) -> None:
+    """Make a random YOLOv3's outputs differ from place to place, as a trained one's do."""
+    import mxnet as mx
+
+    from detect.yolov3.network import head_layers
+
+    noise = mx.nd.random.uniform(-2, 2.4, (1, 3, size, size))
+    factor = 2 / float(network.predictions(mx.nd, noise).asnumpy()[..., :4].std())
+    for layer in head_layers(network):
+        layer.weight.set_data(layer.weight.data() * factor)
+        layer.bias.set_data(layer.bias.data() * 0.3)
+
+
 def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
     """Name, what is written of it, and width and height, of every network with random parameters; quick: of one of
     each kind."""
@@ -54,7 +67,6 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
     from detect.center_net.network import initialise as begin_center_net
     from detect.yolov3.network import BASE_NETWORKS as YOLO_NETWORKS
     from detect.yolov3.network import build_network as yolov3
-    from detect.yolov3.network import head_layers
     from detect.yolov3.network import initialise as begin_yolov3
 
     def source(network: Any, size: int, classes: int) -> Any:
@@ -77,11 +89,7 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
         network, _ = yolov3(name, ["a", "b"])
         begin_yolov3(network, [mx.cpu()])
         settle(network)
-        noise = mx.nd.random.uniform(-2, 2.4, (1, 3, 224, 224))
-        factor = 2 / float(network.predictions(mx.nd, noise).asnumpy()[..., :4].std())
-        for layer in head_layers(network):
-            layer.weight.set_data(layer.weight.data() * factor)
-            layer.bias.set_data(layer.bias.data() * 0.3)
+        spread_yolov3(network, 224)
         for head, suffix in ((heads.yolov3_raw, "-raw"), (heads.yolov3, "")):
             yield f"yolo3_{name}{suffix}", head(source(network, 224, 2)), (224, 224)
     for name in CENTER_NETS:

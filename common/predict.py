@@ -6,20 +6,21 @@ import argparse
 import itertools
 import os
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from common.commands import add_computing, carry_out, parse_gpus, workers
 from common.convert import WRITERS
-from common.data.formats.base import Object, Place
+from common.data.formats.base import Place
 from common.data.formats.recognise import open_set
-from common.data.formats.writing import Exported, Target
+from common.data.formats.writing import Target
 from common.data.problems import BadSample
 from common.data.samples import Sample
 from common.errors import ConfigurationError, DataError
@@ -28,6 +29,7 @@ from common.files import json_line, new_folder
 from common.images.decoding import ImageError, printable, probe
 from common.inputs import Inputs, InputTransform, box_region, find_inputs, frames, free_folder, relative_name
 from common.loading.loader import Batch, Loader
+from common.outputs import Embeddings, Labels
 from common.predictor import Compute, Decoder, whole
 from common.processes.pool import WorkerPool
 from common.reporting.log import bar
@@ -36,6 +38,11 @@ from common.trained import MODEL_CARD, Card, open_compute, read_card
 RESULT = "predictions.json"
 # Pictures that are waiting to be drawn, and images of a gallery that a row names.
 _PICTURES_AHEAD, _NEAREST = 64, 5
+# So many images are laid before the workers at a time: of those that come later, and of rows that are written, nothing
+# but names of files is kept.
+_AT_A_TIME = 1024
+# A first batch of more images than these is not waited for: the first image goes alone.
+_SOON = 4
 
 Row = tuple[Sample, dict[str, Any], np.ndarray | None, np.ndarray | None]
 """A sample of known size, what is said of it, the prediction and, of a frame, its pixels."""
@@ -152,9 +159,8 @@ class _Run:
         self._pool = pool
         self._score = card.score if options.score is None else options.score
         self._decoder: Decoder = self._reading.decoder.counting_from(self._score)
-        self._samples = self._boxes() if options.boxes else [_unread(path) for path in inputs.images]
+        self._boxes = self._read_boxes() if options.boxes else None
         self._gallery: _Gallery | None = None
-        self._stems: set[str] = set()
         self._compute: Compute
 
     def load(self) -> None:
@@ -166,13 +172,20 @@ class _Run:
     def write(self, folder: Path) -> tuple[int, int]:
         """Write everything below `folder`. Returns how many were predicted, and how many could not be read."""
         drawn: deque[int] = deque()
-        labels: dict[str, Exported] = {}
-        embeddings: list[np.ndarray] = []
-        named: list[str] = []
         good = bad = 0
         first = ""
-        total = len(self._samples) + len(self._inputs.videos)
-        with open(folder / RESULT, "w", encoding="utf-8") as file, bar(total, "predicting") as advance:
+        images = self._inputs.images if self._boxes is None else self._boxes
+        total = len(images) + len(self._inputs.videos)
+        with ExitStack() as stack:
+            file = stack.enter_context(open(folder / RESULT, "w", encoding="utf-8"))
+            advance = stack.enter_context(bar(total, "predicting"))
+            labels = embeddings = None
+            if self._options.format:
+                labels = Labels(stack.enter_context(_spool(folder)), self._reading.labels, self._inputs.base)
+            if self._does == "reid":
+                embeddings = Embeddings(
+                    stack.enter_context(_spool(folder)), stack.enter_context(_spool(folder))
+                )
             head = {
                 "task": self._does,
                 "file": str(self._card.onnx or self._card.folder / MODEL_CARD),
@@ -187,46 +200,58 @@ class _Run:
                     first = first or f"{printable(sample.image)}: {row['error']}"
                     continue
                 good += 1
-                if self._does == "reid":
-                    embeddings.append(np.asarray(prediction, np.float32))
-                    named.append(sample.image)
+                if embeddings is not None:
+                    embeddings.add(sample.image, prediction)
                 if self._options.pictures:
                     self._draw(folder / "pictures", sample, row, pixels, drawn)
-                if self._options.format:
-                    self._label(labels, sample, row)
+                if labels is not None:
+                    labels.add(sample, row)
             file.write("\n ]}\n")
-        while drawn:
-            self._pool.result(drawn.popleft())
-        if not good:
-            raise DataError(f"nothing could be predicted: {first}")
-        if embeddings:
-            np.savez(folder / "embeddings.npz", embeddings=np.stack(embeddings), images=np.array(named))
-        if self._options.format:
-            self._write_labels(folder / "labels", list(labels.values()))
+            while drawn:
+                self._pool.result(drawn.popleft())
+            if not good:
+                raise DataError(f"nothing could be predicted: {first}")
+            if embeddings is not None:
+                embeddings.save(folder / "embeddings.npz")
+            if labels is not None:
+                self._write_labels(folder / "labels", labels)
         return good, bad
 
     def _rows(self, advance: Callable[[int], object]) -> Iterator[Row]:
-        yield from self._image_rows(self._samples, advance)
+        if self._boxes is not None:
+            yield from self._part_rows(self._boxes, self._options.batch, advance)
+        else:
+            yield from self._image_rows(self._inputs.images, advance)
         for path in self._inputs.videos:
             yield from self._frame_rows(path)
             advance(1)
 
-    def _image_rows(self, samples: Sequence[Sample], advance: Callable[[int], object]) -> Iterator[Row]:
+    def _image_rows(self, paths: Sequence[str], advance: Callable[[int], object]) -> Iterator[Row]:
+        """The rows of images, part by part."""
+        batch = min(self._options.batch, len(paths))
+        begins = [0, *range(1 if batch > _SOON else _AT_A_TIME, len(paths), _AT_A_TIME), len(paths)]
+        for begin, end in itertools.pairwise(begins):
+            part = [_unread(path) for path in paths[begin:end]]
+            yield from self._part_rows(part, min(batch, len(part)) if begin == 0 else batch, advance)
+
+    def _part_rows(
+        self, samples: Sequence[Sample], batch_size: int, advance: Callable[[int], object]
+    ) -> Iterator[Row]:
         if not samples:
             return
-        region = box_region if self._options.boxes else whole
+        region = whole if self._boxes is None else box_region
         with Loader(
             samples,
             InputTransform(self._card.resize, region),
             self._pool,
-            batch_size=min(self._options.batch, len(samples)),
+            batch_size=batch_size,
             shapes=lambda epoch, batch: self._card.shape,
         ) as loader:
             batches = loader.epoch(0)
             while (batch := _next(batches, loader)) is not None:
                 outputs = self._compute(batch.arrays["image"])
                 predictions = self._decoder.predictions(outputs, batch.arrays["matrix"], batch.shape)
-                reasons = {problem.file: problem.reason for problem in loader.problems}
+                reasons = {problem.file: problem.reason for problem in loader.problems if batch.failed}
                 for place in range(batch.count):
                     sample = samples[batch.number * loader.batch_size + place]
                     if batch.indices[place] < 0:
@@ -237,7 +262,7 @@ class _Run:
                 advance(batch.count)
 
     def _sized(self, sample: Sample, width: int, height: int) -> Sample:
-        if self._options.boxes:
+        if self._boxes is not None:
             return Sample(sample.image, width, height, sample.annotation)
         return _whole(sample.image, width, height)
 
@@ -269,15 +294,13 @@ class _Run:
 
     def _embed(self, inputs: Inputs) -> _Gallery:
         """The gallery: its images, and the folders they lie in as identities."""
-        boxes, self._options.boxes = self._options.boxes, None
+        boxes, self._boxes = self._boxes, None
         rows = [
             (sample.image, prediction)
-            for sample, _, prediction, _ in self._image_rows(
-                [_unread(path) for path in inputs.images], lambda done: None
-            )
+            for sample, _, prediction, _ in self._image_rows(inputs.images, lambda done: None)
             if prediction is not None
         ]
-        self._options.boxes = boxes
+        self._boxes = boxes
         if not rows:
             raise DataError(f"--gallery: no image of {printable(self._options.gallery)} can be read")
         images = [image for image, _ in rows]
@@ -285,7 +308,7 @@ class _Run:
             np.stack([row for _, row in rows]), images, [Path(image).parent.name for image in images]
         )
 
-    def _boxes(self) -> list[Sample]:
+    def _read_boxes(self) -> list[Sample]:
         """The boxes of --boxes as samples, by image."""
         base = self._inputs.base
         place = Place(base, base, str(self._options.boxes.resolve()), task="detection")
@@ -321,30 +344,19 @@ class _Run:
         while len(drawn) > _PICTURES_AHEAD:
             self._pool.result(drawn.popleft())
 
-    def _label(self, labels: dict[str, Exported], sample: Sample, row: dict[str, Any]) -> None:
-        objects: list[Object] = self._reading.labels(row)
-        if sample.image in labels:
-            labels[sample.image].objects.extend(objects)
-        else:
-            # The text beside 1.jpg would be that beside 1.png.
-            stem, extension = os.path.splitext(relative_name(sample.image, self._inputs.base))
-            numbered = (f"{stem}-{number}" for number in itertools.count(2))
-            name = next(name for name in itertools.chain([stem], numbered) if name not in self._stems)
-            self._stems.add(name)
-            labels[sample.image] = Exported(
-                sample.image, name + extension, sample.width, sample.height, objects
-            )
-
-    def _write_labels(self, folder: Path, images: Sequence[Exported]) -> None:
-        classes = self._card.classes or sorted(
-            {str(thing.label) for image in images for thing in image.objects}
-        )
-        points = max((len(thing.points) for image in images for thing in image.objects), default=0)
+    def _write_labels(self, folder: Path, labels: Labels) -> None:
         folder.mkdir()
-        target = Target(folder, "", self._does, classes, [str(index) for index in range(points)], images)
+        classes = self._card.classes or sorted(labels.classes)
+        points = [str(index) for index in range(labels.points)]
+        target = Target(folder, "", self._does, classes, points, labels)
         WRITERS[self._options.format].write(target)
         for what, count in target.lost.items():
             print(f"--as {self._options.format}: left out: {count} {what}", file=sys.stderr)
+
+
+def _spool(folder: Path) -> IO[bytes]:
+    """A file without a name on the disk of `folder`: what is in it needs no memory, and is never left behind."""
+    return tempfile.TemporaryFile(dir=folder)
 
 
 def _next(batches: Iterator[Batch], loader: Loader) -> Batch | None:

@@ -32,7 +32,7 @@ ROOMS = (
     ("datasets",),
     ("prepare",),
     ("check", "models", "convert", "inputs"),
-    ("commands",),
+    ("outputs", "commands"),
     ("export",),
     ("predict", "evaluate", "job_report"),
     ("job_state",),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,33 @@ def test_predictions_are_labels_that_the_job_reads_again(log_dirs: Any, data: Pa
     rows = {Path(row["image"]).name: row["objects"] for row in result(out)["Result"]}
     assert len((out / "labels" / "x-2.txt").read_text().split()) == len(rows["x.png"]) > 0
     assert evaluate([str(model), "--data", str(out / "labels"), "--out", str(tmp_path / "e"), *CPU]) == 0
+
+
+def test_memory_does_not_grow_with_the_number_of_images(log_dirs: Any, data: Path, tmp_path: Path) -> None:
+    picture = data / "classes_valid" / "dark" / "dark0.png"
+
+    def peak(count: int) -> int:
+        folder, out = tmp_path / f"{count}", tmp_path / f"out{count}"
+        folder.mkdir()
+        for number in range(count):
+            os.link(picture, folder / f"{number:04d}.png")
+        words = [str(log_dirs("reid")), str(folder), "--out", str(out), "--as", "txt", "--engine", "onnx"]
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        assert predict([*words, "--batch", "32", "--workers", "0"]) == 0
+        with np.load(out / "embeddings.npz") as arrays:
+            assert len(arrays["images"]) == count
+        return tracemalloc.get_traced_memory()[1] - before
+
+    peak(1)
+    tracemalloc.start()
+    try:
+        # From a thousand images on: so many are under way together.
+        few, many = peak(1100), peak(2100)
+    finally:
+        tracemalloc.stop()
+    # The name of its file; an embedding alone has 5 kB.
+    assert (many - few) / 1000 < 500
 
 
 def test_a_gallery_is_searched(log_dirs: Any, data: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -30,8 +30,8 @@ class Exported:
 class Target:
     """Where a set is written, and what of it the format could not hold.
 
-    out: the folder of the whole export. part: train, valid, test, or "" where the export is one set. lost: how many of
-    what were left out.
+    out: the folder of the whole export. part: train, valid, test, or "" where the export is one set. images: may be
+    gone through more than once. lost: how many of what were left out.
     """
 
     out: Path
@@ -39,7 +39,7 @@ class Target:
     task: str
     classes: list[str]
     keypoints: list[str]
-    images: Sequence[Exported]
+    images: Iterable[Exported]
     lost: Counter[str] = field(default_factory=Counter)
 
     def text(self, name: str) -> IO[str]:
