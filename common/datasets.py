@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,10 @@ from common.images.decoding import printable
 from common.processes.pool import WorkerPool
 from common.reporting import warnings
 from common.reporting.progress import Step
+from common.steps import Steps, first_step
 from common.task import Task
 
 log = logging.getLogger("visualtl")
-
-# Opens a step of the progress and gives the function that advances it.
-Steps = Callable[[Step], AbstractContextManager[Callable[[float], None]]]
 
 _MISSING = "does not exist"
 _IDENTICAL_LOGGED = 10
@@ -428,10 +425,3 @@ def _say_absent(name: str, absent: Mapping[str, int]) -> dict[str, int]:
             f"and count as absent: {told}"
         )
     return dict(absent)
-
-
-def first_step(dataset: DatasetConfig) -> Step:
-    """The step under which the training folder is read: it says what is split off from it."""
-    if dataset.valid_share and dataset.test_share:
-        return Step.LOAD_ALL_DATA
-    return Step.LOAD_TRAIN_VALID_DATA if dataset.valid_share else Step.LOAD_TRAIN_DATA

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from common.datasets import Datasets, Steps
+from common.datasets import Datasets
 from common.prepare import Prepared
 from common.processes.pool import WorkerPool
 from common.recipe import Recipe
 from common.reporting.progress import Progress
 from common.reporting.status import Status
+from common.steps import Steps
 from common.task import Task
 
 S = TypeVar("S")

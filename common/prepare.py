@@ -15,11 +15,12 @@ from typing import Any
 from common.config.command_line import Options
 from common.config.sections import JobConfig, with_model
 from common.data.report import Report
-from common.datasets import Datasets, Steps, load_datasets
+from common.datasets import Datasets, load_datasets
 from common.engine.devices import check_gpus, contexts, load_mxnet, visible_gpus
 from common.errors import one_line
 from common.processes.pool import WorkerPool
 from common.recipe import Recipe
+from common.steps import Steps
 from common.task import Model, Task
 
 log = logging.getLogger("visualtl")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ ROOMS = (
     ("errors", "files"),
     ("container",),
     ("config", "reporting", "images", "processes"),
+    ("steps",),
     ("engine", "data"),
     ("loading", "evaluation"),
     ("predictor",),
@@ -37,6 +38,7 @@ ROOMS = (
     ("predict", "evaluate", "job_report"),
     ("job_state",),
     ("job_training", "job_results"),
+    ("job_work",),
     ("job",),
 )
 
@@ -183,16 +185,24 @@ def test_arrays_of_a_device_stay_within_the_engine() -> None:
                 assert not found, f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
+def imported_with(code: str, names: Sequence[str]) -> list[str]:
+    """Which modules of `names` are there when a fresh interpreter has run `code`."""
+    code += f"\nimport sys\nprint(*[name for name in {tuple(names)!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_pollers_do_not_wait_for_the_import_of_what_reads_images() -> None:
+    later = ("cv2", "common.datasets", "common.job_work", "mxnet")
+    assert imported_with("import common.job, detect.config", later) == []
+    assert imported_with("import common.job_work", later) == list(later[:3])
+
+
 def test_light_modules_do_not_import_the_framework() -> None:
     code = (
-        "import sys\n"
         "import common.config.command_line, common.config.sections, common.loading.loader, common.data.samples\n"
-        "import common.processes.pool, common.reporting.server_process, common.job\n"
+        "import common.processes.pool, common.reporting.server_process, common.job, common.job_work\n"
         "import common.training.estimator, common.training.hooks, common.training.resume\n"
         "import detect.config, detect.transforms, detect.annotations, detect.metric, detect.results\n"
-        "print([name for name in ('mxnet', 'gluoncv') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [str(Path(__import__("sys").executable)), "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
-    assert json.loads(done.stdout.replace("'", '"')) == [], done.stderr
+    assert imported_with(code, ("mxnet", "gluoncv")) == []

@@ -1,0 +1,106 @@
+"""The work of a job, in its order: read `work` top to bottom. Its longer parts are `common.prepare`,
+`common.job_training`, `common.job_results` and `common.job_report`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any
+
+from common.config.command_line import Options
+from common.config.sections import JobConfig
+from common.data.report import Report
+from common.datasets import Datasets
+from common.engine.devices import visible_gpus
+from common.engine.engine import Engine
+from common.errors import one_line
+from common.export.outputs import DATA_REPORT, remove_outputs
+from common.job_report import show_configuration, write_report
+from common.job_results import export, predict_and_write
+from common.job_state import Job
+from common.job_training import train
+from common.predictor import Predictor
+from common.prepare import prepare
+from common.processes.pool import WorkerPool
+from common.reporting.progress import Progress, Step
+from common.reporting.provenance import write_run
+from common.reporting.status import Status
+from common.steps import steps_of
+from common.task import Model, Task
+
+log = logging.getLogger("visualtl")
+
+
+def work(
+    config: JobConfig,
+    options: Options,
+    task_name: str,
+    pool: WorkerPool,
+    progress: Progress,
+    status: Status,
+) -> None:
+    """From the sets to results and model. task_name: "module:class". Raises JobError where it cannot go on."""
+    steps = steps_of(progress, status)
+    report = Report(config.log_dir / DATA_REPORT, lambda counts: status.update(images_left_out=counts))
+    prepared = prepare(config, options, task_name, pool=pool, steps=steps, report=report, keep=True)
+    assert prepared.data is not None
+    assert prepared.devices is not None
+    assert prepared.recipe is not None
+    job = Job(prepared, prepared.data, prepared.devices, prepared.recipe, pool, progress, status, steps)
+    _say(job.data)
+    model = prepared.build(job.devices)
+    remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)
+    _write_run(job)
+    engine = _engine(job, model)
+    predictor = _predictor(job.task, model, engine)
+    show_configuration(config, progress)
+    best = train(job, model, engine, predictor)
+    documents = predict_and_write(job, predictor, job.task.evaluator(model, job.data.valid or ()))
+    with steps(Step.EXPORT):
+        export(job, model, predictor, best, documents)
+        write_report(config, model, best, documents, progress)
+
+
+def _say(data: Datasets) -> None:
+    if data.classes:
+        log.info("Classes: %s", one_line(", ".join(data.classes)))
+    if data.valid is None:
+        log.info(
+            "There is no validation set: the latest epoch counts as the best, and early stopping has nothing to watch"
+        )
+
+
+def _write_run(job: Job) -> None:
+    from common.training.resume import files_of
+
+    data, config = job.data, job.task.config
+    sets = {"train": data.train, "valid": data.valid, "test": data.test}
+    fingerprints: dict[str, Any] = {
+        name: {"samples": len(samples), "fingerprint": files_of(samples)}
+        for name, samples in sets.items()
+        if samples is not None
+    }
+    fingerprints["images"] = hashlib.sha256(data.trained.tobytes()).hexdigest()
+    gpus = [str(gpu) for gpu in visible_gpus() if gpu.index in config.gpus]
+    device = {"gpus": gpus, "precision": job.recipe.precision}
+    write_run(config.log_dir, config.model_dump(mode="json"), fingerprints, device)
+
+
+def _engine(job: Job, model: Model) -> Engine:
+    """What computes: the steps of the training, and predictions with the parameters that the model has at the time."""
+    from common.engine.mxnet_engine import MXNetEngine
+
+    recipe = job.recipe
+    return MXNetEngine(
+        model.blocks(),
+        job.devices,
+        recipe.optimizer,
+        precision=recipe.precision,
+        limit=recipe.limit,
+        compiled=recipe.compiled,
+        ema_decay=job.task.config.train.ema_decay,
+    )
+
+
+def _predictor(task: Task[Any], model: Model, engine: Engine) -> Predictor:
+    return Predictor(task.resize, task.shape, engine.predict, task.decoder(model), task.region())
