@@ -88,6 +88,13 @@ class ClassAnnotations:
     folders: tuple[str, ...] = field(repr=False)
     others: tuple[str, ...] = ()
 
+    layouts = ((1, -1), (5, -1))
+
+    @property
+    def id_limit(self) -> int:
+        """Ids are below it."""
+        return len(self._ids)
+
     @cached_property
     def _ids(self) -> dict[str, int]:
         new = [name for name in self.others if name not in set(self.classes)]

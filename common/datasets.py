@@ -120,7 +120,8 @@ def load_datasets(
     for detection without any object, or annotations that no job can use.
     """
     dataset = task.config.dataset
-    sources = open_sources(dataset, task.does, list_folders(find_folders(dataset)))
+    kept = report.cache_file if keep else None
+    sources = open_sources(dataset, task.does, list_folders(find_folders(dataset)), kept)
     own = {
         name: Listing.joined(listings)
         for name, parts in sources.items()
@@ -144,7 +145,7 @@ def load_datasets(
             classes = task.classes(own, [sets.get(name, []) for name in WORDS])
         else:
             sets, classes, absent = _settle(task, sources, sets, labels, report)
-        marks = image_marks((sample.image for samples in sets.values() for sample in samples), pool)
+        marks = image_marks(itertools.chain.from_iterable(sets.values()), pool)
         _keep_apart(sets, marks, report)
         trained = set(trained)
         _say_known(sets, marks, trained)
@@ -307,22 +308,28 @@ def list_folders(folders: Folders) -> dict[str, list[Listing]]:
 
 
 def open_sources(
-    dataset: DatasetConfig, task: str, listings: Mapping[str, Sequence[Listing]]
+    dataset: DatasetConfig,
+    task: str,
+    listings: Mapping[str, Sequence[Listing]],
+    kept: Callable[[str], Path] | None = None,
 ) -> dict[str, list[Source]]:
-    """The folders of the sets with what annotates them. task: as `Task.does`. Raises DataError."""
+    """The folders of the sets with what annotates them. task: as `Task.does`. kept: where what is read of large files
+    is kept, by name. Raises DataError.
+    """
     root = str(dataset.data_root)
     sources: dict[str, list[Source]] = {}
     for name, parts in listings.items():
-        file = getattr(dataset, f"{name}_annotations")
-        annotations = os.path.join(root, file) if file is not None else None
+        named = getattr(dataset, f"{name}_annotations")
+        annotations = os.path.join(root, named) if named is not None else None
         if annotations is not None and not inside(os.path.abspath(annotations), os.path.abspath(root)):
             raise DataError(
-                f"dataset.{name}_annotations: {printable(str(file))} leads out of dataset.data_root, {printable(root)}"
+                f"dataset.{name}_annotations: {printable(str(named))} leads out of dataset.data_root, {printable(root)}"
             )
         formats = dataset.formats(len(parts))
         sources[name] = []
-        for listing, form in zip(parts, formats, strict=True):
-            place = Place(root, listing.folder, annotations, name, task)
+        for index, (listing, form) in enumerate(zip(parts, formats, strict=True)):
+            file = kept(f"{_numbered(name, index)}_annotations") if kept else None
+            place = Place(root, listing.folder, annotations, name, task, file)
             kind, reason = choose(place, listing, form)
             log.info("%s: the labels are %s: %s", printable(listing.folder), kind, reason)
             annotated = None if kind == "txt" else READERS[kind].read(place, listing)
@@ -351,7 +358,7 @@ def _read(
     empty: list[NoSamples] = []
     for index, source in enumerate(sources):
         own = source.annotated is None
-        cache_file = report.cache_file(f"{name}_{index}" if index else name) if keep else None
+        cache_file = report.cache_file(_numbered(name, index)) if keep else None
         try:
             folder_samples, told = read_folder(
                 Path(source.listing.folder),
@@ -381,6 +388,11 @@ def _read(
     if not samples:
         raise empty[0]
     return samples
+
+
+def _numbered(name: str, index: int) -> str:
+    """The name of a folder of a set; the first one has the set's."""
+    return f"{name}_{index}" if index else name
 
 
 def _advance_part(advance: Callable[[float], None], index: int, count: int) -> Callable[[float], None]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _NOT_REGULAR = "not a regular file"
+_LEAST_READ = 4096
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -56,13 +57,23 @@ def read_file(path: str | Path, limit: int) -> bytes:
 
     Raises OSError: it cannot be read; `strerror` is the reason in words.
     """
-    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        data = b"" if size > limit else file.readall() or b""
-        size = max(size, len(data))  # a file may grow meanwhile
-    if size > limit:
+    descriptor = open_regular(path)
+    pieces: list[bytes] = []
+    count = 0
+    try:
+        size = os.fstat(descriptor).st_size
+        # One more byte is asked for than there should be, so that one call reads a file and sees its end.
+        while max(count, size) <= limit:
+            piece = os.read(descriptor, max(size - count, _LEAST_READ) + 1)
+            pieces.append(piece)
+            count += len(piece)
+            if not piece or count == size:
+                break
+    finally:
+        os.close(descriptor)
+    if (size := max(size, count)) > limit:
         raise OSError(errno.EFBIG, f"its {size} bytes are more than the {limit} that are read", str(path))
-    return data
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 @contextmanager

@@ -40,6 +40,13 @@ class DetectionAnnotations:
 
     class_count: int | None
 
+    layouts = ((None, 5),)
+
+    @property
+    def id_limit(self) -> int:
+        """Ids are below it."""
+        return HIGHEST_ID + 1 if self.class_count is None else self.class_count
+
     def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
         """The objects of `image`, one array, and notes on what was clipped or left out.
 
@@ -103,7 +110,7 @@ class DetectionAnnotations:
     def _check_id(self, path: str, row: Row) -> None:
         """Raise BadSample for what is no class id at all, DataError for one that is none of the classes."""
         class_id = row.values[0]
-        highest = HIGHEST_ID if self.class_count is None else self.class_count - 1
+        highest = self.id_limit - 1
         if class_id < 0 or class_id != int(class_id) or (self.class_count is None and class_id > highest):
             reason = f"{row.text}: class id {class_id:.10g} is no whole number from 0 to {highest}"
             raise BadSample(Problem(path, row.line, reason))

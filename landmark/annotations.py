@@ -37,6 +37,13 @@ class LandmarkAnnotations:
     num_joints: int
     keypoints: tuple[str, ...] | None = None
 
+    id_limit = None
+
+    @property
+    def layouts(self) -> tuple[tuple[int, int], ...]:
+        """Points alone, or with the box of their thing."""
+        return (2 * self.num_joints, 2), (6 * self.num_joints, 6)
+
     def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
         """The keypoints of `image`, one array; there are no lesser problems.
 

@@ -89,7 +89,7 @@ def test_several_folders_are_one_set(formats: Path) -> None:
 
 def test_large_sets_are_known_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.data.samples.LEAST_IMAGES", 1)
-    monkeypatch.setattr("common.data.scan_cache._SETTLED_NS", -(10**18))
+    monkeypatch.setattr("common.data.scan_cache.SETTLED_NS", -(10**18))
     images(tmp_path / "train", "a.jpg", "b.jpg", "c.jpg")
     rows = [
         {"image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4]},
@@ -104,8 +104,8 @@ def test_large_sets_are_known_at_the_next_start(tmp_path: Path, monkeypatch: pyt
     read: list[str] = []
     from common.data import samples
 
-    probe = samples.probe
-    monkeypatch.setattr(samples, "probe", lambda path: read.append(Path(path).name) or probe(path))
+    probe = samples.probe_marked
+    monkeypatch.setattr(samples, "probe_marked", lambda path: read.append(Path(path).name) or probe(path))
     second = load(tmp_path, keep=True)
     assert told(second.train) == told(first.train)
     assert read == ["c.jpg"]  # it has something to report

@@ -38,6 +38,10 @@ def settle_boxes(
 
     Returns (n, 5) float32 rows of id, x1, y1, x2, y2, objects first.
     """
+    rows = list(rows)
+    plain = _plain(rows, width, height)
+    if plain is not None:
+        return plain, []
     objects: dict[tuple[float, ...], int | None] = {}
     places: list[tuple[float, ...]] = []
     problems: list[Problem] = []
@@ -65,6 +69,21 @@ def settle_boxes(
             objects[row] = line
     kept = sorted(objects, key=lambda row: row[0] < 0)
     return np.array([*kept, *places], np.float32).reshape(-1, 5), problems
+
+
+def _plain(
+    rows: Sequence[tuple[int, Sequence[float], int | None]], width: int, height: int
+) -> np.ndarray | None:
+    """The rows of an image whose objects all lie within it and are different, as nearly all do; None: not so."""
+    for _, (x1, y1, x2, y2), _ in rows:
+        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+            return None
+    stored = np.array([(class_id, *box) for class_id, box, _ in rows], np.float32).reshape(-1, 5)
+    listed = stored.tolist()
+    for class_id, x1, y1, x2, y2 in listed:  # as float32 a box may have no area
+        if not (class_id >= 0 and x1 < x2 and y1 < y2):
+            return None
+    return stored if len(set(map(tuple, listed))) == len(listed) else None
 
 
 _REVERSED = "corners in another order (x1 must be less than x2, y1 less than y2); sorted"

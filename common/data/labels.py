@@ -18,11 +18,18 @@ _ABSENT = 1 << 20
 
 def numbers_in(samples: Sequence[Sample]) -> set[int]:
     """Numbers of the labels of all objects, of those too that do not count; none of samples of keypoints alone."""
-    numbers: set[int] = set()
-    for sample in samples:
-        if sample.annotation.ndim == 1 or sample.annotation.shape[1] == 5:
-            numbers.update(np.atleast_1d(sample.annotation[..., 0]).astype(int).tolist())
+    numbers = np.unique(_ids_of([sample for sample in samples if _has_ids(sample)])).tolist()
     return {-2 - number if number < UNKNOWN else number for number in numbers if number != UNKNOWN}
+
+
+def _has_ids(sample: Sample) -> bool:
+    return sample.annotation.ndim == 1 or sample.annotation.shape[1] == 5
+
+
+def _ids_of(samples: Sequence[Sample]) -> np.ndarray:
+    """Column 0 of all annotations, one after the other."""
+    columns = [np.atleast_1d(sample.annotation[..., 0]) for sample in samples]
+    return np.concatenate([np.empty(0), *columns]).astype(int)
 
 
 def with_labels(sample: Sample, names: Sequence[str], labels: Labels) -> Sample:
@@ -44,17 +51,24 @@ def with_class_ids(
     that are nothing else. names: labels of samples that are of one class, by id. Annotations are changed in place.
     """
     table = np.array([ids.get(label, _ABSENT) for label in numbers] or [_ABSENT], np.float32)
+    own = _ids_of(samples)
+    which = np.where(own < UNKNOWN, -2 - own, own)
+    kept = (own == UNKNOWN) | (table[np.maximum(which, 0)] != _ABSENT)
+    lost, counts = np.unique(which[~kept], return_counts=True)
+    absent = Counter(
+        {str(numbers[number]): count for number, count in zip(lost.tolist(), counts.tolist(), strict=True)}
+    )
+    new = renumbered(own, table)
     settled: list[Sample] = []
-    absent: Counter[str] = Counter()
+    end = 0
     for sample in samples:
-        rows = sample.annotation if sample.annotation.ndim == 2 else sample.annotation[None]
-        own = rows[:, 0].astype(int)
-        which = np.where(own < UNKNOWN, -2 - own, own)
-        kept = (own == UNKNOWN) | (table[np.maximum(which, 0)] != _ABSENT)
-        absent.update(str(numbers[number]) for number in which[~kept].tolist())
-        rows[:, 0] = renumbered(own, table)
-        if sample.annotation.ndim == 2:
-            settled.append(sample if kept.all() else replace(sample, annotation=rows[kept]))
-        elif kept.all():
-            settled.append(replace(sample, label=names[int(rows[0, 0])]))
+        rows = sample.annotation
+        start, end = end, end + (len(rows) if rows.ndim == 2 else 1)
+        if rows.ndim == 2:
+            rows[:, 0] = new[start:end]
+            all_kept = not absent or kept[start:end].all()
+            settled.append(sample if all_kept else replace(sample, annotation=rows[kept[start:end]]))
+        elif kept[start]:
+            rows[0] = new[start]
+            settled.append(replace(sample, label=names[int(rows[0])]))
     return settled, absent

@@ -24,8 +24,8 @@ from common.data.problems import (
     write_report,
 )
 from common.data.rows import Row, annotation_path, read_rows
-from common.data.scan_cache import LEAST_IMAGES, Known, ScanCache, reader_key
-from common.images.decoding import ImageError, probe
+from common.data.scan_cache import LEAST_IMAGES, Known, ScanCache
+from common.images.decoding import ImageError, probe_marked
 from common.processes.pool import WorkerPool
 
 __all__ = [
@@ -50,7 +50,8 @@ class Sample:
 
     image: path as the user would write it (below data_root, links not resolved). width, height: of the image
     in pixels, after EXIF orientation. annotation: float32, of one or two dimensions, as the task means it. label: name
-    of the class or identity that the sample is; "" where it shows several things or none.
+    of the class or identity that the sample is; "" where it shows several things or none. mark: of the image file
+    (`common.images.marks`).
     """
 
     image: str
@@ -58,11 +59,20 @@ class Sample:
     height: int
     annotation: np.ndarray
     label: str = ""
+    mark: int = 0
 
 
 class Annotate(Protocol):
     """How a task reads what stands beside an image, or what another format says of it. Picklable; carried out by
     workers."""
+
+    @property
+    def id_limit(self) -> int | None:
+        """Ids in column 0 of annotations by `__call__` are below it; None: annotations have no ids."""
+
+    @property
+    def layouts(self) -> Sequence[tuple[int | None, int]]:
+        """Numbers (None: any number of them) and columns (-1: of one dimension) that annotations have."""
 
     def __call__(self, image: str, width: int, height: int) -> tuple[list[np.ndarray], list[Problem]]:
         """Annotations, one for each sample of the image, and what was clipped or left out of them.
@@ -95,12 +105,15 @@ class Labels:
         if labels is not self._last[0]:  # those of a cache are the same for all images
             numbers = [self.numbers.setdefault(label, len(self.numbers)) for label in labels]
             self._last = labels, np.array(numbers, np.float32)
+        table = self._last[1]
         for annotation in annotations:
-            annotation[..., 0] = renumbered(annotation[..., 0].astype(int), self._last[1])
+            annotation[..., 0] = renumbered(annotation[..., 0].astype(int), table)
 
 
 def renumbered(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
     """`table` of each id; of those that stand for objects that do not count (`boxes.uncounted`) too. UNKNOWN stays."""
+    if ids.min(initial=0) >= 0:
+        return table[ids]
     new_ids = ids.astype(np.float32)
     for counted, numbers in ((ids >= 0, ids), (ids < UNKNOWN, -2 - ids)):
         new = table[numbers[counted]]
@@ -148,33 +161,38 @@ def read_folder(
     samples: list[Sample] = []
     labels = labels or Labels()
     cache = None
-    known: dict[str, Known] = {}
+    known: list[Known | None] = [None] * len(paths)
     if cache_file and len(paths) >= LEAST_IMAGES:
-        cache = ScanCache(cache_file, folder, reader_key(annotate, annotated))
-        known = cache.look_up(paths, None if annotated is None else annotated.files_beside())
-    unknown = [index for index, path in enumerate(paths) if path not in known]
+        cache = ScanCache(cache_file, folder, annotate, annotated)
+        if annotated is None:
+            known = cache.look_up(paths, list(map(annotation_path, paths)))
+        else:
+            known = cache.look_up(paths, annotated.own_files or paths)
+    unknown = [index for index, entry in enumerate(known) if entry is None]
     items = (
         paths[index] if annotated is None else (paths[index], annotated.entries[index]) for index in unknown
     )
     # Small chunks where there are few images, so that all workers have a share of them.
     chunk = max(1, min(128, len(unknown) // (8 * max(1, pool.count))))
     outcomes = pool.map(read, items, chunk)
-    for done, path in enumerate(paths, start=1):
-        if path in known:
-            width, height, annotations, own = known[path]
-            problems: list[Problem] = []
-        else:
-            width, height, annotations, own, problems = next(outcomes)
+    for index, path in enumerate(paths):
+        entry = known[index]
+        problems: Sequence[Problem] = ()
+        if entry is None:
+            entry, problems = next(outcomes)
             if cache and not problems:
-                known[path] = width, height, annotations, []
-        labels.renumber(annotations, own)
-        for annotation in annotations:
+                known[index] = entry._replace(labels=[])
+        labels.renumber(entry.annotations, entry.labels)
+        for annotation in entry.annotations:
             label = names[int(annotation[0])] if names else ""
-            samples.append(Sample(path, width, height, annotation, label))
+            samples.append(Sample(path, entry.width, entry.height, annotation, label, entry.mark))
         for problem in problems:
             (report.clipped if problem.clipped else report.problems).append(problem)
-        report.images_left_out += not annotations
-        report.entries_left_out += sum(not problem.clipped for problem in problems) if annotations else 0
+        if not entry.annotations:
+            report.images_left_out += 1
+        elif problems:
+            report.entries_left_out += sum(not problem.clipped for problem in problems)
+        done = index + 1
         if done % chunk == 0 or done == len(paths):
             progress(done / len(paths))
     if annotated is not None:
@@ -205,30 +223,33 @@ def _images_of(listing: Listing, report: FolderReport) -> list[str]:
     return paths
 
 
-Outcome = tuple[int, int, list[np.ndarray], list[Label], list[Problem]]
-"""Size and annotations of an image, their labels, and its problems; no annotations if it is left out."""
+Outcome = tuple[Known, Sequence[Problem]]
+"""What was read of an image, and what was wrong; no annotations if it is left out."""
 
 
 def _read_image(annotate: Annotate, path: str) -> Outcome:
     try:
-        width, height = probe(path)
+        width, height, mark = probe_marked(path)
         annotations, problems = annotate(path, width, height)
-        return width, height, annotations, [], problems
+        return Known(width, height, mark, annotations, []), problems
     except ImageError as error:
-        return 0, 0, [], [], [Problem(error.path, None, error.reason)]
+        return _NOTHING, [Problem(error.path, None, error.reason)]
     except BadSample as error:
-        return 0, 0, [], [], list(error.problems)
+        return _NOTHING, error.problems
 
 
 def _read_record(annotate: Annotate, parse: Parse, item: tuple[str, Any]) -> Outcome:
     path, entry = item
     try:
-        width, height = probe(path)
+        width, height, mark = probe_marked(path)
         record = parse(path, entry, width, height)
         stated = stated_size(record, path, width, height)
         annotations, labels, problems = annotate.of_record(path, record, width, height)
-        return width, height, annotations, labels, [*stated, *record.problems, *problems]
+        return Known(width, height, mark, annotations, labels), [*stated, *record.problems, *problems]
     except ImageError as error:
-        return 0, 0, [], [], [Problem(error.path, None, error.reason)]
+        return _NOTHING, [Problem(error.path, None, error.reason)]
     except BadSample as error:
-        return 0, 0, [], [], list(error.problems)
+        return _NOTHING, error.problems
+
+
+_NOTHING = Known(0, 0, 0, [], [])

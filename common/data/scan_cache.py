@@ -14,15 +14,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.container import ContainerError, read_container, write_container
 from common.data.formats.base import AnnotatedSet, Label
-from common.data.rows import annotation_path
 from common.images.header import PIXEL_LIMIT
 
 log = logging.getLogger("visualtl")
@@ -31,17 +30,25 @@ LEAST_IMAGES = 1000
 """Sets of fewer images are read within a blink and not kept."""
 
 # Files may change again within the tick of a clock that a file system takes times from; those are not kept.
-_SETTLED_NS = 2_000_000_000
+SETTLED_NS = 2_000_000_000
 
-_READERS = ("data/boxes", "images/header", "images/decoding", "data/rows", "data/scan_cache")
+_READERS = ("data/boxes", "images/header", "images/decoding", "images/marks", "data/rows", "data/scan_cache")
 
 # Most bytes of a file, and of those for each image of the set: room for 1,800 boxes.
 _LARGEST, _LARGEST_PART = 1 << 20, 1 << 16
 _ABSENT = (-1, -1, -1)
 _CHANGED = (-2, -2, -2)
 
-Known = tuple[int, int, list[np.ndarray], list[Label]]
-"""Width, height and annotations of an image, and the labels that column 0 of these is an index into, if it is."""
+
+class Known(NamedTuple):
+    """What is known of an image. labels: what column 0 of the annotations is an index into, if it is. mark: of its file
+    (`common.images.marks`)."""
+
+    width: int
+    height: int
+    mark: int
+    annotations: list[np.ndarray]
+    labels: list[Label]
 
 
 def reader_key(annotate: Any, annotated: AnnotatedSet | None = None) -> str:
@@ -53,7 +60,7 @@ def reader_key(annotate: Any, annotated: AnnotatedSet | None = None) -> str:
     if annotated is not None:
         digest.update(f"{annotated.format} {annotated.parse!r}".encode())
         for file in annotated.files:
-            digest.update(f"{file} {_state(file)}".encode("utf-8", "surrogateescape"))
+            digest.update(f"{file} {state_of(file)}".encode("utf-8", "surrogateescape"))
         files += sorted(Path(__file__).with_name("formats").glob("*.py"))
     for file in files:
         digest.update(Path(file or "").read_bytes())
@@ -61,38 +68,43 @@ def reader_key(annotate: Any, annotated: AnnotatedSet | None = None) -> str:
 
 
 class ScanCache:
-    """The cache in `file` of the images below `folder`, read with `key`."""
+    """The cache in `file` of the images below `folder`, as `annotate` reads them, of the set `annotated` where another
+    format says what is in them."""
 
-    def __init__(self, file: Path, folder: Path, key: str) -> None:
+    def __init__(self, file: Path, folder: Path, annotate: Any, annotated: AnnotatedSet | None) -> None:
         self._file = file
         self._start = len(os.path.join(str(folder), ""))
-        self._key = key
+        self._key = reader_key(annotate, annotated)
+        self._id_limit: int | None = annotate.id_limit
+        self._layouts: Sequence[tuple[int | None, int]] = annotate.layouts
+        self._labelled = annotated is not None
         self._states = np.empty((0, 6), np.int64)
         self._began = 0
 
-    def look_up(self, paths: Sequence[str], beside: Sequence[str] | None = None) -> dict[str, Known]:
-        """What is known of those of the images `paths` that have not changed. beside: for each the file with its
-        annotation; none: our text."""
+    def look_up(self, paths: Sequence[str], beside: Sequence[str]) -> list[Known | None]:
+        """What is known of each of the images `paths`; None of those that have changed. beside: for each the file that
+        annotates it alone; the image itself where there is none."""
         self._began = time.time_ns()
         states = array.array("q")  # a hundred thousand tuples would take as much memory as the samples
-        for path, other in zip(paths, beside or map(annotation_path, paths), strict=True):
-            states.extend(_state(path))
-            states.extend(_state(other))
+        for path, other in zip(paths, beside, strict=True):
+            state = state_of(path)
+            states.extend(state)
+            states.extend(state if other is path else state_of(other))
         self._states = np.frombuffer(states, np.int64).reshape(-1, 6)
         try:
             return self._known(read_container(self._file, _LARGEST + _LARGEST_PART * len(paths)), paths)
         except FileNotFoundError:
-            return {}
+            pass
         except (OSError, ContainerError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             log.warning("%s: not usable, everything is read again: %s", self._file, reason)
-            return {}
+        return [None] * len(paths)
 
-    def _known(self, stored: dict[str, Any], paths: Sequence[str]) -> dict[str, Known]:
-        """stored: the key; names as bytes, parted by 0; images (n, 9): six numbers of state, width, height, and how
-        many annotations; rows (m, 2): numbers of each annotation and its columns, -1 where it has one dimension."""
+    def _known(self, stored: dict[str, Any], paths: Sequence[str]) -> list[Known | None]:
+        """stored: the key; names as bytes, parted by 0; images (n, 10): six numbers of state, width, height, how many
+        annotations, mark; rows (m, 2): numbers of each annotation and its columns, -1 where it has one dimension."""
         if not isinstance(stored.get("key"), str) or stored["key"] != self._key:
-            return {}
+            return [None] * len(paths)
         arrays: list[Any] = [stored.get(name) for name in ("names", "images", "rows", "numbers")]
         if not _fit(*arrays):
             raise ContainerError("its arrays do not fit each other")
@@ -100,45 +112,70 @@ class ScanCache:
         labels = stored.get("labels", [])
         if not isinstance(labels, list) or not all(isinstance(label, (str, int)) for label in labels):
             raise ContainerError("its labels are none")
+        limit = len(labels) if self._labelled and self._id_limit is not None else self._id_limit
+        if not _are_annotations(rows, numbers, self._layouts, limit):
+            raise ContainerError("its annotations are none that there can be")
         numbers = numbers.copy() if labels else numbers  # they change places with those of this job
-        names = bytes(encoded).split(b"\0")
-        place = {name: index for index, name in enumerate(names)}
-        indices = [place.get(os.fsencode(path[self._start :]), -1) for path in paths]
-        same = ((images[indices, :6] == self._states).all(axis=1) & (np.array(indices) >= 0)).tolist()
-        ends = np.cumsum(images[:, 8]).tolist()
-        number_ends = np.cumsum(rows[:, 0]).tolist()
-        known = {}
-        for path, index, unchanged in zip(paths, indices, same, strict=True):
-            if unchanged:
-                width, height, count = images[index, 6:].tolist()
-                annotations = []
-                for row in range(ends[index] - count, ends[index]):
-                    size, columns = rows[row].tolist()
-                    part = numbers[number_ends[row] - size : number_ends[row]]
-                    part = part if columns < 0 else part.reshape(-1, columns)
-                    annotations.append(part)
-                    if labels and part.size and not _are_known(part[..., 0], len(labels)):
-                        raise ContainerError("its annotations have labels that are none of its own")
-                known[path] = width, height, annotations, labels
+        indices = self._places(bytes(encoded), paths)
+        same = ((images[indices, :6] == self._states).all(axis=1) & (indices >= 0)).tolist()
+        facts = zip(
+            images[:, 6].tolist(),
+            images[:, 7].tolist(),
+            np.ascontiguousarray(images[:, 9]).view(np.uint64).tolist(),
+            images[:, 8].tolist(),
+            np.cumsum(images[:, 8]).tolist(),
+            strict=True,
+        )
+        by_image = list(facts)
+        sizes, columns, ends = rows[:, 0].tolist(), rows[:, 1].tolist(), np.cumsum(rows[:, 0]).tolist()
+        known: list[Known | None] = []
+        for index, unchanged in zip(indices.tolist(), same, strict=True):
+            if not unchanged:
+                known.append(None)
+                continue
+            width, height, mark, count, end = by_image[index]
+            annotations = []
+            for row in range(end - count, end):
+                part = numbers[ends[row] - sizes[row] : ends[row]]
+                annotations.append(part if columns[row] < 0 else part.reshape(-1, columns[row]))
+            known.append(Known(width, height, mark, annotations, labels))
         return known
 
-    def store(self, paths: Sequence[str], known: dict[str, Known], labels: Sequence[Label] = ()) -> None:
+    def _places(self, encoded: bytes, paths: Sequence[str]) -> np.ndarray:
+        """Where among the `encoded` names each of `paths` stands; -1: nowhere."""
+        names = self._names(paths)
+        if encoded == b"\0".join(names):
+            return np.arange(len(paths))
+        place = {name: index for index, name in enumerate(encoded.split(b"\0"))}
+        return np.array([place.get(name, -1) for name in names], np.int64)
+
+    def _names(self, paths: Iterable[str]) -> list[bytes]:
+        """Paths within the folder."""
+        return [os.fsencode(path[self._start :]) for path in paths]
+
+    def store(
+        self, paths: Sequence[str], known: Sequence[Known | None], labels: Sequence[Label] = ()
+    ) -> None:
         """Keep what is `known` of the images `paths` that `look_up` was asked for; a disk that is full costs that.
 
         labels: what column 0 of all annotations is an index into, if it is.
         """
-        settled = self._states[:, [1, 2, 4, 5]].max(axis=1, initial=0) < self._began - _SETTLED_NS
+        settled = self._states[:, [1, 2, 4, 5]].max(axis=1, initial=0) < self._began - SETTLED_NS
         settled &= (self._states > _CHANGED[0]).all(axis=1)
-        kept = [index for index in np.flatnonzero(settled).tolist() if paths[index] in known]
+        kept = [index for index in np.flatnonzero(settled).tolist() if known[index] is not None]
+        entries = [entry for index in kept if (entry := known[index]) is not None]
         if not kept:
             return
-        sizes = np.array([(known[paths[i]][0], known[paths[i]][1], len(known[paths[i]][2])) for i in kept])
-        annotations = [annotation for i in kept for annotation in known[paths[i]][2]]
-        rows = [
-            (annotation.size, annotation.shape[1] if annotation.ndim == 2 else -1)
-            for annotation in annotations
-        ]
-        names = b"\0".join(os.fsencode(paths[i][self._start :]) for i in kept)
+        marks = np.array([entry.mark for entry in entries], np.uint64).view(np.int64)
+        sizes = array.array("q")
+        rows = array.array("q")
+        for entry in entries:
+            sizes.extend((entry.width, entry.height, len(entry.annotations)))
+            for annotation in entry.annotations:
+                rows.extend((annotation.size, annotation.shape[1] if annotation.ndim == 2 else -1))
+        facts = np.frombuffer(sizes, np.int64).reshape(-1, 3)
+        annotations = [annotation for entry in entries for annotation in entry.annotations]
+        names = b"\0".join(self._names(paths[index] for index in kept))
         try:
             write_container(
                 self._file,
@@ -146,7 +183,7 @@ class ScanCache:
                     "key": self._key,
                     "labels": list(labels),
                     "names": np.frombuffer(names, np.uint8),
-                    "images": np.concatenate([self._states[kept], sizes], axis=1).astype(np.int64),
+                    "images": np.concatenate([self._states[kept], facts, marks[:, None]], axis=1),
                     "rows": np.array(rows, np.int64).reshape(-1, 2),
                     "numbers": np.concatenate(
                         annotations or [np.empty(0)], axis=None, dtype=np.float32, casting="same_kind"
@@ -157,9 +194,33 @@ class ScanCache:
             log.warning("%s cannot be written, the next start reads everything again: %s", self._file, error)
 
 
-def _are_known(numbers: np.ndarray, count: int) -> bool:
-    """Whether these are numbers of `count` labels, or stand in the place of one (`boxes.uncounted`)."""
-    return bool(-2 - count < numbers.min() and numbers.max() < count)
+def _first_columns(rows: np.ndarray) -> np.ndarray:
+    """Where among all numbers those of column 0 are. rows (m, 2): numbers of each annotation, and its columns."""
+    sizes, columns = rows.T
+    steps = np.where(columns < 0, np.maximum(sizes, 1), columns)
+    counts = sizes // steps
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(np.cumsum(sizes) - sizes, counts) + within * np.repeat(steps, counts)
+
+
+def _are_annotations(
+    rows: np.ndarray, numbers: np.ndarray, layouts: Sequence[tuple[int | None, int]], id_limit: int | None
+) -> bool:
+    """Whether all annotations have one of the layouts and, where they have ids, ids that there can be: below the limit,
+    or in the place of an object that does not count (`boxes.uncounted`)."""
+    sizes, columns = rows.T
+    fitting = np.zeros(len(rows), bool)
+    for size, width in layouts:
+        fitting |= (columns == width) & (size is None or sizes == size)
+    if not fitting.all():
+        return False
+    if id_limit is None:
+        return True
+    ids = numbers[_first_columns(rows)]
+    lowest = 0 if (columns < 0).any() else -1 - id_limit
+    return bool(
+        lowest <= ids.min(initial=0) and ids.max(initial=-1) < id_limit and not np.isnan(numbers).any()
+    )
 
 
 def _fit(names: Any, images: Any, rows: Any, numbers: Any) -> bool:
@@ -167,9 +228,9 @@ def _fit(names: Any, images: Any, rows: Any, numbers: Any) -> bool:
     kinds = ((names, np.uint8, 1), (images, np.int64, 2), (rows, np.int64, 2), (numbers, np.float32, 1))
     if not all(isinstance(a, np.ndarray) and (a.dtype, a.ndim) == (np.dtype(k), n) for a, k, n in kinds):
         return False
-    if images.shape != (bytes(names).count(0) + 1, 9) or rows.shape[1] != 2:
+    if images.shape != (bytes(names).count(0) + 1, 10) or rows.shape[1] != 2:
         return False
-    (_, _, counts), (sizes, columns) = images[:, 6:].T, rows.T
+    counts, (sizes, columns) = images[:, 8], rows.T
     within = [
         (counts, 0, len(rows)),
         (sizes, 0, len(numbers)),
@@ -180,11 +241,12 @@ def _fit(names: Any, images: Any, rows: Any, numbers: Any) -> bool:
         all(low <= array.min(initial=low) and array.max(initial=low) <= high for array, low, high in within)
         and counts.sum() == len(rows)
         and sizes.sum() == len(numbers)
-        and bool((columns != 0).all() and (sizes % columns == 0).all() and np.isfinite(numbers).all())
+        and bool((columns != 0).all() and (sizes % columns == 0).all() and not np.isinf(numbers).any())
     )
 
 
-def _state(path: str) -> tuple[int, int, int]:
+def state_of(path: str) -> tuple[int, int, int]:
+    """Size and times of a file, as far as they tell whether it has changed."""
     try:
         status = os.stat(path)
     except OSError:

@@ -19,6 +19,7 @@ from PIL import Image, ImageFile
 
 from common.files import open_regular, read_file, readable
 from common.images.header import Header, Refused, Source, check_passes, read_header
+from common.images.marks import mark_of
 
 FILE_LIMIT = 1 << 30
 """Most bytes of a file: more than the largest uncompressed image within PIXEL_LIMIT takes."""
@@ -61,21 +62,28 @@ def probe(path: str) -> tuple[int, int]:
     Raises:
         ImageError: not an image that can be read, cut off, or larger than PIXEL_LIMIT.
     """
-    header = _header(path)
-    return header.oriented if header.whole else decode(path)[1]
+    return probe_marked(path)[:2]
+
+
+def probe_marked(path: str) -> tuple[int, int, int]:
+    """Width and height as `probe` tells them, and the file's mark (`common.images.marks`). Raises ImageError."""
+    header, mark = _header(path)
+    return *(header.oriented if header.whole else decode(path)[1]), mark
 
 
 def orientation(path: str) -> int:
     """EXIF orientation of an image, 1 to 8. Raises ImageError."""
-    return _header(path).orientation
+    return _header(path)[0].orientation
 
 
-def _header(path: str) -> Header:
+def _header(path: str) -> tuple[Header, int]:
+    """What a file says of itself, and its mark."""
     try:
         descriptor = open_regular(path)
         try:
             size = os.fstat(descriptor).st_size
-            return read_header(Source(os.pread(descriptor, _HEAD, 0), size, descriptor))
+            source = Source(os.pread(descriptor, min(size, _HEAD), 0), size, descriptor)
+            return read_header(source), mark_of(source)
         finally:
             os.close(descriptor)
     except OSError as error:

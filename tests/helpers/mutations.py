@@ -150,17 +150,18 @@ def _cache(folder: Path) -> Case:
     images(folder, "a.jpg", "b.jpg", "c.png")
     paths = [str(folder / name) for name in ("a.jpg", "b.jpg", "c.png")]
     boxes = np.array([[0, 1, 2, 9, 9], [1, 0, 0, 5, 5]], np.float32)
-    known = {path: (40, 30, [boxes[:count]]) for count, path in enumerate(paths)}
+    known = [scan_cache.Known(40, 30, 1 << 63, [boxes[:count]], []) for count in range(len(paths))]
     for path in paths:
         os.utime(path, (1, 1))
-    scan_cache._SETTLED_NS = -(10**12)
-    cache = scan_cache.ScanCache(folder / "cache", folder, "key")
-    cache.look_up(paths)
+    scan_cache.SETTLED_NS = -(10**12)
+    annotate = DetectionAnnotations(None)
+    cache = scan_cache.ScanCache(folder / "cache", folder, annotate, None)
+    cache.look_up(paths, paths)
     cache.store(paths, known)
     seed = [(folder / "cache").read_bytes()]
 
     def read(path: Path) -> object:
-        return scan_cache.ScanCache(path, folder, "key").look_up(paths)
+        return scan_cache.ScanCache(path, folder, annotate, None).look_up(paths, paths)
 
     return seed, with_checksum, "cache", read, ()
 

@@ -17,6 +17,7 @@ import unicodedata
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from common.data.hints import TURNED
@@ -42,8 +43,11 @@ TEXT_LIMIT = 64 << 20
 
 # Coordinates that were shares of an image come back from text as close as this to the whole pixel that they were.
 _SNAP = 0.001
-_LARGEST = 1e7
+LARGEST = 1e7
+"""The largest coordinate or side that there can be."""
+
 _LONGEST_PATH = 4096
+_LONGEST_NUMBER = 40
 _PLAIN = frozenset({int, float})
 
 Box = tuple[float, float, float, float]
@@ -103,7 +107,7 @@ class Place:
 
     root: nothing outside of it is read. folder: of the images. annotations: file or folder that was named for this set.
     part: train, valid or test, for exports that hold several; "": whatever there is. task: detection, classification,
-    reid or landmark.
+    reid or landmark. kept: where what is read of one large file may be kept for the next start.
     """
 
     root: str
@@ -111,6 +115,7 @@ class Place:
     annotations: str | None = None
     part: str = ""
     task: str = "detection"
+    kept: Path | None = None
 
     def above(self) -> Iterator[str]:
         """The set's folder and those above it, up to the root."""
@@ -149,8 +154,9 @@ class AnnotatedSet:
 
     images: paths, in the order of the listing. entries: one for each, for `parse`. names: classes in the order of their
     ids, where the format has both. problems: what annotation files name that cannot be used; skipped: images and files
-    that do not belong to the set. files: annotation files that say something of all images. keypoints: labels of the
-    points in their order, where the format has one for all.
+    that do not belong to the set. files: annotation files that say something of all images. own_files: for each image
+    the file that annotates it alone (the image itself: there is none); None: `files` hold everything. keypoints: labels
+    of the points in their order, where the format has one for all.
     """
 
     format: str
@@ -162,14 +168,7 @@ class AnnotatedSet:
     skipped: list[Problem] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     keypoints: list[str] = field(default_factory=list)
-
-    def files_beside(self) -> list[str]:
-        """For each image the file that belongs to it alone; the image itself where its annotation is in `files`."""
-        files = []
-        for image, entry in zip(self.images, self.entries, strict=True):
-            own = entry if isinstance(entry, str) else getattr(entry, "xml", "")
-            files.append(own if os.path.isabs(own) or os.sep in own else image)
-        return files
+    own_files: Sequence[str] | None = None
 
 
 def stated_size(record: Record, image: str, width: int, height: int) -> list[Problem]:
@@ -333,13 +332,29 @@ def finite(value: Any) -> float | None:
     """`value` (a number, or text that is one) as a float of a size that coordinates have; None: it is not one."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
-    if isinstance(value, str) and (len(value) > 40 or "_" in value):
+    if isinstance(value, str) and (len(value) > _LONGEST_NUMBER or "_" in value):
         return None
     try:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) and abs(number) <= _LARGEST else None
+    return number if math.isfinite(number) and abs(number) <= LARGEST else None
+
+
+def finite_texts(texts: Sequence[str]) -> list[float] | None:
+    """Texts as floats, if each is one that `finite` takes."""
+    try:
+        numbers = list(map(float, texts))
+    except ValueError:
+        return None
+    if numbers and not (
+        min(numbers) >= -LARGEST and max(numbers) <= LARGEST and not math.isnan(sum(numbers))
+    ):
+        return None
+    together = "".join(texts)
+    if "_" in together or (len(together) > _LONGEST_NUMBER and max(map(len, texts)) > _LONGEST_NUMBER):
+        return None
+    return numbers
 
 
 def finite_list(values: Any, count: int | None = None) -> list[float] | None:
@@ -350,7 +365,7 @@ def finite_list(values: Any, count: int | None = None) -> list[float] | None:
         if not values:
             return []
         least, most = min(values), max(values)
-        if -_LARGEST <= least <= most <= _LARGEST and not math.isnan(sum(values)):
+        if -LARGEST <= least <= most <= LARGEST and not math.isnan(sum(values)):
             return list(values)
         return None
     numbers = [finite(value) for value in values]

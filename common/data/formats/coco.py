@@ -7,18 +7,21 @@ annotation without a box has that of its polygons. An image that is listed witho
 from __future__ import annotations
 
 import array
+import itertools
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.container import ContainerError
 from common.data.formats import json_stream
 from common.data.formats.base import (
+    LARGEST,
     MOST_CLASSES,
     MOST_IMAGES,
     MOST_OBJECTS,
@@ -41,6 +44,7 @@ from common.data.formats.base import (
     size,
     whole_id,
 )
+from common.data.formats.kept_file import read_or_keep
 from common.data.formats.parts import part_of
 from common.data.formats.writing import Target
 from common.data.listing import Listing
@@ -149,6 +153,25 @@ def _names_images(file: str, place: Place, listing: Listing) -> bool:
     return any(re.split(r"[/\\]+", name)[-1] in names for name in listed)
 
 
+@dataclass(slots=True)
+class _Category:
+    """A category as it stands in the file. keypoints: names of its points."""
+
+    id: int | str
+    name: str
+    parent: str
+    keypoints: list[str]
+
+
+class _Listed(NamedTuple):
+    """An image that a file lists. width, height: 0 where it states none."""
+
+    name: str
+    width: int
+    height: int
+    line: int
+
+
 class _Columns:
     """Annotations of a file as columns: a million of them take 70 MB."""
 
@@ -175,6 +198,36 @@ class _Ids:
         return None if key is None else self.numbers.setdefault(key, len(self.numbers))
 
 
+@dataclass
+class _Content:
+    """What a file says, whatever images there are.
+
+    names: of the classes in the order of their ids. labels: of all categories. keypoints: names of points. images: by
+    number. Annotations, sorted by image: number of the image; category, a place in `labels`, -1 where it is none;
+    box (n, 4) of x, y, width, height; crowd: 1 for a crowd, 2 for what is to be ignored; line; points: those of all, x,
+    y and visibility each, and where each annotation's end.
+    """
+
+    names: list[str]
+    labels: list[str]
+    keypoints: list[str]
+    images: dict[int, _Listed]
+    image: np.ndarray
+    category: np.ndarray
+    box: np.ndarray
+    crowd: np.ndarray
+    line: np.ndarray
+    points: np.ndarray
+    points_end: np.ndarray
+    problems: Problems
+
+
+_ARRAYS = {
+    "image": (np.int32, 1), "category": (np.int32, 1), "box": (np.float64, 2), "crowd": (np.int8, 1),
+    "line": (np.int32, 1), "points": (np.float64, 1), "points_end": (np.int32, 1),
+}  # fmt: skip
+
+
 def read(place: Place, listing: Listing) -> AnnotatedSet:
     """The set with COCO annotations. Raises DataError."""
     file = _find(place, listing)
@@ -183,44 +236,142 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
             f"{printable(place.folder)}: no COCO file is there: neither _annotations.coco.json in it nor "
             "annotations/*.json that names these images"
         )
-    problems = Problems()
-    image_ids, category_ids = _Ids(), _Ids()
-    categories: dict[int, tuple[int | str, str, str, list[str]]] = {}
-    images: dict[int, tuple[str, int, int, int]] = {}
-    columns = _Columns()
-    seen = set()
-    for key, item, line in json_stream.items(file):
-        seen.add(key)
-        if key == "categories":
-            _add_category(file, item, line, category_ids, categories)
-        elif key == "images":
-            _add_image(file, item, line, image_ids, images, problems)
-        elif key == "annotations":
-            _add_annotation(file, item, line, image_ids, category_ids, columns, problems)
-    if not images:
-        what = "lists no image" if "images" in seen else "is no COCO file: it has no list of images"
-        raise FormatError(file, None, what)
-    order = sorted(categories, key=lambda number: _sort_key(categories[number][0]))
-    unused = _supercategory(categories, columns)
-    names = list(dict.fromkeys(categories[number][1] for number in order if number != unused))
-    keypoints: list[str] = next((categories[number][3] for number in order if categories[number][3]), [])
-    place_of, paths = _find_images(file, images, ImageFinder(listing, place.root), problems)
-    entries = _Entries(
-        columns,
-        [categories.get(number, (0, "", "", []))[1] for number in range(len(category_ids.numbers))],
-        keypoints,
-        images,
-        place_of,
-        file,
-        problems,
-    )
+    content = read_or_keep(file, place.kept, _read_file, _packed, _unpacked)
+    problems = content.problems
+    numbers, paths = _find_images(file, content.images, ImageFinder(listing, place.root), problems)
+    parser = CocoParser(file, tuple(content.labels), tuple(content.keypoints))
     known = set(paths)
     skipped = [image for image in listing.images if image not in known]
     result = AnnotatedSet(
-        "coco", paths, entries, parse, names, problems.closed(file), files=[file], keypoints=keypoints
-    )
+        "coco", paths, _Entries(content, numbers), parser, content.names, problems.closed(file), files=[file],
+        keypoints=content.keypoints,
+    )  # fmt: skip
     _skip(result, skipped, file)
     return result
+
+
+def _read_file(file: str) -> _Content:
+    """Raises FormatError."""
+    problems = Problems()
+    image_ids, category_ids = _Ids(), _Ids()
+    categories: dict[int, _Category] = {}
+    images: dict[int, _Listed] = {}
+    columns = _Columns()
+    seen = set()
+    for key, item, line in json_stream.items(file):
+        if key == "annotations":
+            _add_annotation(file, item, line, image_ids, category_ids, columns, problems)
+        elif key == "categories":
+            _add_category(file, item, line, category_ids, categories)
+        elif key == "images":
+            _add_image(file, item, line, image_ids, images, problems)
+        seen.add(key)
+    if not images:
+        what = "lists no image" if "images" in seen else "is no COCO file: it has no list of images"
+        raise FormatError(file, None, what)
+    arrays = {
+        name: np.frombuffer(column, kind) if (column := getattr(columns, name)) else np.empty(0, kind)
+        for name, (kind, _) in _ARRAYS.items()
+    }
+    arrays["box"] = arrays["box"].reshape(-1, 4)
+    listed = np.zeros(len(image_ids.numbers), bool)
+    listed[list(images)] = True
+    for row in np.flatnonzero(~listed[arrays["image"]]).tolist():
+        problems.add(file, columns.line[row], "an annotation of an image that is not listed")
+    ranked = sorted(categories, key=lambda number: _sort_key(categories[number].id))
+    unused = _supercategory(categories, arrays["category"])
+    names = list(dict.fromkeys(categories[number].name for number in ranked if number != unused))
+    keypoints: list[str] = next((categories[n].keypoints for n in ranked if categories[n].keypoints), [])
+    labels = list(dict.fromkeys(own.name for own in categories.values()))
+    table = np.full(len(category_ids.numbers) + 1, -1, np.int32)
+    place_of = {label: index for index, label in enumerate(labels)}
+    for number, own in categories.items():
+        table[number] = place_of[own.name]
+    arrays["category"] = table[arrays["category"]]
+    order = np.argsort(arrays["image"], kind="stable")
+    if (np.diff(order) != 1).any():
+        arrays = _sorted(arrays, order)
+    return _Content(names, labels, keypoints, images, problems=problems, **arrays)
+
+
+def _sorted(arrays: dict[str, np.ndarray], order: np.ndarray) -> dict[str, np.ndarray]:
+    """Annotations in another order, with their points."""
+    ends = arrays["points_end"]
+    counts = np.diff(ends, prepend=0)[order]
+    new_ends = np.cumsum(counts, dtype=np.int32)
+    starts = ends[order] - counts
+    within = np.arange(counts.sum()) - np.repeat(new_ends - counts, counts)
+    points = arrays["points"][np.repeat(starts, counts) + within]
+    others = {name: array[order] for name, array in arrays.items() if not name.startswith("points")}
+    return {**others, "points": points, "points_end": new_ends}
+
+
+def _packed(content: _Content) -> dict[str, Any] | None:
+    """As a container holds it; None: it cannot."""
+    names = [listed.name for listed in content.images.values()]
+    if any("\0" in name for name in names):
+        return None
+    numbers = [(number, *listed[1:]) for number, listed in content.images.items()]
+    return {
+        "classes": [content.names, content.labels, content.keypoints],
+        "names": np.frombuffer("\0".join(names).encode("utf-8", "surrogatepass"), np.uint8),
+        "images": np.array(numbers, np.int64),
+        "problems": [[problem.file, problem.line, problem.reason] for problem in content.problems],
+        "further": content.problems.further,
+        **{name: getattr(content, name) for name in _ARRAYS},
+    }
+
+
+def _unpacked(stored: dict[str, Any]) -> _Content:
+    """Raises ContainerError for what is nothing that was packed."""
+    try:
+        return _checked(stored)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ContainerError(f"its content is none of a COCO file ({type(error).__name__})") from None
+
+
+def _checked(stored: dict[str, Any]) -> _Content:
+    """Raises ValueError and its like."""
+    arrays = {name: stored[name] for name in _ARRAYS}
+    for name, (kind, dimensions) in _ARRAYS.items():
+        _demand(arrays[name].dtype == kind and arrays[name].ndim == dimensions)
+    count = len(arrays["image"])
+    _demand(arrays["box"].shape == (count, 4))
+    _demand(all(len(arrays[name]) == count for name in _ARRAYS if name != "points"))
+    numbers, encoded = stored["images"], stored["names"]
+    _demand(numbers.dtype == np.int64 and numbers.ndim == 2 and numbers.shape[1] == 4 and len(numbers) > 0)
+    _demand(encoded.dtype == np.uint8 and encoded.ndim == 1)
+    _demand(len(numbers) <= MOST_IMAGES and numbers.min() >= 0 and numbers[:, 0].max() < 1 << 31)
+    _demand(numbers[:, 1:3].max() <= LARGEST and numbers[:, 3].max() < 1 << 31)
+    names = bytes(encoded).decode("utf-8", "surrogatepass").split("\0")
+    images = {
+        number: _Listed(name, *rest) for name, (number, *rest) in zip(names, numbers.tolist(), strict=True)
+    }
+    _demand(len(images) == len(numbers))
+    classes, labels, keypoints = stored["classes"]
+    for listed in (classes, labels, keypoints):
+        _demand(isinstance(listed, list) and all(isinstance(name, str) for name in listed))
+    _demand(set(classes) <= set(labels) and len(classes) == len(set(classes)) <= MOST_CLASSES)
+    problems = Problems()
+    for file, line, reason in stored["problems"]:
+        _demand(isinstance(file, str) and isinstance(reason, str) and (line is None or type(line) is int))
+        problems.add(file, line, reason)
+    _demand(type(stored["further"]) is int and stored["further"] >= 0)
+    problems.further += stored["further"]
+    if count:
+        _demand(arrays["image"].min() >= 0 and bool((np.diff(arrays["image"]) >= 0).all()))
+        _demand(arrays["category"].min() >= -1 and arrays["category"].max() < len(labels))
+        _demand(arrays["crowd"].min() >= 0 and arrays["crowd"].max() <= 2 and arrays["line"].min() >= 0)
+        _demand(bool((np.abs(arrays["box"]) <= LARGEST).all()))
+    counts = np.diff(arrays["points_end"], prepend=0)
+    _demand(bool((counts >= 0).all() and (counts % 3 == 0).all() and counts.sum() == len(arrays["points"])))
+    _demand(bool((np.abs(arrays["points"]) <= LARGEST).all()))
+    return _Content(classes, labels, keypoints, images, problems=problems, **arrays)
+
+
+def _demand(holds: bool) -> None:
+    if not holds:
+        raise ValueError
 
 
 def _skip(result: AnnotatedSet, images: Iterable[str], file: str) -> None:
@@ -232,9 +383,7 @@ def _sort_key(value: int | str) -> tuple[bool, int, str]:
     return (True, 0, value) if isinstance(value, str) else (False, value, "")
 
 
-def _add_category(
-    file: str, item: Any, line: int, ids: _Ids, categories: dict[int, tuple[int | str, str, str, list[str]]]
-) -> None:
+def _add_category(file: str, item: Any, line: int, ids: _Ids, categories: dict[int, _Category]) -> None:
     name = label_text(item.get("name")) if isinstance(item, dict) else None
     number = ids(item.get("id")) if isinstance(item, dict) else None
     if name is None or number is None:
@@ -243,15 +392,15 @@ def _add_category(
         raise FormatError(file, line, f"more than {MOST_CLASSES} categories")
     own = whole_id(item["id"])
     assert own is not None
-    if number in categories and categories[number][1] != name:
+    if number in categories and categories[number].name != name:
         raise FormatError(
             file,
             line,
-            f"category id {excerpt(own)} is both {excerpt(categories[number][1])} and {excerpt(name)}",
+            f"category id {excerpt(own)} is both {excerpt(categories[number].name)} and {excerpt(name)}",
         )
     points = item.get("keypoints")
     labels = [label_text(point) or "" for point in points] if isinstance(points, list) else []
-    categories[number] = own, name, label_text(item.get("supercategory")) or "", labels
+    categories[number] = _Category(own, name, label_text(item.get("supercategory")) or "", labels)
 
 
 def _add_image(
@@ -259,7 +408,7 @@ def _add_image(
     item: Any,
     line: int,
     ids: _Ids,
-    images: dict[int, tuple[str, int, int, int]],
+    images: dict[int, _Listed],
     problems: Problems,
 ) -> None:
     number = ids(item.get("id")) if isinstance(item, dict) else None
@@ -270,12 +419,13 @@ def _add_image(
         problems.add(
             file,
             line,
-            f"image id {excerpt(item['id'])} stands there twice, for {excerpt(images[number][0])} and {excerpt(name)}",
+            f"image id {excerpt(item['id'])} stands there twice, for {excerpt(images[number].name)} and "
+            f"{excerpt(name)}",
         )
     elif len(images) >= MOST_IMAGES:
         raise FormatError(file, line, f"more than {MOST_IMAGES} images")
     else:
-        images[number] = name, size(item.get("width")), size(item.get("height")), line
+        images[number] = _Listed(name, size(item.get("width")), size(item.get("height")), line)
 
 
 def _add_annotation(
@@ -310,11 +460,13 @@ def _add_annotation(
     columns.image.append(image)
     columns.category.append(category)
     columns.box.extend(numbers)
+    crowd, ignored = item.get("iscrowd"), item.get("ignore")
     columns.crowd.append(
-        1 if item.get("iscrowd") in (1, True, "1") else 2 if item.get("ignore") in (1, True) else 0
+        1 if crowd and crowd in (1, True, "1") else 2 if ignored and ignored in (1, True) else 0
     )
     columns.line.append(line)
-    columns.points.extend(flat)
+    if flat:
+        columns.points.extend(flat)
     columns.points_end.append(len(columns.points))
 
 
@@ -331,21 +483,19 @@ def _outline(segmentation: Any) -> list[float] | None:
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-def _supercategory(
-    categories: dict[int, tuple[int | str, str, str, list[str]]], columns: _Columns
-) -> int | None:
+def _supercategory(categories: dict[int, _Category], used: np.ndarray) -> int | None:
     """The category that only says what the others are: exports of Roboflow list one, with id 0 and no objects."""
-    used = set(columns.category)
-    said = Counter(parent for _, _, parent, _ in categories.values())
-    for number, (_, name, parent, _) in categories.items():
+    numbers = set(np.unique(used).tolist())
+    said = Counter(own.parent for own in categories.values())
+    for number, own in categories.items():
         others = len(categories) - 1
-        if number not in used and others and said[name] - (parent == name) == others:
+        if number not in numbers and others and said[own.name] - (own.parent == own.name) == others:
             return number
     return None
 
 
 def _find_images(
-    file: str, images: dict[int, tuple[str, int, int, int]], finder: ImageFinder, problems: Problems
+    file: str, images: dict[int, _Listed], finder: ImageFinder, problems: Problems
 ) -> tuple[list[int], list[str]]:
     """Numbers and paths of the images that are there, in the order of the listing."""
     numbers: dict[str, int] = {}
@@ -355,7 +505,7 @@ def _find_images(
             problems.add(file, line, reason)
         elif path in numbers:
             problems.add(
-                file, line, f"{excerpt(name)} is the same file as {excerpt(images[numbers[path]][0])}"
+                file, line, f"{excerpt(name)} is the same file as {excerpt(images[numbers[path]].name)}"
             )
         else:
             numbers[path] = number
@@ -363,98 +513,80 @@ def _find_images(
     return [numbers[path] for path in paths], paths
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An image's part of a file. rows: (n, 7) of index into names (-1: none such), x, y, width, height, crowd, line."""
+class CocoEntry(NamedTuple):
+    """An image's part of a file. rows (n, 7): place among the labels (-1: none), x, y, width, height, crowd, line."""
 
-    file: str
-    line: int
     width: int
     height: int
-    names: tuple[str, ...]
+    line: int
     rows: np.ndarray
-    points: tuple[tuple[float, ...], ...]
-    keypoints: tuple[str, ...]
+    points: tuple[list[float], ...]
 
 
-class _Entries(Sequence[Entry]):
+class _Entries(Sequence[CocoEntry]):
     """Entries of all images, made when they are asked for: as objects they would take many times the memory."""
 
-    def __init__(
-        self,
-        columns: _Columns,
-        names: Sequence[str],
-        keypoints: Sequence[str],
-        images: dict[int, tuple[str, int, int, int]],
-        places: Sequence[int],
-        file: str,
-        problems: Problems,
-    ) -> None:
-        owners = np.frombuffer(columns.image, np.int32) if columns.image else np.empty(0, np.int32)
-        order = np.argsort(owners, kind="stable")
-        self._order = order
-        self._columns = columns
-        self._box = (np.frombuffer(columns.box) if columns.box else np.empty(0)).reshape(-1, 4)
-        ranks = np.arange(max(images, default=0) + 2)
-        self._starts = np.searchsorted(owners[order], ranks)
-        self._names = tuple(names)
-        self._keypoints = tuple(keypoints)
-        self._images = images
-        self._places = places
-        self._file = file
-        listed = np.zeros(max(int(owners.max(initial=0)), max(images, default=0)) + 1, bool)
-        listed[list(images)] = True
-        for row in np.flatnonzero(~listed[owners]).tolist() if len(owners) else ():
-            problems.add(file, columns.line[row], "an annotation of an image that is not listed")
+    def __init__(self, content: _Content, numbers: Sequence[int]) -> None:
+        """numbers: of the images."""
+        self._content = content
+        self._numbers = numbers
+        self._starts = np.searchsorted(content.image, numbers, "left").tolist()
+        self._ends = np.searchsorted(content.image, numbers, "right").tolist()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._numbers)
 
     def __getitem__(self, index: Any) -> Any:
-        number = self._places[index]
-        _, width, height, line = self._images[number]
-        own = self._order[self._starts[number] : self._starts[number + 1]]
-        columns = self._columns
-        rows = np.empty((len(own), 7))
-        rows[:, 1:5] = self._box[own]
-        points = []
-        for place, row in enumerate(own.tolist()):
-            rows[place, 0] = columns.category[row]
-            rows[place, 5] = columns.crowd[row]
-            rows[place, 6] = columns.line[row]
-            start = columns.points_end[row - 1] if row else 0
-            points.append(tuple(columns.points[start : columns.points_end[row]]))
-        used = sorted(set(rows[:, 0].astype(int).tolist()))
-        rows[:, 0] = np.searchsorted(used, rows[:, 0]) if used else rows[:, 0]
-        names = tuple(self._names[category] for category in used)
-        return Entry(self._file, line, width, height, names, rows, tuple(points), self._keypoints)
+        content = self._content
+        listed = content.images[self._numbers[index]]
+        start, end = self._starts[index], self._ends[index]
+        rows = np.empty((end - start, 7))
+        rows[:, 0] = content.category[start:end]
+        rows[:, 1:5] = content.box[start:end]
+        rows[:, 5] = content.crowd[start:end]
+        rows[:, 6] = content.line[start:end]
+        points: tuple[list[float], ...] = ()
+        if len(content.points):
+            ends = [content.points_end[start - 1] if start else 0, *content.points_end[start:end]]
+            points = tuple(content.points[a:b].tolist() for a, b in itertools.pairwise(ends))
+        return CocoEntry(listed.width, listed.height, listed.line, rows, points)
 
 
-def parse(image: str, entry: Entry, width: int, height: int) -> Record:
-    """The objects of an image."""
-    record = Record(entry.file, width=entry.width, height=entry.height)
-    if len(entry.rows) > MOST_OBJECTS:
-        raise bad(
-            entry.file,
-            entry.line,
-            f"{len(entry.rows)} annotations of one image; at most {MOST_OBJECTS} are read",
-        )
-    for (category, x, y, box_width, box_height, flag, line), points in zip(
-        entry.rows.tolist(), entry.points, strict=True
-    ):
-        name = entry.names[int(category)]
-        if not name:
-            record.problems.append(
-                Problem(entry.file, int(line), "its category_id is none of the categories")
+@dataclass(frozen=True)
+class CocoParser:
+    """Makes the objects of an image. labels: of the categories; keypoints: names of points."""
+
+    file: str
+    labels: tuple[str, ...]
+    keypoints: tuple[str, ...]
+
+    def __call__(self, image: str, entry: CocoEntry, width: int, height: int) -> Record:
+        record = Record(self.file, width=entry.width, height=entry.height)
+        if len(entry.rows) > MOST_OBJECTS:
+            raise bad(
+                self.file,
+                entry.line,
+                f"{len(entry.rows)} annotations of one image; at most {MOST_OBJECTS} are read",
             )
-            continue
-        box: Box = (x, y, x + box_width, y + box_height)
-        named = tuple(
-            Point(points[at], points[at + 1], points[at + 2] > 0, _at(entry.keypoints, at // 3))
+        named: tuple[Point, ...] = ()
+        for place, (category, x, y, box_width, box_height, flag, line) in enumerate(entry.rows.tolist()):
+            if category < 0:
+                record.problems.append(
+                    Problem(self.file, int(line), "its category_id is none of the categories")
+                )
+                continue
+            box: Box = (x, y, x + box_width, y + box_height)
+            if entry.points:
+                named = self._points(entry.points[place])
+            label = self.labels[int(category)]
+            record.objects.append(Object(label, box, named, flag == 1, flag == 2, int(line)))
+        return record
+
+    def _points(self, points: Sequence[float]) -> tuple[Point, ...]:
+        return tuple(
+            Point(points[at], points[at + 1], points[at + 2] > 0, _at(self.keypoints, at // 3))
             for at in range(0, len(points), 3)
         )
-        record.objects.append(Object(name, box, named, flag == 1, flag == 2, int(line)))
-    return record
 
 
 def _at(names: Sequence[str], index: int) -> str | None:

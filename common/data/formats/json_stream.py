@@ -17,6 +17,7 @@ LARGEST_ITEM = 16 << 20
 
 _CHUNK = 1 << 20
 _BLANK = re.compile(r"[ \t\r\n]*")
+_AFTER = frozenset(",]} \t\r\n")
 _scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
@@ -35,6 +36,13 @@ def items(path: str) -> Iterator[tuple[str | None, Any, int]]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FormatError(path, None, f"cannot be read: {reason}") from None
+
+
+def _blank_end(text: str, at: int) -> int:
+    """Where the blanks at `at` end."""
+    match = _BLANK.match(text, at)
+    assert match is not None
+    return match.end()
 
 
 class _Scanner:
@@ -91,16 +99,30 @@ class _Scanner:
             self._at += 1
             return
         while True:
+            self._peek()
+            yield from self._whole_items()
             if not self._peek():
                 raise self._error("not JSON: the file ends within a list")
             line = self._here()
             value = self._value()
             yield value, line
-            # Nearly always a comma follows at once.
-            if self._text.startswith(",", self._at):
-                self._at += 1
-            elif self._ends("]"):
+            if self._ends("]"):
                 return
+
+    def _whole_items(self) -> Iterator[tuple[Any, int]]:
+        """Items of a list from here on that have been read with the comma behind them: nearly all, and the fast way."""
+        text, at, line = self._text, self._at, self._here()
+        while True:
+            try:
+                value, end = _scan(text, at)
+            except (StopIteration, ValueError, RecursionError):  # broken, or cut off
+                return
+            if not text.startswith(",", end):
+                return
+            begin = at
+            at = self._at = end + 1 if text.startswith("{", end + 1) else _blank_end(text, end + 1)
+            yield value, line
+            line += text.count("\n", begin, at)
 
     def _ends(self, bracket: str) -> bool:
         """Go over the comma, or the bracket that ends what is being read."""
@@ -116,9 +138,7 @@ class _Scanner:
         while True:
             if self._at < len(self._text) and (character := self._text[self._at]) > " ":
                 return character
-            match = _BLANK.match(self._text, self._at)
-            assert match is not None
-            self._at = match.end()
+            self._at = _blank_end(self._text, self._at)
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._fill():
@@ -130,7 +150,8 @@ class _Scanner:
             problem, offset = "", 0
             try:
                 value, end = _scan(self._text, self._at)
-                if end < len(self._text) or self._over:  # a number might go on
+                # A number might go on: 2 as 2.5 or 2e5.
+                if self._over or self._text[end : end + 1] in _AFTER or not isinstance(value, (int, float)):
                     self._at = end
                     return value
             except StopIteration as error:

@@ -105,9 +105,10 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     skipped += [
         Problem(image, None, "there is no JSON of it") for image in listing.images if image not in entries
     ]
+    own = [entries[image] for image in images]
     return AnnotatedSet(
-        "labelme", images, [entries[image] for image in images], LabelmeParser(place.task == "landmark"),
-        problems=problems, skipped=skipped,
+        "labelme", images, own, LabelmeParser(place.task == "landmark"), problems=problems, skipped=skipped,
+        own_files=own,
     )  # fmt: skip
 
 

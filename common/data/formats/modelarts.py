@@ -139,6 +139,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     return AnnotatedSet(
         "modelarts", [path for path, _, _ in entries], [entry for _, _, entry in entries], ModelArtsParser(first),
         problems=problems.closed(file), skipped=unlabelled, files=[file],
+        own_files=[entry.xml or path for path, _, entry in entries],
     )  # fmt: skip
 
 

@@ -61,9 +61,8 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     skipped = [
         Problem(image, None, "there is no .pts of it") for image in listing.images if image not in entries
     ]
-    return AnnotatedSet(
-        "pts", images, [entries[image] for image in images], parse, problems=problems, skipped=skipped
-    )
+    own = [entries[image] for image in images]
+    return AnnotatedSet("pts", images, own, parse, problems=problems, skipped=skipped, own_files=own)
 
 
 def parse(image: str, entry: str, width: int, height: int) -> Record:

@@ -99,7 +99,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     images = [path for path in listing.images if os.path.splitext(path)[1] in IMAGE_EXTENSIONS]
     if place.task in _COLUMNS:
         entries = list(map(annotation_path, images))
-        return AnnotatedSet("txt", images, entries, TxtParser(place.task), skipped=skipped)
+        return AnnotatedSet("txt", images, entries, TxtParser(place.task), skipped=skipped, own_files=entries)
     classes = {path: os.path.relpath(path, listing.folder).split(os.sep) for path in images}
     problems = [
         Problem(path, None, "lies beside the class folders, not in one")

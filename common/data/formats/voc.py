@@ -150,9 +150,10 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     images = sorted(entries, key=finder.order)
     reason = "its set's list does not name it" if wanted is not None else "there is no XML of it"
     skipped = [Problem(image, None, reason) for image in listing.images if image not in entries]
+    own = [entries[image] for image in images]
     return AnnotatedSet(
-        "voc", images, [entries[image] for image in images], VocParser(0 if zero else 1), problems=problems,
-        skipped=skipped, files=[set_file] if set_file else [],
+        "voc", images, own, VocParser(0 if zero else 1), problems=problems, skipped=skipped,
+        files=[set_file] if set_file else [], own_files=own,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from common.data.formats.base import (
     bad,
     beside,
     excerpt,
-    finite,
+    finite_texts,
     hull,
     label_text,
     read_text,
@@ -81,11 +81,10 @@ def _is_share_text(path: str) -> bool:
     except BadSample:
         return False
     for parts in lines:
-        numbers = [finite(part) for part in parts]
-        if len(parts) < 5 or numbers[0] is None or None in numbers or numbers[0] != int(numbers[0]):
+        numbers = finite_texts(parts)
+        if len(parts) < 5 or numbers is None or numbers[0] != int(numbers[0]):
             return False
-        box = numbers[1:5]
-        if not all(value is not None and -_BEYOND <= value <= 1 + _BEYOND for value in box):
+        if not all(-_BEYOND <= value <= 1 + _BEYOND for value in numbers[1:5]):
             return False
     return True
 
@@ -214,7 +213,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     reader = YoloParser(tuple(names), os.path.basename(file) if file else "", pose, tuple(keypoints))
     return AnnotatedSet(
         "yolo", list(images), entries, reader, [name for name in names if name], skipped=skipped,
-        files=[file] if file else [], keypoints=keypoints,
+        files=[file] if file else [], own_files=entries, keypoints=keypoints,
     )  # fmt: skip
 
 
@@ -229,10 +228,14 @@ class YoloParser:
 
     def __call__(self, image: str, entry: str, width: int, height: int) -> Record:
         record = Record(entry)
-        if not os.path.lexists(entry):
+        try:
+            content = read_text(entry, _TEXT_LIMIT)
+        except BadSample:
+            if os.path.lexists(entry):
+                raise
             return record
         seen: set[tuple[str, ...]] = set()
-        lines = read_text(entry, _TEXT_LIMIT).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         for line, text in enumerate(lines, start=1):
             parts = _parts(text)
             if not parts:
@@ -255,10 +258,9 @@ class YoloParser:
     def _object(
         self, file: str, line: int, text: str, parts: tuple[str, ...], width: int, height: int
     ) -> Object | Problem:
-        numbers = [finite(part) for part in parts]
-        if len(parts) < 5 or None in numbers:
+        values = finite_texts(parts)
+        if len(parts) < 5 or values is None:
             raise bad(file, line, f"{excerpt(text)}: not `class x y width height` in numbers")
-        values: list[float] = numbers  # type: ignore[assignment]
         class_id = values[0]
         if class_id < 0 or class_id != int(class_id) or class_id >= MOST_CLASSES:
             raise bad(file, line, f"{excerpt(text)}: {class_id:g} is no class id")

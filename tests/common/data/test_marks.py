@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from common.data.marks import find_identical, image_marks
 from common.data.samples import Sample
+from common.images.decoding import probe_marked
 from common.processes.pool import WorkerPool
 
 LARGE = 200_000
 
 
 def write(folder: Path, name: str, data: bytes) -> str:
-    (folder / name).write_bytes(data)
+    """An image file: whatever follows the pixels of a BMP is no part of it, and makes it another file."""
+    pixels = cv2.imencode(".bmp", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    (folder / name).write_bytes(pixels + data)
     return str(folder / name)
+
+
+def marked(*paths: str) -> list[Sample]:
+    return [Sample(path, *probe_marked(path)[:2], np.empty(0), "", probe_marked(path)[2]) for path in paths]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -34,11 +42,9 @@ def test_files_with_the_same_bytes_have_the_same_mark_and_others_another(
         write(tmp_path, "e", near),
         write(tmp_path, "f", noise),
         write(tmp_path, "g", b""),
-        str(tmp_path / "missing"),
-        str(tmp_path / "gone"),
     ]
     with WorkerPool(workers) as pool:
-        marks = image_marks([*paths, *paths], pool)
+        marks = image_marks(marked(*paths, *paths), pool)
     assert list(marks) == paths
     number = [marks[path] for path in paths]
     assert number[0] == number[1]
@@ -52,7 +58,16 @@ def test_a_mark_is_the_same_whatever_the_name_and_whatever_else_is_there(tmp_pat
     first, second = write(tmp_path, "a", noise), write(tmp_path, "b", noise)
     other = write(tmp_path, "c", noise[::-1])
     pool = WorkerPool(0)
-    assert image_marks([first], pool)[first] == image_marks([other, second], pool)[second]
+    assert image_marks(marked(first), pool)[first] == image_marks(marked(other, second), pool)[second]
+
+
+def test_files_that_are_gone_meanwhile_are_like_no_others(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(LARGE)
+    paths = [write(tmp_path, name, noise) for name in ("a", "b", "c")]
+    samples = marked(*paths)
+    (tmp_path / "a").unlink()
+    (tmp_path / "b").unlink()
+    assert len(set(image_marks(samples, WorkerPool(0)).values())) == 3
 
 
 def test_identical_images_are_named_by_set_those_of_several_sets_first() -> None:

@@ -14,9 +14,10 @@ import pytest
 from common.container import read_container, write_container
 from common.data import samples as samples_module
 from common.data import scan_cache
-from common.data.samples import Sample, read_folder
+from common.data.samples import NoSamples, Sample, read_folder
 from common.processes.pool import WorkerPool
 from detect.annotations import DetectionAnnotations
+from landmark.annotations import LandmarkAnnotations
 
 COUNT = 12
 
@@ -47,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as settled at once."""
-    monkeypatch.setattr(scan_cache, "_SETTLED_NS", -(10**10))
+    monkeypatch.setattr(scan_cache, "SETTLED_NS", -(10**10))
 
 
 Read = Callable[..., tuple[list[Sample], list[str]]]
@@ -59,14 +60,14 @@ def read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
 
     def run(annotate: DetectionAnnotations | None = None) -> tuple[list[Sample], list[str]]:
         opened: list[str] = []
-        probe = samples_module.probe
+        probe = samples_module.probe_marked
 
-        def counting(path: str) -> tuple[int, int]:
+        def counting(path: str) -> tuple[int, int, int]:
             opened.append(os.path.basename(path))
             return probe(path)
 
         with monkeypatch.context() as patched, WorkerPool(0) as pool:
-            patched.setattr(samples_module, "probe", counting)
+            patched.setattr(samples_module, "probe_marked", counting)
             found, _ = read_folder(
                 folder,
                 annotate or DetectionAnnotations(None),
@@ -81,7 +82,7 @@ def read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
 
 def same(first: list[Sample], second: list[Sample]) -> bool:
     return len(first) == len(second) and all(
-        (a.image, a.width, a.height) == (b.image, b.width, b.height)
+        (a.image, a.width, a.height, a.mark) == (b.image, b.width, b.height, b.mark)
         and a.annotation.dtype == b.annotation.dtype
         and a.annotation.shape == b.annotation.shape
         and bool((a.annotation == b.annotation).all())
@@ -203,6 +204,10 @@ def with_number(row: int, column: int, number: int) -> Callable[[np.ndarray], np
         changed("rows", with_number(0, 1, 0)),
         changed("rows", with_number(0, 1, 3)),
         changed("rows", with_number(0, 1, -7)),
+        changed("rows", with_number(0, 1, -1)),
+        changed("numbers", lambda array: np.full_like(array, np.inf)),
+        changed("numbers", lambda array: array * np.float32(1e6)),
+        changed("numbers", lambda array: array - np.float32(1e6)),
         changed("numbers", lambda array: array[:-1]),
         changed("numbers", lambda array: array * np.float32(np.nan)),
         changed("numbers", lambda array: array.astype(np.float64)),
@@ -230,6 +235,33 @@ def test_a_set_of_images_without_objects_is_kept(read: Read, folder: Path) -> No
     again, opened = read()
     assert same(first, again)
     assert opened == []
+
+
+@pytest.mark.usefixtures("settled")
+def test_points_that_cannot_be_seen_are_kept(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in folder.rglob("*.png"):
+        path.with_suffix(".txt").write_text("-1,-1\n3,4\n")
+
+    def run(joints: int) -> list[Sample]:
+        with WorkerPool(0) as pool:
+            return read_folder(
+                folder, LandmarkAnnotations(joints), pool, lambda share: None, tmp_path / "cache"
+            )[0]
+
+    first = run(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(samples_module, "probe_marked", lambda path: 1 / 0)
+        again = run(2)
+    assert [sample.annotation.tobytes() for sample in again] == [s.annotation.tobytes() for s in first]
+    assert np.isnan(first[0].annotation[0]).all()
+    # As annotations of another number of points they are none.
+    key = read_container(tmp_path / "cache")["key"]
+    monkeypatch.setattr(scan_cache, "reader_key", lambda *_: key)
+    monkeypatch.setattr(samples_module, "probe_marked", lambda path: (30, 20, 0))
+    with pytest.raises(NoSamples):
+        run(3)
 
 
 @pytest.mark.usefixtures("settled")

@@ -46,6 +46,19 @@ def test_a_stream_gives_what_the_file_holds(tmp_path: Path, value: Any, pretty: 
     assert [(key, item) for key, item, _ in stream(file)] == [*expected, ("b", value), ("b", value)]
 
 
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_stream_gives_the_same_wherever_the_file_is_cut(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_stream, "_CHUNK", size)
+    content = (
+        '{"a": [1, 2.5,\n3e2,-4\n,\n\n{"b": [{"c": 1.25}, {}]},"x\\ny", [ ]\n], "d": 2.5e1, "e":[], "f": 12}'
+    )
+    file = text(tmp_path / "a.json", content)
+    items = [(1, 1), (2.5, 1), (300, 2), (-4, 2), ({"b": [{"c": 1.25}, {}]}, 5), ("x\ny", 5), ([], 5)]
+    assert stream(file) == [*(("a", item, line) for item, line in items), ("d", 25, 6), ("f", 12, 6)]
+
+
 def test_a_stream_goes_over_the_ends_of_what_is_read_at_once(tmp_path: Path) -> None:
     items = [{"id": number, "text": "ü漢" * (number % 50), "value": number / 7} for number in range(30_000)]
     file = text(
