@@ -181,7 +181,7 @@ def read_folder(
         if entry is None:
             entry, problems = next(outcomes)
             if cache and not problems:
-                known[index] = entry._replace(labels=[])
+                known[index] = Known(*entry[:4], [])
         labels.renumber(entry.annotations, entry.labels)
         for annotation in entry.annotations:
             label = names[int(annotation[0])] if names else ""
