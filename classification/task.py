@@ -66,7 +66,7 @@ class ClassifierModel(Model):
         train = self._config.train
         if not train.mixup:
             return Inputs(split)
-        share = mixup_share(train.mixup_in(batch.epoch), train.seed, batch.epoch, batch.number)
+        share = mixup_share(train.mixup_in(batch.plain), train.seed, batch.epoch, batch.number)
         return Inputs(split, [share])
 
     def description(self) -> dict[str, Any]:

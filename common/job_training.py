@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.engine.engine import Engine
+from common.engine.schedule import Schedule
 from common.evaluator import Evaluation
 from common.job_report import show_pictures
 from common.job_state import Job, paired
 from common.loading.loader import Loader
 from common.predictor import Predictor
+from common.reporting.beginning import age
 from common.reporting.progress import Step
 from common.task import Model
+from common.training.pace import Budget, ByTime, Kept, Tail
 
 log = logging.getLogger("visualtl")
+
+# Seconds that the export takes beside its proofs on images, and what is left of them without ONNX files.
+_EXPORTING = 4.0
+_WITHOUT_ONNX = 1.5
+# Images that ONNX files are held against, at the most.
+_PROVED = 32
 
 
 def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[str, Any]:
     """Train, and leave the best parameters in the model. Returns name, value and epoch of the best metric."""
-    from common.engine.schedule import Schedule
     from common.training import hooks as around
     from common.training import resume
     from common.training.estimator import Estimator, TrainingState
@@ -32,20 +41,12 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
     saved, loaded = job.prepared.saved, job.prepared.loaded
     keys = config.train
     estimator = Estimator(model, engine)
+    first = keys.first_epoch(loaded)
+    pace = _pace(job, first) if keys.minutes else None
     with ExitStack() as stack:
         loader = stack.enter_context(
-            Loader(
-                data.train,
-                task.training_transform(data.train),
-                job.pool,
-                batch_size=keys.batch_size,
-                shapes=recipe.shapes or (lambda epoch, batch: task.shape),
-                seed=keys.seed,
-                training=True,
-                order=recipe.order(data.train) if recipe.order else None,
-                last=(keys.first_plain_epoch, recipe.plain_transform(data.train))
-                if recipe.plain_transform
-                else None,
+            _training_loader(
+                job, (lambda epoch: pace.plain(keys.plain_epochs)) if pace else keys.first_plain_epoch.__le__
             )
         )
         valid = (
@@ -53,21 +54,8 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
             if data.valid
             else None
         )
-        first = keys.first_epoch(loaded)
         state = TrainingState(epochs=keys.epochs, steps=len(loader), start_epoch=first, epoch=first)
-        schedule = Schedule(
-            keys.lr,
-            keys.lr_mode,
-            epochs=keys.epochs,
-            steps_per_epoch=state.steps,
-            decay=keys.lr_decay,
-            decay_epochs=keys.lr_decay_epoch,
-            decay_period=keys.lr_decay_period,
-            warmup_lr=keys.warmup_lr,
-            warmup_epochs=keys.warmup_epochs,
-            soft_steps=0 if keys.warmup_epochs else recipe.soft_steps,
-            first_step=first * state.steps,
-        )
+        schedule = _schedule(job, first, state.steps)
 
         evaluator = task.evaluator(model, data.valid or ())
 
@@ -76,8 +64,9 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
             with engine.averaged():
                 predictions = predictor.predict(valid)
             pairs = paired(valid.samples, predictions)
-            step = (state.epoch + 1) * state.steps
-            show_pictures(job.progress, predictor.decoder, *pairs, count=config.valid.pictures, step=step)
+            show_pictures(
+                job.progress, predictor.decoder, *pairs, count=config.valid.pictures, step=state.number
+            )
             return evaluator.evaluate(*pairs)
 
         def evaluate_best() -> Evaluation:
@@ -100,17 +89,20 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
         best = resume.Checkpoints(
             config.log_dir, write, evaluator.metric, job.status, validated=valid is not None
         )
-        hooks: list[around.Hook] = [
-            around.Bar(),
-            around.LogLines(keys.log_interval),
-            around.Curves(job.progress),
-        ]
+        hooks: list[around.Hook] = [pace] if pace else []
+        hooks.append(around.Curves(job.progress))
         if recipe.from_average and keys.ema_decay:
-            hooks.append(around.FromAverage(engine, schedule))
+            hooks.append(
+                around.FromAverage(
+                    engine, (lambda epoch: pace.steps_down()) if pace else schedule.steps_down_at
+                )
+            )
         if saved:
-            job.progress.resume_training(replace(state, epoch=saved["epoch"] + 1).fraction)
+            share = resume.saved_share(saved, pace) if pace else None
+            job.progress.resume_training(replace(state, epoch=saved["epoch"] + 1, share=share).fraction)
         with job.steps(Step.TRAIN) as advance:
-            hooks.append(around.Watch(advance, job.status))
+            watch = around.Watch(advance, job.status)
+            hooks += [watch, around.Bar(), around.LogLines(keys.log_interval, watch.estimate)]
             hooks.append(around.Problems({"train": loader}, data.report))
             if valid is not None:
                 hooks.append(
@@ -125,13 +117,15 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
                     )
                 )
             hooks.append(best)
+            if pace:
+                hooks.append(Kept(pace))
             if saved:
                 changed = resume.take_up(saved, model, estimator, hooks, state, sets)
                 if best.epoch == saved["epoch"]:  # it may have been cut off between the two
                     resume.keep_as_best(config.log_dir)
                 if changed and valid is not None and best.epoch is not None:
                     resume.measure_anew(hooks, evaluate_best())
-            estimator.fit(loader, schedule, hooks, state, keys.seed)
+            estimator.fit(loader, pace.learning_rate if pace else schedule, hooks, state, keys.seed)
             if state.stop_reason:
                 log.info("Stopped early after epoch %d: %s", state.epoch, state.stop_reason)
     if best.epoch is not None:
@@ -142,3 +136,52 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
         "value": None if math.isnan(best.value) else best.value,
         "epoch": best.epoch,
     }
+
+
+def _training_loader(job: Job, plain: Callable[[int], bool]) -> Loader:
+    task, recipe, keys, samples = job.task, job.recipe, job.task.config.train, job.data.train
+    return Loader(
+        samples,
+        task.training_transform(samples),
+        job.pool,
+        batch_size=keys.batch_size,
+        shapes=recipe.shapes or (lambda epoch, batch: task.shape),
+        seed=keys.seed,
+        training=True,
+        order=recipe.order(samples) if recipe.order else None,
+        plain=plain,
+        plain_transform=recipe.plain_transform(samples) if recipe.plain_transform else None,
+    )
+
+
+def _schedule(job: Job, first: int, steps: int) -> Schedule:
+    """The learning rates of epochs from `first` on, of so many steps each."""
+    keys = job.task.config.train
+    return Schedule(
+        keys.lr,
+        keys.lr_mode,
+        epochs=keys.epochs,
+        steps_per_epoch=steps,
+        decay=keys.lr_decay,
+        decay_epochs=keys.lr_decay_epoch,
+        decay_period=keys.lr_decay_period,
+        warmup_lr=keys.warmup_lr,
+        warmup_epochs=keys.warmup_epochs,
+        soft_steps=0 if keys.warmup_epochs else job.recipe.soft_steps,
+        first_step=first * steps,
+    )
+
+
+def _pace(job: Job, first: int) -> ByTime:
+    """What lays the training over the time that the job has."""
+    data, config = job.data, job.task.config
+    valid, test = len(data.valid or ()), len(data.test or ())
+    onnx = config.export.onnx
+    tail = Tail(
+        valid,
+        test,
+        proved=min(valid or test or len(data.train), _PROVED) if onnx else 0,
+        exporting=_EXPORTING if onnx else _WITHOUT_ONNX,
+    )
+    budget = Budget(config.train.minutes * 60.0, age)
+    return ByTime(budget, _schedule(job, first, 1), tail, first=first, interval=config.valid.interval)

@@ -178,4 +178,4 @@ class LandmarkTask(NetworkTask[LandmarkConfig]):
     def _mixup_share(self, batch: Batch) -> np.ndarray:
         """Share (1,) of themselves that the images of `batch` keep."""
         train = self.config.train
-        return mixup_share(train.mixup_in(batch.epoch), train.seed, batch.epoch, batch.number)
+        return mixup_share(train.mixup_in(batch.plain), train.seed, batch.epoch, batch.number)

@@ -206,9 +206,9 @@ class NetworkTrainConfig(TrainConfig):
         """Epochs at the end without mixup."""
         return self.mixup_off_epoch
 
-    def mixup_in(self, epoch: int) -> float:
-        """mixup_alpha in an epoch that mixes, 0 in one that does not."""
-        return self.mixup_alpha if self.mixup and epoch < self.first_plain_epoch else 0.0
+    def mixup_in(self, plain: bool) -> float:
+        """mixup_alpha in an epoch that mixes, 0 in a plain one."""
+        return self.mixup_alpha if self.mixup and not plain else 0.0
 
     def conflicts(self) -> Iterator[Conflict]:
         """Those of every training, and no epoch to resume at."""

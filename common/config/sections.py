@@ -220,6 +220,20 @@ class TrainConfig(Section):
         le=1_000_000,
         changeable=True,
     )
+    minutes: Number = key(
+        0.0,
+        "Above 0: wall time of the whole job in minutes, from its start to its last file. The training ends in time, "
+        "with its whole schedule laid over it: keys that count epochs divide it as they divide train.epochs, and "
+        "there are as many passes over the images as there is time for. Validation takes a tenth of it at the most. "
+        "0: the training lasts train.epochs.",
+        "大于 0 时：整个任务（从启动到写完最后一个文件）的时长，单位为分钟。训练按时结束，整个训练安排按时间展开："
+        "以轮次计的各参数按其占 train.epochs 的比例划分这段时间，实际遍历图像的次数由时间决定。"
+        "验证最多占十分之一的时间。"
+        "0 表示按 train.epochs 训练。",
+        ge=0,
+        le=1_000_000,
+        changeable=True,
+    )
     lr: Number = key(..., "Learning rate after the warm-up.", "学习率（预热之后）。", gt=0, le=100)
     lr_mode: Annotated[str, one_of("step", "poly", "cosine")] = key(
         "step",

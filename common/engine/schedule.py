@@ -33,7 +33,11 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         """Learning rate of the step with this number (0 is the first step of epoch 0)."""
-        return self._decayed(step) * min((step - self.first_step + 1) / max(self.soft_steps, 1), 1.0)
+        return self.at(step / self.steps_per_epoch, step - self.first_step)
+
+    def at(self, epoch: float, done: int) -> float:
+        """Learning rate at a place in the schedule, in epochs, of a training that has done so many steps."""
+        return self._decayed(epoch) * min((done + 1) / max(self.soft_steps, 1), 1.0)
 
     def steps_down_at(self, epoch: int) -> bool:
         """Whether the rate falls by half or more from above 0 between the last step before this epoch and its first."""
@@ -43,8 +47,7 @@ class Schedule:
         before = self(first - 1)
         return self(first) <= before / 2 < before
 
-    def _decayed(self, step: int) -> float:
-        epoch = step / self.steps_per_epoch
+    def _decayed(self, epoch: float) -> float:
         if epoch < self.warmup_epochs:
             return self.warmup_lr + (self.base_lr - self.warmup_lr) * epoch / self.warmup_epochs
         if self.mode == "step":

@@ -38,7 +38,7 @@ class Batch:
     the samples, -1 for a row that holds none, which is zero in all arrays. count: rows at the beginning that
     are the turn of an image; those behind are padding, or in training images that come a second time. shape:
     width and height. failed: indices of samples whose rows are empty because they could not be read. epoch,
-    number: whose batch this is, and which of it.
+    number: whose batch this is, and which of it. plain: of one of the last epochs, in which images are not mixed.
     """
 
     arrays: dict[str, np.ndarray]
@@ -48,6 +48,7 @@ class Batch:
     failed: list[int] = field(default_factory=list)
     epoch: int = 0
     number: int = 0
+    plain: bool = False
 
 
 class Loader:
@@ -59,6 +60,9 @@ class Loader:
     epoch and generator, as indices); the last batch is filled up from the beginning of the epoch; an image
     that can no longer be read is replaced by another one. Otherwise samples come as they stand, the last
     batch is padded, and an image that cannot be read leaves its row empty.
+
+    plain: whether an epoch is one of the last ones, whose samples pass through `plain_transform` where there is one;
+    asked when it begins.
     """
 
     def __init__(
@@ -72,7 +76,8 @@ class Loader:
         seed: int = 0,
         training: bool = False,
         order: Callable[[int, np.random.Generator], np.ndarray] | None = None,
-        last: tuple[int, Transform] | None = None,
+        plain: Callable[[int], bool] = lambda epoch: False,
+        plain_transform: Transform | None = None,
     ) -> None:
         if not samples or batch_size < 1:
             raise ValueError(f"{len(samples)} samples in batches of {batch_size}")
@@ -81,7 +86,8 @@ class Loader:
         self.problems: list[Problem] = []
         self._known: set[str] = set()
         self._transform = transform
-        self._last = last
+        self._plain = plain
+        self._plain_transform = plain_transform
         self._pool = pool
         self._shapes = shapes
         self._seed = seed
@@ -123,10 +129,12 @@ class Loader:
             WorkerError: workers died too often.
         """
         self._withdraw()
-        if self._last and number >= self._last[0]:
+        plain = self._plain(number)
+        if plain and self._plain_transform:
             self.close()
-            self._transform, self._last = self._last[1], None
+            self._transform, self._plain_transform = self._plain_transform, None
         epoch = self._plan(number)
+        epoch.plain = plain
         layouts = [self._transform.layout(shape) for shape in set(epoch.shapes)]
         self._reserve(max(size_of(layout, self.batch_size) for layout in layouts))
         assert self._memory is not None
@@ -238,7 +246,7 @@ class Loader:
         if not self._training and count < self.batch_size:
             for array in arrays.values():
                 array[count:] = 0
-        return Batch(arrays, indices, count, shape, failed, epoch.number, batch)
+        return Batch(arrays, indices, count, shape, failed, epoch.number, batch, epoch.plain)
 
 
 @dataclass
@@ -252,6 +260,7 @@ class _Epoch:
     occurrences: np.ndarray
     shapes: list[Shape]
     submitted: int = 0
+    plain: bool = False
     pending: deque[tuple[int, int, int, list[int]]] = field(default_factory=deque)
     free: deque[int] = field(default_factory=deque)
 

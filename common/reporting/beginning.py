@@ -2,6 +2,7 @@
 
 import _signal  # type: ignore[import-not-found]  # `signal` itself takes as long to import as Python to start
 import os
+import time
 
 
 def begin() -> None:
@@ -10,6 +11,13 @@ def begin() -> None:
     from common.reporting.supervisor import supervise
 
     supervise()
+
+
+def age() -> float:
+    """Seconds since this process began."""
+    with open("/proc/self/stat") as file:
+        began = float(file.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began
 
 
 def _stop(*_: object) -> None:

@@ -179,6 +179,8 @@ def _check_epochs(document: dict[str, Any]) -> None:
     epochs = train.get("epochs") if isinstance(train, dict) else None
     if not _count(epochs) or "epoch" not in document:
         return
+    if isinstance(train, dict) and train.get("minutes"):  # as many as there was time for
+        epochs = _MOST_STEPS
     if document["epoch"] >= epochs:
         raise ContainerError(
             f"its epoch is not one of the {epochs} of its configuration: {document['epoch']}"

@@ -25,7 +25,11 @@ class TrainingState:
     """Where a training stands; hooks read it, and set `stop_reason` to end it after the current epoch.
 
     epoch: the one under way, from start_epoch on. step: batches of it that are done, of `steps`. losses: means since
-    the epoch began, by name. skipped: steps left out because their gradient was not finite.
+    the epoch began, by name. skipped: steps left out because their gradient was not finite. due: whether this epoch is
+    to be validated and kept.
+
+    A training by time (`common.training.pace`) sets further fields. share: of it that is done. seconds_left. before:
+    batches done before this epoch. cut: this epoch ends after this batch. Its `epochs` are an estimate until the last.
     """
 
     epochs: int
@@ -39,10 +43,22 @@ class TrainingState:
     skipped: int = 0
     evaluation: Evaluation | None = None
     stop_reason: str | None = None
+    due: bool = True
+    share: float | None = None
+    seconds_left: float | None = None
+    before: int | None = None
+    cut: bool = False
+
+    @property
+    def number(self) -> int:
+        """Batches that are done, those before start_epoch included."""
+        return (self.epoch * self.steps if self.before is None else self.before) + self.step
 
     @property
     def fraction(self) -> float:
         """Share of the training that is done."""
+        if self.share is not None:
+            return self.share
         done = (self.epoch - self.start_epoch) * self.steps + self.step
         return done / max((self.epochs - self.start_epoch) * self.steps, 1)
 
@@ -93,9 +109,8 @@ class Estimator:
         for hook in hooks:
             hook.before_training(state)
         try:
-            for epoch in range(state.epoch, state.epochs):
-                if state.stop_reason:
-                    break
+            epoch = state.epoch
+            while epoch < state.epochs and not state.stop_reason:
                 state.epoch = epoch
                 for hook in hooks:
                     hook.before_epoch(state)
@@ -104,6 +119,7 @@ class Estimator:
                 self._epoch(loader, schedule, hooks, state)
                 for hook in hooks:
                     hook.after_epoch(state)
+                epoch += 1
         finally:
             for hook in hooks:
                 hook.after_training(state)
@@ -129,6 +145,8 @@ class Estimator:
             state.images_per_second = images / max(time.monotonic() - began, 1e-9)
             for hook in hooks:
                 hook.after_step(state)
+            if state.cut:
+                break
 
     def step(self, batch: Batch, learning_rate: float) -> np.ndarray | None:
         """One update. Returns the batch's mean losses, or None where it was left out because they are not finite.

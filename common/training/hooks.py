@@ -7,11 +7,11 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import datetime
 from typing import Any
 
 from common.data.report import Report
 from common.engine.engine import Engine
-from common.engine.schedule import Schedule
 from common.evaluator import Evaluation
 from common.loading.loader import Loader
 from common.reporting.log import bar
@@ -23,29 +23,65 @@ log = logging.getLogger("visualtl")
 
 
 class LogLines(Hook):
-    """A line every `interval` batches (0: none) and after every epoch."""
+    """A line every `interval` batches, and where these take longer every ten seconds (0: none), and after every epoch.
 
-    def __init__(self, interval: int) -> None:
+    Of a training by time it is after every epoch that is due. left: seconds of the training that are left, None as long
+    as nobody knows. Once they are known a line says so.
+    """
+
+    longest_silence = 10.0  # seconds
+
+    def __init__(self, interval: int, left: Callable[[], float | None] = lambda: None) -> None:
         self._interval = interval
-        self._began = time.monotonic()
+        self._left = left
+        self._began = self._last = time.monotonic()
+        self._estimated = False
 
     def before_training(self, state: TrainingState) -> None:
         if state.stop_reason or state.epoch >= state.epochs:
             log.info("Training: nothing is left of its %d epochs", state.epochs)
+        elif state.seconds_left is not None:
+            log.info("Training: for %s, %d batches an epoch", duration(state.seconds_left), state.steps)
+            self._estimated = True
         else:
             log.info("Training: epochs %d to %d, %d batches each", state.epoch, state.epochs - 1, state.steps)
-        self._began = time.monotonic()
+        self._began = self._last = time.monotonic()
 
     def after_step(self, state: TrainingState) -> None:
-        if self._interval and state.step % self._interval == 0:
-            text = "[Epoch %d][Batch %d/%d] %s"
-            log.info(text, state.epoch, state.step, state.steps, _figures(state), extra=_as_fields(state))
+        left = self._left()
+        if left is not None and not self._estimated:
+            self._estimated = True
+            until = datetime.fromtimestamp(time.time() + left).astimezone()
+            log.info(
+                "The training takes about %s, until %s; --set train.minutes=10 would have it done in ten minutes",
+                duration(left),
+                f"{until:%Y-%m-%d %H:%M}",
+            )
+        silent = time.monotonic() - self._last >= self.longest_silence
+        if self._interval and (state.step % self._interval == 0 or silent):
+            self._last = time.monotonic()
+            text = "[Epoch %d][Batch %d/%d] %s%s"
+            ahead = "" if left is None else f", {duration(left)} left"
+            log.info(
+                text, state.epoch, state.step, state.steps, _figures(state), ahead, extra=_as_fields(state)
+            )
 
     def after_epoch(self, state: TrainingState) -> None:
+        if not state.due and time.monotonic() - self._last < self.longest_silence:
+            return  # many short ones between two that count
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
+        self._last = self._began
         log.info("[Epoch %d] %s, %.1f s", state.epoch, _figures(state), seconds, extra=_as_fields(state))
         if state.skipped:
             log.warning("[Epoch %d] %d batches so far were left out: not finite", state.epoch, state.skipped)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _figures(state: TrainingState) -> str:
@@ -60,14 +96,21 @@ def _as_fields(state: TrainingState) -> dict[str, Any]:
 
 
 class Bar(Hook):
-    """A progress bar for people at a terminal."""
+    """A progress bar for people at a terminal: of batches or, where the training lasts a given time, of seconds."""
 
     def before_training(self, state: TrainingState) -> None:
         self._stack = ExitStack()
-        self._advance = self._stack.enter_context(bar((state.epochs - state.epoch) * state.steps, "training"))
+        self._seconds = None if state.seconds_left is None else int(state.seconds_left)
+        total = (state.epochs - state.epoch) * state.steps if self._seconds is None else self._seconds
+        self._shown = 0
+        self._advance = self._stack.enter_context(bar(total, "training"))
 
     def after_step(self, state: TrainingState) -> None:
-        self._advance(1)
+        done = self._shown + 1
+        if self._seconds is not None and state.seconds_left is not None:
+            done = max(self._shown, self._seconds - int(state.seconds_left))
+        self._advance(done - self._shown)
+        self._shown = done
 
     def after_training(self, state: TrainingState) -> None:
         self._stack.close()
@@ -81,41 +124,68 @@ class Curves(Hook):
         self._points = points
 
     def before_training(self, state: TrainingState) -> None:
+        self._by_time = state.share is not None
+        self._next = state.fraction
         total = max((state.epochs - state.start_epoch) * state.steps, 1)
         self._every = max(math.ceil(total / self._points), 1)
 
     def after_step(self, state: TrainingState) -> None:
-        number = state.epoch * state.steps + state.step
-        if number % self._every == 0:
-            self._progress.scalar("learning_rate", state.learning_rate, number)
-            for name, value in state.losses.items():
-                self._progress.scalar(f"loss/{name}", value, number)
+        if self._by_time:
+            if state.fraction < self._next:
+                return
+            self._next = state.fraction + 1.0 / self._points
+        elif state.number % self._every:
+            return
+        self._progress.scalar("learning_rate", state.learning_rate, state.number)
+        for name, value in state.losses.items():
+            self._progress.scalar(f"loss/{name}", value, state.number)
 
 
 class Watch(Hook):
     """Tells the poller and status.json how far the training is."""
 
+    # After so many batches, or seconds, the time that is left is told to people too.
+    few_batches = 5
+    many_seconds = 20.0
+
     def __init__(self, advance: Callable[[float], None], status: Status) -> None:
         self._advance = advance
         self._status = status
+        self._left: float | None = None
+        self._known = False
+
+    def estimate(self) -> float | None:
+        """Seconds of the training that are left; None as long as too little is done to tell."""
+        return self._left if self._known else None
 
     def before_training(self, state: TrainingState) -> None:
-        self._began, self._before = time.monotonic(), state.fraction
+        self._began, self._before, self._batches = time.monotonic(), state.fraction, 0
+        self._left = state.seconds_left
 
     def after_step(self, state: TrainingState) -> None:
         self._advance(state.fraction)
         done = state.fraction - self._before
         elapsed = time.monotonic() - self._began
+        self._batches += 1
+        self._left = state.seconds_left
+        self._known = (
+            self._left is not None or self._batches >= self.few_batches or elapsed >= self.many_seconds
+        )
+        if self._left is None and done > 0:
+            self._left = elapsed / done * (1.0 - state.fraction)
+        batches = (state.epochs - state.start_epoch) * state.steps
+        if state.share is not None:  # an estimate
+            batches = max(round(state.number / max(state.share, 1e-6)), state.number)
         self._status.update(
             epoch=state.epoch,
             epochs=state.epochs,
-            batch=(state.epoch - state.start_epoch) * state.steps + state.step,
-            batches=(state.epochs - state.start_epoch) * state.steps,
+            batch=state.number - (state.start_epoch * state.steps if state.before is None else 0),
+            batches=batches,
             batches_skipped=state.skipped,
             losses=state.losses,
             progress=state.fraction,
             images_per_second=round(state.images_per_second, 2),
-            seconds_left=round(elapsed / done * (1.0 - state.fraction), 1) if done > 0 else None,
+            seconds_left=None if self._left is None else round(self._left, 1),
         )
 
 
@@ -125,14 +195,16 @@ class FromAverage(Hook):
     At the higher rate parameters jump about a point that their average is near ("Averaging Weights Leads to Wider
     Optima and Better Generalization", Izmailov et al. 2018). At the lower one they would creep there from where the
     last jump left them, and the average with them. Momentum would carry them away from it again.
+
+    steps_down: whether it does so at the beginning of this epoch.
     """
 
-    def __init__(self, engine: Engine, schedule: Schedule) -> None:
+    def __init__(self, engine: Engine, steps_down: Callable[[int], bool]) -> None:
         self._engine = engine
-        self._schedule = schedule
+        self._steps_down = steps_down
 
     def before_epoch(self, state: TrainingState) -> None:
-        if self._schedule.steps_down_at(state.epoch):
+        if self._steps_down(state.epoch):
             log.info("[Epoch %d] The learning rate steps down: going on from the average", state.epoch)
             self._engine.adopt_average()
 
@@ -152,7 +224,7 @@ class Problems(Hook):
 
 
 class Validation(Hook):
-    """Validates every `interval` epochs and after the last one."""
+    """Validates every `interval` epochs and after the last one; in a training by time, epochs that are due."""
 
     def __init__(
         self, evaluate: Callable[[], Evaluation], interval: int, metric: str, progress: Progress
@@ -163,8 +235,8 @@ class Validation(Hook):
         self._progress = progress
 
     def after_epoch(self, state: TrainingState) -> None:
-        due = (state.epoch - state.start_epoch + 1) % self._interval == 0
-        if not due and state.epoch + 1 < state.epochs:
+        due = (state.epoch - state.start_epoch + 1) % self._interval == 0 or state.share is not None
+        if not state.due or (not due and state.epoch + 1 < state.epochs):
             return
         began = time.monotonic()
         state.evaluation = self._evaluate()
@@ -183,7 +255,7 @@ class Validation(Hook):
                 }
             },
         )
-        number = (state.epoch + 1) * state.steps
+        number = state.number
         self._progress.scalar(f"valid/{self._metric}", state.evaluation.value, number)
         for name, value in state.evaluation.curves.items():
             self._progress.scalar(f"valid/{name}", value, number)

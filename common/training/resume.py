@@ -31,6 +31,7 @@ from common.task import Model, Task
 from common.training.checkpoint import read_checkpoint, unusable, write_checkpoint
 from common.training.estimator import Estimator, Hook, TrainingState
 from common.training.hooks import EarlyStopping
+from common.training.pace import ByTime
 
 log = logging.getLogger("visualtl")
 
@@ -54,7 +55,7 @@ _STATE_KEYS = (
 
 
 class Checkpoints(Hook):
-    """Writes the state of the training after every epoch, and keeps the best one under the name of its own.
+    """Writes the state of the training after every epoch that is due, and keeps the best one under a name of its own.
 
     The best one has the highest metric; one that is no number never replaces one that is. Without a validation set
     the latest epoch counts as the best. value, epoch: of the best one; None before there is one.
@@ -78,6 +79,8 @@ class Checkpoints(Hook):
         self.epoch: int | None = None
 
     def after_epoch(self, state: TrainingState) -> None:
+        if not state.due:
+            return
         if not self._validated:
             self.value, self.epoch = math.nan, state.epoch
         elif state.evaluation is not None:
@@ -198,6 +201,8 @@ def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:
     considered = [key for key in now if not (state["loaded"] and key.startswith("model."))]
     changed = {key: (before.get(key), now[key]) for key in considered if before.get(key) != now[key]}
     fixed = [key for key in changed if key not in changeable(type(config))]
+    if "train.minutes" in changed and 0 in changed["train.minutes"]:
+        fixed.append("train.minutes")  # epochs of a training by time are not those of one by epochs
     if fixed:
         raise ConfigurationError(
             "\n".join(
@@ -208,7 +213,9 @@ def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:
         )
     for key, (old, new) in changed.items():
         warnings.warn(f"--resume: {key} was {old!r} and is {new!r} now")
-    if any(key == "train.epochs" or key.startswith("train.early_stop_") for key in changed):
+    if any(
+        key in ("train.epochs", "train.minutes") or key.startswith("train.early_stop_") for key in changed
+    ):
         state["stop_reason"] = None  # what ended the training may not end it now
     log.info("Resuming after epoch %d", state["epoch"])
     return state
@@ -254,6 +261,17 @@ def take_up(
             "--resume: the training set is not the one that the job began with; it goes on with what is there"
         )
     return changed
+
+
+def saved_share(saved: dict[str, Any], pace: ByTime) -> float:
+    """The share of a training by time that was done when it was saved. Raises CheckpointError."""
+    try:
+        return pace.share_in(saved["hooks"][ByTime.__name__])
+    except MISFITS as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CheckpointError(
+            f"{TRAINING_STATE} does not fit this job ({reason}); leave out --resume to start afresh"
+        ) from None
 
 
 def trained_images(checkpoint: dict[str, Any] | None) -> set[int]:

@@ -100,7 +100,10 @@ def test_mixup_mixes_until_its_last_epochs() -> None:
     more = {"train__mixup": True, "train__epochs": 10, "train__mixup_off_epoch": 3, "train__mixup_alpha": 1.0}
     model = build(**more)
     assert len(build().training_inputs(batch()).shared) == 0
-    shares = [[float(model.training_inputs(batch(e, n)).shared[0][0]) for n in range(5)] for e in range(10)]
+    shares = [
+        [float(model.training_inputs(batch(e, n, plain=e > 6)).shared[0][0]) for n in range(5)]
+        for e in range(10)
+    ]
     assert all(0 < share < 1 for epoch in shares[:7] for share in epoch)
     assert len({share for epoch in shares[:7] for share in epoch}) == 35
     assert shares[7:] == [[1.0] * 5] * 3

@@ -54,11 +54,18 @@ def keys(data: Path, log_dir: Path, **more: Any) -> dict[str, Any]:
     return values
 
 
-def batch(epoch: int = 0, number: int = 0, rows: int = 6, classes: int = 3, seed: int = 0) -> Batch:
+def batch(
+    epoch: int = 0,
+    number: int = 0,
+    rows: int = 6,
+    classes: int = 3,
+    seed: int = 0,
+    plain: bool = False,
+) -> Batch:
     """Random images with labels 0, 1, 2, 0, ..."""
     rng = np.random.default_rng(seed)
     arrays = {
         "image": rng.integers(0, 256, (rows, HEIGHT, WIDTH, 3), np.uint8),
         "label": (np.arange(rows) % classes).astype(np.float32),
     }
-    return Batch(arrays, np.arange(rows), rows, (WIDTH, HEIGHT), [], epoch, number)
+    return Batch(arrays, np.arange(rows), rows, (WIDTH, HEIGHT), [], epoch, number, plain)

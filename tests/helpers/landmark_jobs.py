@@ -65,13 +65,13 @@ def checkpoint_of(model: LandmarkModel) -> dict[str, Any]:
     return {"model": model.description(), "parameters": parameters(model.network)}
 
 
-def batch(epoch: int = 0, number: int = 0, rows: int = 4, seed: int = 0) -> Batch:
+def batch(epoch: int = 0, number: int = 0, rows: int = 4, seed: int = 0, plain: bool = False) -> Batch:
     rng = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {
         "image": rng.integers(0, 256, (rows, HEIGHT, WIDTH, 3), np.uint8),
         "points": rng.uniform(0.2, 0.8, (rows, JOINTS, 2)).astype(np.float32),
     }
-    return Batch(arrays, np.arange(rows), rows, (WIDTH, HEIGHT), [], epoch, number)
+    return Batch(arrays, np.arange(rows), rows, (WIDTH, HEIGHT), [], epoch, number, plain)
 
 
 def losses(model: LandmarkModel, inputs: Inputs) -> list[np.ndarray]:

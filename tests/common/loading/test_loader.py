@@ -34,7 +34,14 @@ def numbered(count: int) -> list[Sample]:
 def kept(batches: Iterator[Batch]) -> list[Batch]:
     """Batches with copies of their arrays, which outlive the next batch."""
     return [
-        Batch({name: a.copy() for name, a in b.arrays.items()}, b.indices, b.count, b.shape, b.failed)
+        Batch(
+            {name: a.copy() for name, a in b.arrays.items()},
+            b.indices,
+            b.count,
+            b.shape,
+            b.failed,
+            plain=b.plain,
+        )
         for b in batches
     ]
 
@@ -181,7 +188,8 @@ def test_the_last_epochs_may_be_made_by_another_transform(pool: WorkerPool) -> N
             batch_size=5,
             shapes=fixed,
             training=True,
-            last=(2, tasks.Negatives()),
+            plain=lambda epoch: epoch >= 2,
+            plain_transform=tasks.Negatives(),
         ) as loader:
             return [kept(loader.epoch(number)) for number in epochs]
 
@@ -190,6 +198,7 @@ def test_the_last_epochs_may_be_made_by_another_transform(pool: WorkerPool) -> N
         labels = np.concatenate([batch.arrays["label"] for batch in batches])
         indices = np.concatenate([batch.indices for batch in batches])
         np.testing.assert_array_equal(labels, indices if epoch < 2 else -indices)
+        assert [batch.plain for batch in batches] == [epoch >= 2] * 2
     assert same(load([3])[0], found[3])  # a training that is taken up again there
 
 

@@ -270,7 +270,7 @@ def test_where_the_rate_steps_down_training_goes_on_from_the_average(momentum: f
     seen = Averages(made)
     # So small a rate that what happens at the step alone moves anything.
     schedule = Schedule(0.01, "step", 2, 5, decay=1e-9, decay_epochs=(1,))
-    hooks = [FromAverage(made.engine, schedule), seen]
+    hooks = [FromAverage(made.engine, schedule.steps_down_at), seen]
     made.fit(Given(batches(5)), schedule, hooks, TrainingState(2, 5))  # type: ignore[arg-type]
     assert not np.allclose(seen.averaged[0], seen.trained[0])
     np.testing.assert_allclose(seen.trained[1], seen.averaged[0], rtol=1e-6)
@@ -285,7 +285,7 @@ def test_elsewhere_the_average_leaves_the_training_alone(decay: float, asked: bo
     for ema_decay in (0.0, 0.9):
         made = estimator(ema_decay=ema_decay)
         schedule = Schedule(0.01, "step", 3, 5, decay=decay, decay_epochs=(1, 2))
-        hooks = [FromAverage(made.engine, schedule)] if asked else []
+        hooks = [FromAverage(made.engine, schedule.steps_down_at)] if asked else []
         made.fit(Given(batches(5)), schedule, hooks, TrainingState(3, 5))  # type: ignore[arg-type]
         found.append(parameters(made.model.network)["1.weight"])
     assert (found[0] == found[1]).all()

@@ -183,7 +183,7 @@ def test_validation_runs_every_interval_and_after_the_last_epoch(interval: int, 
 
     hook = Validation(evaluate, interval, "mAP", page)  # type: ignore[arg-type]
     for state.epoch in range(5):
-        state.evaluation = None
+        state.evaluation, state.step = None, 3
         hook.after_epoch(state)
     assert epochs == validated
     assert page.points[:2] == [

@@ -126,7 +126,7 @@ def test_a_line_is_fitted_by_an_engine_of_numpy() -> None:
     state = TrainingState(epochs=40, steps=5)
     schedule = Schedule(0.5, "step", 40, 5, decay_epochs=(38,))
     made = Estimator(Line(), engine)  # type: ignore[arg-type]
-    made.fit(Points(), schedule, [FromAverage(engine, schedule)], state, seed=7)  # type: ignore[arg-type]
+    made.fit(Points(), schedule, [FromAverage(engine, schedule.steps_down_at)], state, seed=7)  # type: ignore[arg-type]
     assert engine.seeds == list(range(7, 47))
     assert engine.calls[:5] == ["update", "skip", "update", "update", "update"]
     assert engine.calls.index("adopt") == 38 * 5
