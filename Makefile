@@ -5,17 +5,22 @@ PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO_OUT := demo_out
+DEMO_DATA := tests/data/blood_cells
 PEERS := .venv-peers
 ORACLES := .venv-oracles
 
 .PHONY: demo test soak bench test-oracles check lock docs clean image image-test image-test-gpu
 
 demo: $(VENV)/ready
-	@$(RUN) detect/fit_yolov3.py --config configs/demo.json --linger 0
+	@rm -rf $(DEMO_OUT) && mkdir $(DEMO_OUT)
+	@$(RUN) -m common.suggest $(DEMO_DATA) --out $(DEMO_OUT)/job.json --minutes 2 --set log_dir=$(DEMO_OUT) > $(DEMO_OUT)/suggestion.txt
+	@cat $(DEMO_OUT)/suggestion.txt
+	@sh -c "$$(tail -n 1 $(DEMO_OUT)/suggestion.txt) --linger 0"
+	@$(RUN) -m common.predict $(DEMO_OUT) $(DEMO_DATA)/detect_valid/BloodImage_000*.jpg --out $(DEMO_OUT)/predicted --pictures
 	@echo
-	@echo "Results: $(DEMO_OUT)/ (valid_data_result.json: detections; *-symbol.json, *.params, model.json: the model)"
-	@echo "Curves:  $(VENV)/bin/tensorboard --load_fast=false --logdir $(DEMO_OUT)"
-	@echo "Next:    train on your own images: \"Your first model\" in README.md"
+	@echo "Pictures: $(DEMO_OUT)/predicted/pictures; the model and its report: $(DEMO_OUT) (report.html)"
+	@echo "Curves:   $(VENV)/bin/tensorboard --load_fast=false --logdir $(DEMO_OUT)"
+	@echo "Next:     train on your own images: \"Your first model\" in README.md"
 
 # Files of tests run beside one another; a file's own tests share the jobs that they look at, and stay together.
 test: $(VENV)/ready-for-development

@@ -17,6 +17,7 @@ from common.data.formats.base import AnnotatedSet, Object, Place, Record, inside
 from common.data.formats.recognise import open_set
 from common.data.formats.writing import Exported, Target
 from common.data.problems import BadSample, Problem
+from common.data.set_names import set_folders
 from common.errors import ConfigurationError, DataError, JobError
 from common.files import new_folder, replacing, spelled_out
 from common.images.decoding import ImageError, printable, probe
@@ -25,26 +26,6 @@ WRITERS = {"txt": txt, "coco": coco, "voc": voc, "yolo": yolo, "labelme": labelm
 TASKS = ("detection", "classification", "reid", "landmark")
 REPORT = "conversion.log"
 
-_NAMES = {
-    "train": (
-        "train",
-        "train2017",
-        "detect_train",
-        "classification_train",
-        "landmark_train",
-        "bounding_box_train",
-    ),
-    "valid": (
-        "valid",
-        "val",
-        "val2017",
-        "validation",
-        "detect_valid",
-        "classification_valid",
-        "landmark_valid",
-    ),
-    "test": ("test", "test2017", "detect_test", "classification_test", "landmark_test"),
-}
 _SHOWN = 20
 
 
@@ -169,14 +150,8 @@ def _places(options: argparse.Namespace) -> dict[str, Place]:
         else os.path.commonpath([os.path.abspath(source), os.path.abspath(annotations)])
     )
     if options.annotations is None and options.task != "reid":
-        for base in (source, os.path.join(source, "images")):
-            for part, names in _NAMES.items():
-                for name in names:
-                    folder = os.path.join(base, name)
-                    if part not in parts and os.path.isdir(folder):
-                        parts[part] = Place(source, folder, None, part, options.task)
-            if parts:
-                break
+        for part, folder in set_folders(source).items():
+            parts[part] = Place(source, os.path.join(source, folder), None, part, options.task)
     if not parts and annotations is None and options.task == "detection":
         lists = os.path.join(source, "ImageSets", "Main")
         for part, name in (("train", "train"), ("valid", "val"), ("test", "test")):

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+# What MXNet, CUDA's libraries and the C++ runtime say when memory runs out.
+_MEMORY = re.compile(
+    r"out of memory|bad_alloc|cannot allocate|failed to allocate|failed to map segment|ALLOC_FAILED|cudaMalloc",
+    re.I,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library says that memory has run out."""
+    return isinstance(error, MemoryError) or _MEMORY.search(str(error)) is not None
 
 
 def one_line(text: str) -> str:

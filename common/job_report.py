@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from common import __version__
+from common.advice import Advice
 from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.errors import one_line
@@ -66,6 +67,7 @@ def write_report(
     best: Mapping[str, Any],
     documents: Mapping[str, Mapping[str, Any]],
     progress: Progress,
+    advice: Sequence[Advice] = (),
 ) -> None:
     """Write report.html, and show precision over recall on TensorBoard's page."""
     with aside("the precision-recall curves of the progress page"):
@@ -83,6 +85,7 @@ def write_report(
             without_secrets(config.model_dump(mode="json")),
             json.loads(read_file(config.log_dir / DATA_REPORT, _DATA_LIMIT)),
             curves(config.log_dir),
+            advice=[piece.text for piece in advice],
         )
         page = report(model.name, list(documents.values()), training)
         with replacing(path, "w") as file:

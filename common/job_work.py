@@ -15,6 +15,7 @@ from common.engine.devices import visible_gpus
 from common.engine.engine import Engine
 from common.errors import one_line
 from common.export.outputs import DATA_REPORT, remove_outputs
+from common.job_advice import give_advice, tell
 from common.job_report import show_configuration, write_report
 from common.job_results import export, predict_and_write
 from common.job_state import Job
@@ -43,6 +44,8 @@ def work(
     steps = steps_of(progress, status)
     report = Report(config.log_dir / DATA_REPORT, lambda counts: status.update(images_left_out=counts))
     prepared = prepare(config, options, task_name, pool=pool, steps=steps, report=report, keep=True)
+    prepared = prepared.fitted(pool)
+    config = prepared.task.config if config.train.auto_batch else config
     assert prepared.data is not None
     assert prepared.devices is not None
     assert prepared.recipe is not None
@@ -58,7 +61,9 @@ def work(
     documents = predict_and_write(job, predictor, job.task.evaluator(model, job.data.valid or ()))
     with steps(Step.EXPORT):
         export(job, model, predictor, best, documents)
-        write_report(config, model, best, documents, progress)
+        advice = give_advice(job, best, documents)
+        write_report(config, model, best, documents, progress, advice)
+    tell(advice)
 
 
 def _say(data: Datasets) -> None:

@@ -9,7 +9,7 @@ import importlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.config.command_line import Options
@@ -17,11 +17,13 @@ from common.config.sections import JobConfig, with_model
 from common.data.report import Report
 from common.datasets import Datasets, load_datasets
 from common.engine.devices import check_gpus, contexts, load_mxnet, visible_gpus
+from common.engine.memory import Gauge
 from common.errors import one_line
 from common.processes.pool import WorkerPool
 from common.recipe import Recipe
 from common.steps import Steps
 from common.task import Model, Task
+from common.trial import batch_that_fits
 
 log = logging.getLogger("visualtl")
 
@@ -54,6 +56,22 @@ class Prepared:
         if self.checkpoint is None:
             self.task.begin(model, self.data.train)
         return model
+
+    def fitted(self, pool: WorkerPool) -> Prepared:
+        """The same with train.batch_size "auto" settled: a job that is resumed keeps what it had."""
+        config = self.task.config
+        if not config.train.auto_batch:
+            return self
+        if self.saved:
+            batch = self.saved["configuration"]["train"]["batch_size"]
+        else:
+            assert self.data is not None
+            assert self.devices is not None
+            gauge = Gauge(config.gpus)
+            batch = batch_that_fits(self.task, self.data, self.devices, pool, gauge, self.checkpoint)
+        train = config.train.model_copy(update={"batch_size": batch})
+        task = type(self.task)(config.model_copy(update={"train": train}))
+        return replace(self, task=task, recipe=task.recipe(on_gpu=bool(config.gpus)))
 
 
 def prepare(

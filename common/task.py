@@ -172,6 +172,10 @@ class Task(ABC, Generic[C]):
     ) -> Model:
         """The model, with parameters: from the checkpoint (which also says which network), pretrained or random."""
 
+    def input_figures(self, samples: Sequence[Sample]) -> Mapping[str, float]:
+        """What the samples look like in the network's input, for `common.advice`."""
+        return {}
+
     def begin(self, model: Model, samples: Sequence[Sample]) -> None:
         """Called before a training that does not continue an earlier one: lets the model begin at what the training
         set shows."""

@@ -20,6 +20,7 @@ from common.config.sections import (
     with_default,
 )
 from common.config.values import (
+    BatchSize,
     ClassNames,
     Flag,
     Folder,
@@ -75,7 +76,7 @@ class DetectModelConfig(Section):
 class DetectTrainConfig(TrainConfig):
     """How to train a detector."""
 
-    batch_size: Whole = with_default(TrainConfig, "batch_size", 16)
+    batch_size: BatchSize = with_default(TrainConfig, "batch_size", 16)
 
 
 class DetectValidConfig(ValidConfig):

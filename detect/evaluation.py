@@ -134,6 +134,9 @@ def evaluate_detections(
         suspects=_suspects(samples, clipped, classes, max(threshold, _SURE), iou_thresh),
         iou_thresh=iou_thresh,
         threshold=threshold,
+        reported=sum(
+            int((rows[:, 1].astype(np.float32) >= np.float32(score_thresh)).sum()) for rows in clipped
+        ),
     )
 
 

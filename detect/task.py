@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
+
 from common.data.boxes import objects_of
 from common.data.formats.base import Label
 from common.data.formats.classes import settle
@@ -23,6 +25,7 @@ from common.task import Model, Task
 from common.training.checkpoint import classes_of
 from detect.annotations import DetectionAnnotations, summary
 from detect.config import DetectConfig
+from detect.input_figures import input_figures
 from detect.results import DetectionDecoder, DetectionEvaluator
 
 log = logging.getLogger("visualtl")
@@ -154,6 +157,14 @@ class DetectionTask(Task[D]):
     @abstractmethod
     def slow_down(self, network: Any) -> None:
         """Set the learning rate multipliers of a detector that is trained by transfer."""
+
+    def anchors(self) -> np.ndarray | None:
+        """Width and height in pixels of the input of the boxes that detections are measured from, (n, 2); None: there
+        are none."""
+        return None
+
+    def input_figures(self, samples: Sequence[Sample]) -> Mapping[str, float]:
+        return input_figures(samples, self.shape, self.anchors())
 
     def decoder(self, model: Model) -> DetectionDecoder:
         return DetectionDecoder(model.classes, self.config.valid.score_thresh)

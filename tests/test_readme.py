@@ -35,36 +35,40 @@ def corrected(folder: Path) -> str:
 
 @pytest.mark.slow
 def test_the_first_model_comes_from_the_readme_alone(tmp_path: Path) -> None:
-    (text,) = (block for kind, block in blocks("README.md") if kind == "json")
-    job = json.loads(text)
-    assert job["gpus"] == []  # nothing that `make demo` did without
-    data = subset(tmp_path / job["dataset"]["data_root"], train=10, valid=2)
-    job["dataset"]["classes"] = NAMES  # the user's own
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    (data / "detect_valid").rename(data / "detect_test")
+    made = subset(tmp_path / "made", train=10, valid=2)
+    (tmp_path / "DATA").mkdir()
+    (made / "detect_train").rename(tmp_path / "DATA" / "train")
+    (made / "detect_valid").rename(tmp_path / "DATA" / "test")
+    (tmp_path / "DATA" / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES))
     (tmp_path / "new_photos").mkdir()
     for name in ("photo.jpg", "new_photos/1.jpg"):
-        shutil.copy(next((data / "detect_test").glob("*.jpg")), tmp_path / name)
+        shutil.copy(next((tmp_path / "DATA" / "test").glob("*.jpg")), tmp_path / name)
     environment = {**os.environ, "MXNET_HOME": str(tmp_path / "nothing"), "PYTHONPATH": str(ROOT)}
 
-    def run(*words: str) -> None:
+    def run(*words: str) -> str:
         command = [sys.executable, *words]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
-    check, fit, predict = commands("README.md")
-    for script, *options in (check, fit):
-        assert script == "detect/fit_yolov3.py"
-        assert (data / job["dataset"]["train_dir"]).is_dir()
-        run(str(ROOT / script), *options, "--set", "train.epochs=1", "--port", str(free_port()), "--linger=0")
+    def train(script: str, *options: str) -> None:
+        run(str(ROOT / script), *options, "--port", str(free_port()), "--linger=0")
+
+    suggest, fit, predict = commands("README.md")
+    assert suggest[-2:] == ["--minutes", "10"]
+    # Half a minute makes the same way, and no good model.
+    printed = run(*suggest[:-1], "0.5").splitlines()[-1]
+    _, script, *options = shlex.split(printed)
+    assert options == fit[1:]
+    train(script, *options, "--set", "train.minutes=0", "--set", "train.epochs=2")
     run(*predict)
     predictions = json.loads((tmp_path / "predicted" / "predictions.json").read_text())
     assert [Path(row["image"]).name for row in predictions["Result"]] == ["photo.jpg"]
     assert [path.name for path in (tmp_path / "predicted" / "pictures").iterdir()] == ["photo.jpg"]
     for name in ("valid_data_result.json", "data_report.json", "model.json", "report.html"):
-        assert (tmp_path / job["log_dir"] / name).is_file()
+        assert (tmp_path / "out" / "cats" / name).is_file()
     same, evaluate, label, again = commands("docs/predict.md")
     assert same == predict
     run(*evaluate)
@@ -73,13 +77,7 @@ def test_the_first_model_comes_from_the_readme_alone(tmp_path: Path) -> None:
     run(*label)
     assert [path.name for path in (tmp_path / "new_labels" / "labels").glob("**/*.json")] == ["1.json"]
     (tmp_path / "new_labels" / "labels" / "1.json").write_text(corrected(tmp_path / "new_labels" / "labels"))
-    (text,) = (block for kind, block in blocks("docs/predict.md") if kind == "json")
-    second = json.loads(text)
-    assert second["log_dir"] != job["log_dir"]
-    second["dataset"]["classes"] = NAMES
-    (tmp_path / "job2.json").write_text(json.dumps(second))
-    script, *options = again
-    run(str(ROOT / script), *options, "--set", "train.epochs=1", "--port", str(free_port()), "--linger=0")
-    report = json.loads((tmp_path / second["log_dir"] / "data_report.json").read_text())
-    assert report["train"]["images"] == 11
+    train(script, *again[1:], "--set", "train.minutes=0", "--set", "train.epochs=1")
+    report = json.loads((tmp_path / "out" / "cats2" / "data_report.json").read_text())
     assert report["train"]["format"] == "txt, labelme"
+    assert report["train"]["images"] + report["valid"]["images"] == 11

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOP = ("common", "detect", "classification", "reid", "landmark")
 # The rooms of common/ and the modules beside them: each imports those of the lines above its own alone.
 ROOMS = (
-    ("errors", "files"),
+    ("errors", "files", "language"),
     ("container",),
     ("config", "reporting", "images", "processes"),
     ("steps",),
@@ -31,13 +31,14 @@ ROOMS = (
     ("task",),
     ("networks", "training"),
     ("datasets",),
+    ("trial",),
     ("prepare",),
     ("check", "models", "convert", "inputs"),
     ("outputs", "commands"),
-    ("export",),
-    ("predict", "evaluate", "job_report"),
+    ("export", "advice"),
+    ("predict", "evaluate", "job_report", "suggest"),
     ("job_state",),
-    ("job_training", "job_results"),
+    ("job_training", "job_results", "job_advice"),
     ("job_work",),
     ("job",),
 )

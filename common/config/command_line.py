@@ -13,7 +13,16 @@ from typing import Any, Literal, NoReturn
 from common.config.key_lookup import leaves
 from common.config.sections import JobConfig
 from common.errors import one_line, shortened
+from common.language import LANGUAGES, ask_for, asked_in, said
 
+_EXAMPLE_IN_CHINESE = """\
+示例：
+  python3 {script} --config job.json --set train.epochs=5 --set 'gpus=[]'
+
+配置是一个 JSON 文件；configs/ 中有可直接运行的示例和各参数的 JSON Schema，含义见 docs/keys_zh.md。
+参数（{title}）：
+{keys}
+"""
 _EXAMPLE = """\
 example:
   python3 {script} --config job.json --set train.epochs=5 --set 'gpus=[]'
@@ -119,49 +128,76 @@ def parser(config_class: type[JobConfig], description: str, prog: str | None = N
         "--config",
         type=_file,
         metavar="FILE",
-        help="the job's configuration, a JSON file; needed unless flags give all keys that have no default",
+        help=said(
+            "the job's configuration, a JSON file; needed unless flags give all keys that have no default",
+            "任务的配置文件（JSON）；除非命令行选项给出了所有没有默认值的参数，否则必填",
+        ),
     )
     made.add_argument(
         "--load",
         metavar="FILE",
-        help="iterative training: go on from the best_checkpoint.pkl of an earlier run of this script; "
-        "the network then comes from it, and the model section of the configuration has no effect",
+        help=said(
+            "iterative training: go on from the best_checkpoint.pkl of an earlier run of this script; "
+            "the network then comes from it, and the model section of the configuration has no effect",
+            "迭代训练：从本脚本以前训练得到的 best_checkpoint.pkl 继续；此时网络来自该文件，配置中的 model 不起作用",
+        ),
     )
     made.add_argument(
         "--resume",
         action="store_true",
-        help="go on with a job that was cut off in the same log_dir, after its last completed epoch; "
-        "where there is none, start afresh",
+        help=said(
+            "go on with a job that was cut off in the same log_dir, after its last completed epoch; "
+            "where there is none, start afresh",
+            "继续同一个 log_dir 中被中断的任务，从最后完成的一轮之后开始；没有可继续的内容时从头开始",
+        ),
     )
     made.add_argument(
         "--check",
         action="store_true",
-        help="read the configuration, every image and annotation, train nothing, and say what there is in "
-        "log_dir/check_report.json; exit status 0 if the job could start",
+        help=said(
+            "read the configuration, every image and annotation, train nothing, and say what there is in "
+            "log_dir/check_report.json; exit status 0 if the job could start",
+            "读取配置、全部图像和标注，但不训练，结果写入 log_dir/check_report.json；任务可以开始时退出状态为 0",
+        ),
     )
     made.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="use VALUE for a key of the configuration, such as train.epochs=5; may be repeated. --train.epochs 5 "
-        "means the same, and so does --epochs 5 where no other key ends so",
+        help=said(
+            "use VALUE for a key of the configuration, such as train.epochs=5; may be repeated. --train.epochs 5 "
+            "means the same, and so does --epochs 5 where no other key ends so",
+            "用 VALUE 作为一个参数的值，如 train.epochs=5；可多次使用。也可写成 --train.epochs 5；"
+            "无其他同名参数时写 --epochs 5",
+        ),
     )
     made.add_argument(
-        "--port", type=_port, default=Options.port, help="port of the progress server (default: %(default)s)"
+        "--port",
+        type=_port,
+        default=Options.port,
+        help=said(
+            "port of the progress server (default: %(default)s)", "进度服务器的端口（默认 %(default)s）"
+        ),
     )
     made.add_argument(
         "--linger",
         type=_seconds,
         default=Options.linger,
         metavar="SECONDS",
-        help="how long the progress server answers after the job (default: %(default)g)",
+        help=said(
+            "how long the progress server answers after the job (default: %(default)g)",
+            "任务结束后进度服务器继续回答的秒数（默认 %(default)g）",
+        ),
     )
     made.add_argument(
         "--host",
         type=_name,
         metavar="ADDRESS",
-        help="the only address at which the progress server listens, such as 127.0.0.1 (default: every one)",
+        help=said(
+            "the only address at which the progress server listens, such as 127.0.0.1 (default: every one)",
+            "进度服务器监听的唯一地址，如 127.0.0.1（默认：所有地址）",
+        ),
     )
     made.add_argument(
         "--allow-host",
@@ -169,28 +205,48 @@ def parser(config_class: type[JobConfig], description: str, prog: str | None = N
         action="append",
         default=[],
         metavar="NAME",
-        help="answer only requests whose Host header is NAME; may be repeated (default: any). Who has to show a token "
-        "is said by the variable VISUALTL_TOKEN of the environment",
+        help=said(
+            "answer only requests whose Host header is NAME; may be repeated (default: any). Who has to show a token "
+            "is said by the variable VISUALTL_TOKEN of the environment",
+            "只回答 Host 为 NAME 的请求；可多次使用（默认：全部）。访问令牌由环境变量 VISUALTL_TOKEN 指定",
+        ),
     )
     made.add_argument(
         "--stuck-after",
         type=_seconds,
         default=Options.stuck_after,
         metavar="SECONDS",
-        help="how long no step, batch or file may be done before /healthz says that the job is stuck "
-        "(default: %(default)g)",
+        help=said(
+            "how long no step, batch or file may be done before /healthz says that the job is stuck "
+            "(default: %(default)g)",
+            "多少秒没有任何进展后 /healthz 报告任务停滞（默认 %(default)g）",
+        ),
     )
     made.add_argument(
         "--log-format",
         choices=("text", "json"),
         default=Options.log_format,
-        help="of standard output: lines of text, or a JSON object a line (default: %(default)s)",
+        help=said(
+            "of standard output: lines of text, or a JSON object a line (default: %(default)s)",
+            "标准输出的格式：文本行，或每行一个 JSON 对象（默认 %(default)s）",
+        ),
     )
     made.add_argument(
         "--threads",
         type=_count,
-        help="threads that compute, and at most so many data workers (default: the processors that this process, or "
-        "its container, may use)",
+        help=said(
+            "threads that compute, and at most so many data workers (default: the processors that this process, or "
+            "its container, may use)",
+            "计算线程数，数据进程也不超过此数（默认：本进程或其容器可用的处理器数）",
+        ),
+    )
+    made.add_argument(
+        "--lang",
+        choices=LANGUAGES,
+        help=said(
+            "language of this help, of the advice at the end and of reasons (default: as the locale says)",
+            "帮助、建议和结束原因所用的语言（默认取决于系统语言环境）",
+        ),
     )
     sections: dict[str, list[str]] = {}
     for path in leaves(config_class):
@@ -198,7 +254,11 @@ def parser(config_class: type[JobConfig], description: str, prog: str | None = N
         sections.setdefault(section, []).append(name)
     keys = "\n".join(_wrapped(section, names) for section, names in sections.items())
     title = config_class.model_config.get("title") or config_class.__name__
-    made.epilog = _EXAMPLE.format(script=made.prog, title=title, keys=keys).replace("%", "%%")
+    made.epilog = (
+        said(_EXAMPLE, _EXAMPLE_IN_CHINESE)
+        .format(script=made.prog, title=title, keys=keys)
+        .replace("%", "%%")
+    )
     return made
 
 
@@ -221,6 +281,7 @@ def parse(
 
     Ends the process with status 2 and one line on standard error if they are wrong.
     """
+    ask_for(asked_in(argv))
     made = parser(config_class, description, prog)
     rest, flags = _flags(made, list(leaves(config_class)), argv)
     given = made.parse_args(rest)

@@ -20,6 +20,7 @@ from common.config.sections import (
     with_default,
 )
 from common.config.values import (
+    BatchSize,
     ClassNames,
     Flag,
     Folder,
@@ -135,7 +136,7 @@ class NetworkModelConfig(Section):
 class NetworkTrainConfig(TrainConfig):
     """How to train a base network."""
 
-    batch_size: Whole = with_default(TrainConfig, "batch_size", 64)
+    batch_size: BatchSize = with_default(TrainConfig, "batch_size", 64)
     lr: Number = with_default(TrainConfig, "lr", 0.035)
     input_width: Whole = key(
         224, "Width of the network's input.", "模型输入宽度。", ge=SMALLEST_SIZE, le=4096
@@ -236,6 +237,10 @@ class NetworkConfig(JobConfig):
         if self.train.teacher in BASE_NETWORKS:
             names.append(parameters_name(self.train.teacher))
         return tuple(dict.fromkeys(names))
+
+    def possible_parameters(self) -> tuple[str, ...]:
+        """The base network's ImageNet parameters."""
+        return (self.model.parameters_name,)
 
     def conflicts(self) -> Iterator[Conflict]:
         """Those of every job, a precision that the devices do not have, and optimizers for one device alone."""

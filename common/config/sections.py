@@ -12,13 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
+from typing_extensions import Self
 
 from common.config.json_text import JsonObject, apply_overrides, read_json_object
 from common.config.key_lookup import limits_of, sections
 from common.config.messages import explain, known_part
 from common.config.values import (
+    BatchSize,
     Epochs,
     Flag,
     Folder,
@@ -205,10 +215,11 @@ class DatasetConfig(Section):
 class TrainConfig(Section):
     """How to train. A task gives the defaults of batch_size and lr."""
 
-    batch_size: Whole = key(
+    batch_size: BatchSize = key(
         ...,
-        "Images of a batch, over all GPUs together.",
-        "批大小，所有 GPU 合计。",
+        'Images of a batch, over all GPUs together. "auto": as many as the default, or as there is memory for in a '
+        "training step, found out at the beginning.",
+        '批大小，所有 GPU 合计。"auto"：取默认值，内存不足时取一步训练放得下的数量，在开始时测定。',
         ge=1,
         le=65536,
     )
@@ -220,6 +231,27 @@ class TrainConfig(Section):
         le=1_000_000,
         changeable=True,
     )
+    _auto_batch: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_auto(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Take "auto" out: what is left of it is that it was asked for, beside the default."""
+        if not isinstance(values, Mapping):
+            return handler(values)
+        size = values.get("batch_size")
+        asked = isinstance(size, str) and size.strip().casefold() == "auto"
+        made = handler(
+            {name: value for name, value in values.items() if name != "batch_size"} if asked else values
+        )
+        made._auto_batch = asked
+        return made
+
+    @property
+    def auto_batch(self) -> bool:
+        """Whether batch_size is only the most that it may be, and memory decides."""
+        return self._auto_batch
+
     minutes: Number = key(
         0.0,
         "Above 0: wall time of the whole job in minutes, from its start to its last file. The training ends in time, "
@@ -449,6 +481,10 @@ class JobConfig(Section):
 
         loaded: the network comes from a checkpoint, given with --load or --resume.
         """
+        return ()
+
+    def possible_parameters(self) -> tuple[str, ...]:
+        """Names of parameters that a job with this network could begin with, whatever it does begin with."""
         return ()
 
     @model_validator(mode="after")

@@ -72,6 +72,19 @@ class Engine(ABC):
     def backward(self) -> None:
         """Compute the gradients of the first loss. Waits for nothing."""
 
+    #: Rows of the smallest part of a batch that can be computed by itself: one a device. More than any batch has:
+    #: `hold` and `let_go` are not there.
+    least_rows: int = 1 << 62
+
+    def hold(self) -> None:
+        """Keep losses and gradients of what was computed: those of the next `forward` and `backward` are added to them,
+        so that a batch whose computation needs too much memory is taken in parts."""
+        raise NotImplementedError
+
+    def let_go(self) -> None:
+        """Forget what `hold` has kept, and what computations that failed have left."""
+        raise NotImplementedError
+
     @abstractmethod
     def losses(self) -> np.ndarray:
         """The mean of each loss over the batch."""

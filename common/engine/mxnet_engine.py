@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from common.engine.arrays import norms
 from common.engine.average import MovingAverage
 from common.engine.batch_statistics import BatchStatistics
+from common.engine.devices import return_memory
 from common.engine.engine import Blocks, Engine, OptimizerSettings
 from common.engine.inference import DeviceInference
 from common.engine.limits import StepLimit, Weight
@@ -43,6 +45,7 @@ class MXNetEngine(Engine):
     ) -> None:
         self._network = blocks.network
         self._contexts = list(contexts)
+        self.least_rows = len(self._contexts)
         self._limit = limit
         self._scale = LossScale(precision)
         self._steps: list[TrainingStep] = [
@@ -52,6 +55,8 @@ class MXNetEngine(Engine):
             for context in self._contexts
         ]
         self._outputs: list[Sequence[Any]] = []
+        # Of earlier parts of a batch.
+        self._held: tuple[list[Sequence[Any]], list[list[Any]]] | None = None
         self._predict = DeviceInference(blocks.inference, self._contexts)
         by_name = named_parameters(blocks.training)
         name_of = {parameter: name for name, parameter in by_name.items()}
@@ -97,6 +102,30 @@ class MXNetEngine(Engine):
         for step in self._steps:
             step.backward(self._scale.value)
         self._updater.sum_gradients()
+        if self._held:
+            outputs, gradients = self._held
+            self._held = None
+            self._outputs = [*outputs, *self._outputs]
+            for parameter, kept in zip(self._trained, gradients, strict=True):
+                for array, addend in zip(parameter.list_grad(), kept, strict=True):
+                    array += addend
+
+    def hold(self) -> None:
+        outputs: list[Sequence[Any]] = [[loss.copy() for loss in output] for output in self._outputs]
+        gradients = [[array.copy() for array in parameter.list_grad()] for parameter in self._trained]
+        self._held = outputs, gradients
+        # What failed for want of memory has to come to light here.
+        for array in outputs[-1]:
+            array.wait_to_read()
+
+    def let_go(self) -> None:
+        self._held = None
+        # An operator that failed leaves its error with everything that it was to write, once.
+        for parameter in self._trained:
+            for array in parameter.list_grad():
+                with contextlib.suppress(mx.MXNetError):
+                    array.wait_to_read()
+        return_memory()
 
     def losses(self) -> np.ndarray:
         sums = [[loss.sum().asscalar() for loss in output] for output in self._outputs]

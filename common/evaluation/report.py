@@ -30,6 +30,7 @@ class Training:
 
     facts: lines of a label and a text. configuration: as it was used, without what is secret. data: the content of
     data_report.json. sets: names of the sets in `data`. curves: for a tag of the progress page its (step, value).
+    advice: what the figures mean, and what to do next.
     """
 
     facts: Sequence[tuple[Words, str]] = ()
@@ -37,6 +38,7 @@ class Training:
     data: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     sets: Sequence[str] = tuple(words.SETS)
+    advice: Sequence[Words] = ()
 
 
 def report(
@@ -53,6 +55,10 @@ def report(
             album.add(entry["image"])
     sections = [_head(title, evaluations)]
     if training is not None:
+        if training.advice:
+            lines = "".join(f"<li>{said(text)}</li>" for text in training.advice)
+            title = said(("What the figures mean, and what to do next", "指标的含义与下一步"))
+            sections.append(f"<section><h2>{title}</h2><ul>{lines}</ul></section>")
         sections += ["<section>", *_training(training), "</section>"]
     sections += [SetSection(evaluation, album).html() for evaluation in evaluations]
     style = Path(__file__).with_name("style.css").read_text("utf-8")

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from common.errors import DeviceError, JobError, LogDirError, MemoryLimitError, one_line
+from common.errors import DeviceError, JobError, LogDirError, MemoryLimitError, is_out_of_memory, one_line
+from common.language import KINDS_IN_CHINESE, spoken
 from common.reporting import supervisor
 from common.reporting.lock import lock
 from common.reporting.log import Format, last_words, open_console, open_log, write_traceback
@@ -43,11 +44,6 @@ _PATIENCE = supervisor.PATIENCE - 1.0
 # Seconds in which one more signal is the same request: a whole process group is often told beside the process.
 _REPEATED = 1.0
 
-# What MXNet, CUDA's libraries and the C++ runtime say when memory runs out.
-_MEMORY = re.compile(
-    r"out of memory|bad_alloc|cannot allocate|failed to allocate|failed to map segment|ALLOC_FAILED|cudaMalloc",
-    re.I,
-)
 _THREADS = re.compile(r"can't start new thread|thread creation failed|Resource temporarily unavailable", re.I)
 _GPU = re.compile(r"cuda|cudnn|cublas|gpu", re.I)
 # The disk is full, the user's share of it is used up, or files may not grow that large.
@@ -145,9 +141,16 @@ def ending(status: Status, batch_size: int) -> Iterator[None]:
 def _end(status: Status, end: JobError | str, exit_status: int) -> None:
     status.end(end)
     status.close()
+    _explain_kind(end)
     supervisor.tell(ended=exit_status)
     last_words(end)
     raise SystemExit(exit_status) from None
+
+
+def _explain_kind(end: JobError | str) -> None:
+    """Where Chinese is spoken, what kind of reason the last lines are going to name."""
+    if isinstance(end, JobError) and spoken() == "zh":
+        log.error("%s", KINDS_IN_CHINESE[end.kind])
 
 
 def _ignore_signals() -> None:
@@ -162,7 +165,7 @@ def explain(error: Exception, batch_size: int = 0) -> JobError:
     if isinstance(error, JobError):
         return error
     text = one_line(" ".join(str(error).split()).rpartition("MXNetError: ")[2])[:200]
-    if isinstance(error, MemoryError) or _MEMORY.search(text):
+    if is_out_of_memory(error):
         whose = "the GPU's memory" if _GPU.search(text) else "memory"
         advice = (
             f"train.batch_size is {batch_size}; try {batch_size // 2}"
@@ -202,6 +205,7 @@ def fail_before(error: JobError, folder: Path | None, form: Format = "text") -> 
     try:
         if folder is None:
             open_console(form)
+            _explain_kind(error)
             last_words(error)
         else:
             with lock(folder):
@@ -209,6 +213,7 @@ def fail_before(error: JobError, folder: Path | None, form: Format = "text") -> 
                 status = Status(folder)
                 status.end(error)
                 status.close()
+                _explain_kind(error)
                 last_words(error)
     except (JobError, OSError):
         open_console(form)

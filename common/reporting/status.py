@@ -11,6 +11,7 @@ metric               {"name", "value"} of the last validation
 best_metric          {"name", "value", "epoch"} of the best one
 error                {"kind", "message", "retry"} of a job that failed; kinds: see `common.errors.JobError`
 warnings             sentences that a user should read
+advice               [{"code", "text"}] of a job that finished: what its figures mean, and what would help
 losses               {name: mean since the epoch began}
 batch, batches       batches trained so far, and of the whole training
 batches_skipped      batches left out because their gradient was not finite
@@ -107,6 +108,7 @@ def _beginning(log_dir: Path) -> dict[str, Any]:
         "state": "starting",
         **dict.fromkeys((*unknown, "best_metric", "error")),
         "warnings": [],
+        "advice": [],
         "losses": {},
         "batch": None,
         "batches": None,

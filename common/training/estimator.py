@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from common.engine.engine import Engine
-from common.errors import TrainingError
+from common.errors import TrainingError, is_out_of_memory
 from common.evaluator import Evaluation
 from common.loading.loader import Batch, Loader
-from common.task import Model
+from common.reporting.warnings import warn
+from common.task import Inputs, Model
 
 # Steps in a row whose gradient is not finite that a training survives by leaving them out.
 MAX_SKIPPED = 20
@@ -90,11 +91,15 @@ class Hook:
 
 
 class Estimator:
-    """Trains a model: feeds batches to an engine, and tells hooks."""
+    """Trains a model: feeds batches to an engine, and tells hooks.
+
+    parts: in which a batch is computed; 1 until memory runs out.
+    """
 
     def __init__(self, model: Model, engine: Engine) -> None:
         self.model = model
         self.engine = engine
+        self.parts = 1
         self._skipped_in_a_row = 0
 
     def fit(
@@ -154,10 +159,7 @@ class Estimator:
         Raises TrainingError after MAX_SKIPPED such batches in a row.
         """
         inputs = self.model.training_inputs(batch)
-        self.engine.take(inputs.split, inputs.shared)
-        self.engine.forward()
-        self.engine.backward()
-        norms, losses = self.engine.norms(), self.engine.losses()
+        norms, losses = self._computed(inputs)
         if np.isfinite(norms).all() and np.isfinite(losses).all():
             self._skipped_in_a_row = 0
             self.engine.update(learning_rate, norms)
@@ -171,6 +173,32 @@ class Estimator:
                 f"{learning_rate:g}; a smaller train.lr usually helps"
             )
         return None
+
+    def _computed(self, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+        """Norms of the gradients and losses of a batch: at once or, once memory has run out, in parts."""
+        while True:
+            try:
+                self._compute(inputs)
+                return self.engine.norms(), self.engine.losses()
+            except Exception as error:
+                rows = len(inputs.split[0])
+                if not is_out_of_memory(error) or 2 * self.parts * self.engine.least_rows > rows:
+                    raise
+                self.engine.let_go()
+            self.parts *= 2
+            warn(
+                f"memory ran out: batches of {rows} are computed in {self.parts} parts from here on, and their "
+                f"gradients added up; train.batch_size {max(rows // self.parts, 1)} would need no parts"
+            )
+
+    def _compute(self, inputs: Inputs) -> None:
+        pieces = [np.array_split(array, self.parts) for array in inputs.split]
+        for number in range(self.parts):
+            if number:
+                self.engine.hold()
+            self.engine.take([piece[number] for piece in pieces], inputs.shared)
+            self.engine.forward()
+            self.engine.backward()
 
     def optimizer_state(self) -> dict[str, Any]:
         """What `restore_optimizer` needs, as plain data: the engine's, and how many steps were left out of late."""

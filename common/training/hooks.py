@@ -30,6 +30,7 @@ class LogLines(Hook):
     """
 
     longest_silence = 10.0  # seconds
+    long = 1800.0  # seconds for which a training is told how it may be shorter
 
     def __init__(self, interval: int, left: Callable[[], float | None] = lambda: None) -> None:
         self._interval = interval
@@ -52,18 +53,22 @@ class LogLines(Hook):
         if left is not None and not self._estimated:
             self._estimated = True
             until = datetime.fromtimestamp(time.time() + left).astimezone()
+            shorter = "; --set train.minutes=10 has it done in ten minutes" if left > self.long else ""
             log.info(
-                "The training takes about %s, until %s; --set train.minutes=10 would have it done in ten minutes",
-                duration(left),
-                f"{until:%Y-%m-%d %H:%M}",
+                "The training takes about %s, until %s%s", duration(left), f"{until:%Y-%m-%d %H:%M}", shorter
             )
         silent = time.monotonic() - self._last >= self.longest_silence
         if self._interval and (state.step % self._interval == 0 or silent):
             self._last = time.monotonic()
             text = "[Epoch %d][Batch %d/%d] %s%s"
-            ahead = "" if left is None else f", {duration(left)} left"
             log.info(
-                text, state.epoch, state.step, state.steps, _figures(state), ahead, extra=_as_fields(state)
+                text,
+                state.epoch,
+                state.step,
+                state.steps,
+                _figures(state),
+                self._ahead(),
+                extra=_as_fields(state),
             )
 
     def after_epoch(self, state: TrainingState) -> None:
@@ -71,9 +76,15 @@ class LogLines(Hook):
             return  # many short ones between two that count
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
         self._last = self._began
-        log.info("[Epoch %d] %s, %.1f s", state.epoch, _figures(state), seconds, extra=_as_fields(state))
+        text = "[Epoch %d] %s, %.1f s%s"
+        ahead = self._ahead()
+        log.info(text, state.epoch, _figures(state), seconds, ahead, extra=_as_fields(state))
         if state.skipped:
             log.warning("[Epoch %d] %d batches so far were left out: not finite", state.epoch, state.skipped)
+
+    def _ahead(self) -> str:
+        left = self._left()
+        return "" if left is None else f", {duration(left)} left"
 
 
 def duration(seconds: float) -> str:

@@ -28,7 +28,7 @@ from detect.yolov3.network import (
     set_priors,
     transfer_classes,
 )
-from detect.yolov3.targets import Grid, assign, grid, known_places
+from detect.yolov3.targets import ANCHORS, Grid, assign, grid, known_places
 
 # Beside the best anchor every anchor with at least this IoU answers for an object too.
 _EXTRA_ANCHOR_IOU = 0.3
@@ -122,6 +122,9 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
 
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return YOLOv3Training(most_objects(samples), mosaic=self.config.train.mosaic)
+
+    def anchors(self) -> np.ndarray:
+        return np.asarray(ANCHORS, np.float64).reshape(-1, 2)
 
     def _plain_transform(self, samples: Sequence[Sample]) -> Transform:
         return YOLOv3Training(most_objects(samples))

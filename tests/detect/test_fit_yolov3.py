@@ -80,6 +80,12 @@ def test_a_whole_job_ends_well_and_leaves_its_files(job: Ended) -> None:
     assert status["error"] is None
     assert (status["epoch"], status["epochs"]) == (11, 12)
     assert status["best_metric"]["name"] == "mAP"
+    advice = {piece["code"]: piece["text"] for piece in status["advice"]}
+    assert "4 validation images" in advice["few_validation_images"]
+    assert "10 training images" in advice["few_images"]
+    for text in advice.values():
+        assert text in job.log()
+        assert text.split(":")[0].split("'")[0] in (job.log_dir / "report.html").read_text()
 
 
 def test_progress_is_answered_soon_and_only_ever_grows(job: Ended) -> None:

@@ -18,6 +18,7 @@ from common.engine.parameters import parameters, set_parameters
 from common.engine.schedule import Schedule
 from common.errors import TrainingError
 from common.loading.loader import Batch
+from common.reporting import warnings
 from common.training.estimator import MAX_SKIPPED, Estimator, Hook, TrainingState
 from common.training.hooks import FromAverage
 from tests.helpers.estimators import SIDE, Tiny, batches, estimator_of
@@ -357,3 +358,38 @@ def test_batchnorm_has_the_statistics_of_the_averaged_parameters_within_the_bloc
     np.testing.assert_allclose(found["1.running_var"], expected, rtol=1e-2)
     now = parameters(made.model.network)
     assert all((now[name] == value).all() for name, value in running.items())
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, made: Estimator, most: int) -> None:
+    """From now on there is memory for so many rows at a time."""
+    take = made.engine.take
+
+    def takes_few(split: Sequence[np.ndarray], shared: Sequence[np.ndarray] = ()) -> None:
+        if len(split[0]) > most:
+            raise mx.MXNetError("Check failed: cudaMalloc retry failed: out of memory")
+        take(split, shared)
+
+    monkeypatch.setattr(made.engine, "take", takes_few)
+
+
+def test_a_batch_that_needs_too_much_memory_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings.forget()
+    whole, narrow = estimator(momentum=0.9), estimator(momentum=0.9)
+    short_of_memory(monkeypatch, narrow, 2)
+    for batch in batches(4):
+        expected, found = whole.step(batch, 0.1), narrow.step(batch, 0.1)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)  # type: ignore[arg-type]
+    assert narrow.parts == 4  # of 2, 2, 1 and 1 rows
+    ours, theirs = parameters(narrow.model.network), parameters(whole.model.network)
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-6)
+    assert any("batches of 6 are computed in 4 parts" in sentence for sentence in warnings.told())
+    warnings.forget()
+
+
+def test_a_batch_that_cannot_be_divided_further_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = estimator()
+    short_of_memory(monkeypatch, made, 0)
+    with pytest.raises(mx.MXNetError, match="out of memory"):
+        made.step(batches(1)[0], 0.1)
+    assert made.parts == 4

@@ -106,7 +106,7 @@ def trained(
     ("a_step", "batches", "validation"),
     [
         (lambda n: 0.5, 9, 2.0),
-        (lambda n: 0.01, 9, 0.1),
+        (lambda n: 0.05, 9, 0.1),
         (lambda n: 0.5, 5000, 2.0),  # one pass would take longer than there is time
         (lambda n: 0.5, 9, 20.0),
         (lambda n: 0.2 if n < 300 else 1.0, 9, 2.0),  # another job begins on the machine
@@ -238,13 +238,13 @@ def test_time_that_leaves_nothing_to_train_is_told() -> None:
 
 
 def test_a_job_by_time_ends_in_time_and_may_be_resumed(tmp_path: Path) -> None:
-    """A real one; half a minute, most of which the network needs to begin and to be exported on a busy machine."""
-    values = config("classification", tmp_path / "out", make_data(tmp_path), minutes=0.4, lr_mode="cosine")
+    """A real one; a quarter of a minute, much of which the network needs to begin and to be exported."""
+    values = config("classification", tmp_path / "out", make_data(tmp_path), minutes=0.25, lr_mode="cosine")
     values["export"] = {"onnx": False}
     done = fit(SCRIPTS["classification"], values)
     assert done.status == 0, done.output
     status = done.json("status.json")
-    assert status["updated"] - status["started"] == pytest.approx(24.0, abs=3.5)
+    assert status["updated"] - status["started"] == pytest.approx(15.0, abs=3.0)
     assert status["epoch"] > 3
     assert status["seconds_left"] < 2.0
     assert "Training: for " in done.log()
@@ -254,4 +254,4 @@ def test_a_job_by_time_ends_in_time_and_may_be_resumed(tmp_path: Path) -> None:
     assert "nothing is left" in again.log()
     values["train"]["minutes"] = 0
     refused = fit(SCRIPTS["classification"], values, "--resume")
-    assert "train.minutes: 0.0 differs from 0.4" in refused.output
+    assert "train.minutes: 0.0 differs from 0.25" in refused.output

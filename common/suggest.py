@@ -1,0 +1,519 @@
+"""`python3 -m common.suggest FOLDER --out job.json --minutes 10`: from a folder of labelled images to a configuration.
+
+What is trained, from which labels, on which network, at which size and for how long is decided by what lies in the
+folder, what this machine does in a few real steps, and the table `CHOICES`, whose figures stand in
+benchmarks/QUALITY.md. Every choice is said with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from common.commands import carry_out
+from common.config.command_line import Options
+from common.config.json_text import JsonObject, apply_overrides
+from common.config.sections import JobConfig, configuration
+from common.data.boxes import objects_of
+from common.data.formats import txt
+from common.data.formats.base import Place
+from common.data.formats.recognise import READERS, recognise
+from common.data.listing import Listing
+from common.data.problems import BadSample
+from common.data.report import Report
+from common.data.set_names import set_folders
+from common.datasets import Datasets
+from common.engine.devices import best_gpus, bfloat16_supported, processors
+from common.errors import ConfigurationError, DataError, JobError, one_line
+from common.evaluation.markup import Words
+from common.files import replacing, spelled_out
+from common.images.decoding import ImageError, printable, probe
+from common.language import LANGUAGES, ask_for, spoken
+from common.networks.pretrained import models_folder, present
+from common.prepare import prepare
+from common.processes.pool import WorkerPool
+from common.reporting.progress import Step
+from common.trial import time_a_step
+
+# Images below which none are set aside, and the share that is where there are more.
+_FEWEST_TO_SPLIT, _VALIDATED = 10, 0.2
+# Seconds of a job that are no training, where nothing else is known: to begin, and to validate and export.
+_AROUND = 20.0
+# Share of the rest that is steps, and no validation.
+_STEPPING = 0.9
+_TASKS = ("detection", "landmark", "classification", "reid")
+# Images of a set that are looked at for its keypoints.
+_LOOKED_AT = 200
+_IN_WORDS: dict[str, Words] = {
+    "detection": ("find objects (detection)", "检测目标"),
+    "landmark": ("find keypoints (landmarks)", "关键点定位"),
+    "classification": ("tell classes of images apart (classification)", "图像分类"),
+    "reid": ("recognise individuals (re-identification)", "重识别"),
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """What lies in a folder.
+
+    does: what it is labelled for. root: of the data. folders: of the sets, relative to it. images: files of the
+    training set. format, why: of the labels. classes: names beside texts of ours; () where labels name their classes.
+    joints: keypoints of an image; 0 of other tasks.
+    """
+
+    does: str
+    root: str
+    folders: Mapping[str, str]
+    images: int
+    format: str
+    why: str
+    classes: tuple[str, ...] = ()
+    joints: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network that suggestions choose from.
+
+    script: that trains it. config, task: "module:class". keys: by section. sizes: of the input, the largest first.
+    steps, passes: a training needs so many steps, and to see every image so often; the largest input at which there is
+    time for both is taken. most_objects: of the training set, up to which it is chosen. parameters: of which it needs
+    the file here. reason: with the figure that stands behind it.
+    """
+
+    does: str
+    script: str
+    config: str
+    task: str
+    keys: Mapping[str, Mapping[str, Any]]
+    sizes: tuple[int, ...]
+    batch: int
+    steps: int
+    passes: int
+    reason: Words
+    most_objects: float = float("inf")
+    parameters: str | None = None
+
+    def available(self) -> bool:
+        """Whether this version has it, and its parameters are here."""
+        if find_spec(self.task.partition(":")[0]) is None:
+            return False
+        if self.parameters is None:
+            return True
+        try:
+            return present(self.parameters, models_folder()) is not None
+        except JobError:
+            return False
+
+    def sized(self, size: int) -> dict[str, dict[str, Any]]:
+        """The keys of an input of this size."""
+        if self.does == "detection":
+            return {"model": {"data_shape": [size, size]}}
+        return {"train": {"input_width": size, "input_height": size}}
+
+
+_PRETRAINED: dict[str, Any] = {"base_network": "mobilenetv2_1.0", "use_pretrained": True}
+_FROM_THE_BOX: Words = (
+    "mobilenetv2_1.0 begins with ImageNet's parameters, which are here: accuracy 0.865 on photos of waste (trashnet) "
+    "after 4 minutes on two cores, and 0.556 from random parameters",
+    "mobilenetv2_1.0 从本机已有的 ImageNet 参数开始：在 trashnet 上，两个核心训练 4 分钟的准确率为 0.865，"
+    "从随机参数开始为 0.556",
+)
+_SMALL = {"base_network": "mobilenetv3_small", "use_pretrained": False}
+_AT_RANDOM: Words = (
+    "mobilenetv3_small learns fastest from random parameters; no pretrained ones are here",
+    "本机没有预训练参数，从随机参数开始时 mobilenetv3_small 学得最快",
+)
+
+
+def _network(does: str, folder: str, name: str, pretrained: bool, passes: int, **train: Any) -> Choice:
+    """One that tasks on a base network share."""
+    return Choice(
+        does,
+        f"{folder}/fit_{folder}.py",
+        f"{folder}.config:{name}Config",
+        f"{folder}.task:{name}Task",
+        {"model": _PRETRAINED if pretrained else _SMALL, "train": {"lr_mode": "cosine", **train}},
+        sizes=(224, 160, 128),
+        batch=32,
+        steps=100 if pretrained else 400,
+        passes=passes,
+        reason=_FROM_THE_BOX if pretrained else _AT_RANDOM,
+        parameters="mobilenetv2_1.0" if pretrained else None,
+    )
+
+
+CHOICES: tuple[Choice, ...] = (
+    Choice(
+        "detection",
+        "detect/fit_center_net.py",
+        "detect.config:CenterNetConfig",
+        "detect.center_net.task:CenterNetTask",
+        {
+            "model": {"base_network": "resnet18_v1b", "use_pretrained": False},
+            "train": {"pretrained_base": False, "lr_mode": "cosine"},
+            "valid": {"flip_test": False},
+        },
+        sizes=(512, 416, 320, 256, 192),
+        batch=8,
+        steps=450,
+        passes=20,
+        reason=(
+            "CenterNet on resnet18_v1b learns a few hundred objects best: mAP 0.50 on microcontroller (104 images) "
+            "after 6 minutes on two cores, YOLOv3 0.43",
+            "目标只有几百个时 CenterNet（resnet18_v1b）学得最好：microcontroller（104 张）在两个核心上训练 6 分钟"
+            " mAP 0.50，YOLOv3 为 0.43",
+        ),
+        most_objects=1000,
+    ),
+    Choice(
+        "detection",
+        "detect/fit_yolov3.py",
+        "detect.config:YOLOv3Config",
+        "detect.yolov3.task:YOLOv3Task",
+        {
+            "model": {"base_network": "mobilenet1.0", "use_pretrained": False},
+            "train": {"lr_mode": "cosine"},
+        },
+        sizes=(416, 320, 256, 192, 160),
+        batch=8,
+        steps=330,
+        passes=10,
+        reason=(
+            "YOLOv3 on mobilenet1.0 learns thousands of objects best: mAP 0.88 on blood cells (255 images) after 7 "
+            "minutes on two cores, CenterNet 0.79 after 11",
+            "目标有几千个时 YOLOv3（mobilenet1.0）学得最好：blood cells（255 张）在两个核心上训练 7 分钟 mAP 0.88，"
+            "CenterNet 训练 11 分钟为 0.79",
+        ),
+    ),
+    _network("classification", "classification", "Classification", True, 15),
+    _network("classification", "classification", "Classification", False, 20),
+    _network("reid", "reid", "ReID", True, 8),
+    _network("reid", "reid", "ReID", False, 20),
+    _network("landmark", "landmark", "Landmark", True, 8),
+    _network("landmark", "landmark", "Landmark", False, 20),
+)
+"""In the order of preference: the first that suits is taken."""
+
+
+@dataclass
+class Suggestion:
+    """A configuration, and why it is as it is."""
+
+    script: str
+    values: dict[str, Any]
+    reasons: list[Words] = field(default_factory=list)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Suggest as the command line says; the exit status."""
+    return carry_out(_suggest, _parser().parse_args(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m common.suggest",
+        description="Look at a folder of labelled images and at this machine, and write a configuration that trains "
+        "the best model that there is time for. Nothing is trained; the command that does it is printed.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a set, or an export with several sets")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the configuration to write")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="wall time of the job (default: %(default)g)"
+    )
+    parser.add_argument("--task", choices=_TASKS, help="what the labels are for (default: found out)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="use VALUE for a key instead of what would be suggested; may be repeated",
+    )
+    parser.add_argument(
+        "--lang", choices=LANGUAGES, help="language of the reasons (default: as the locale says)"
+    )
+    return parser
+
+
+def _suggest(options: argparse.Namespace) -> None:
+    if not 0 < options.minutes <= 1_000_000:
+        raise ConfigurationError(f"--minutes: {options.minutes:g} is no time: it must be above 0")
+    if options.out.is_dir():
+        raise ConfigurationError(
+            f"--out: {printable(str(options.out))} is a folder; name a file, such as job.json"
+        )
+    made = suggest(options.folder, options.minutes, options.task, options.set, options.out)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(options.out, "w") as file:
+        json.dump(made.values, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+    ask_for(options.lang)
+    chinese = spoken() == "zh"
+    for reason in made.reasons:
+        print(reason[chinese])
+    command = [_python(), made.script, "--config", str(options.out)]
+    print(("Train it with:", "开始训练：")[chinese])
+    print(shlex.join(command), flush=True)
+
+
+def _python() -> str:
+    """The interpreter as one would type it."""
+    here = os.path.relpath(sys.executable)
+    return here if not here.startswith("..") else sys.executable
+
+
+def suggest(
+    folder: Path, minutes: float, task: str | None, overrides: Sequence[str], out: Path
+) -> Suggestion:
+    """A configuration that trains on `folder` in so many minutes. out: the file that it is for. Raises JobError."""
+    data = look(folder, task)
+    gpus = best_gpus()
+    made = Suggestion("", {})
+    made.reasons.append(
+        (
+            f"{printable(str(folder))}: {_IN_WORDS[data.does][0]}; labels: {data.format}, {data.why}",
+            f"{printable(str(folder))}：{_IN_WORDS[data.does][1]}；标注格式 {data.format}（{data.why}）",
+        )
+    )
+    with tempfile.TemporaryDirectory() as place, WorkerPool(min(16, processors())) as pool:
+        report = Report(Path(place) / "report.json")
+        first = _choices(data.does)[0]
+        values = _values(data, first, minutes, gpus, out, first.batch, first.sizes[-1])
+        config = _checked(first, values, overrides)
+        prepared = prepare(
+            config, Options(config=None), first.task, pool=pool, steps=_quiet, report=report, keep=False
+        )
+        sets = prepared.data
+        assert sets is not None
+        assert prepared.devices is not None
+        made.reasons.append(_counts(data, sets))
+        chosen = _choose(data, sets)
+        made.script = chosen.script
+        made.reasons.append(chosen.reason)
+        batch, seconds = _batch(chosen, sets), minutes * 60.0 - _AROUND
+        values_of = partial(_values, data, chosen, minutes, gpus, out, batch)
+        measured = chosen.sizes[len(chosen.sizes) // 2]
+        timed = _imported(chosen.task)(_checked(chosen, values_of(measured), overrides))
+        a_step = time_a_step(timed, sets, prepared.devices, pool)
+        size = _size(chosen, sets, batch, seconds, a_step, measured)
+        made.values = values_of(size)
+        apply_overrides(made.values, overrides)
+        steps = seconds * _STEPPING / (a_step * (size / measured) ** 2)
+        made.reasons += _said(chosen, sets, batch, size, steps, minutes, gpus)
+    return made
+
+
+@contextmanager
+def _quiet(step: Step) -> Iterator[Any]:
+    yield lambda fraction: None
+
+
+# The data
+
+
+def look(folder: Path, task: str | None = None) -> Data:
+    """What lies in a folder. task: what it is labelled for; None: found out. Raises ConfigurationError, DataError."""
+    if not folder.is_dir():
+        raise ConfigurationError(f"FOLDER: {printable(str(folder))} is not a folder")
+    source = str(spelled_out(folder))
+    folders = set_folders(source)
+    if "train" not in folders:
+        folders = {"train": "."}
+    root = source
+    if folders == {"train": "."}:
+        root, name = os.path.split(os.path.abspath(source))
+        folders = {"train": name}
+    place = os.path.join(root, folders["train"])
+    listing = Listing(place)
+    if not listing.images:
+        raise DataError(f"FOLDER: {printable(place)} holds no image (.jpg .jpeg .png .bmp)")
+    does, kind, why = _purpose(root, place, listing, task)
+    classes: tuple[str, ...] = ()
+    if kind == "txt" and does == "detection":
+        classes = tuple(txt.names_beside(Place(root, place, None, "train", does)))
+    if does == "reid" and kind == "market1501":
+        folders = {"train": folders["train"]}
+    joints = _joints(Place(root, place, None, "train"), listing, kind) if does == "landmark" else 0
+    return Data(does, root, folders, len(listing.images), kind, one_line(why), classes, joints)
+
+
+def _purpose(root: str, folder: str, listing: Listing, task: str | None) -> tuple[str, str, str]:
+    """What a set is labelled for, the format, and the reason for that."""
+    found: dict[str, tuple[str, str]] = {}
+    for does in (task,) if task else _TASKS:
+        kind, why = recognise(Place(root, folder, None, "train", does), listing)
+        if why != "nothing else was recognised":
+            found[does] = kind, why
+    if not found:
+        what = task or "boxes, classes or keypoints"
+        raise DataError(
+            f"FOLDER: {printable(folder)} has no labels for {what} that are known: beside the images, or in folders of "
+            "classes (docs/data.md)"
+        )
+    if "landmark" in found and not _joints(Place(root, folder, None, "train"), listing, found["landmark"][0]):
+        del found["landmark"]  # boxes alone, in a format that has points too
+    if "reid" in found and "classification" in found:
+        del found["reid"]  # --task reid says otherwise
+    does = next(does for does in ("reid", "landmark", "detection", "classification") if does in found)
+    return does, *found[does]
+
+
+def _joints(place: Place, listing: Listing, kind: str) -> int:
+    """Keypoints of a thing in a set: names of points where they have some, else their number; 0: it has none."""
+    opened = READERS[kind].read(replace(place, task="landmark"), listing)
+    names: set[str] = set()
+    most = 0
+    pairs = list(zip(opened.images, opened.entries, strict=True))
+    for image, entry in pairs[:: max(len(pairs) // _LOOKED_AT, 1)]:
+        try:
+            things = opened.parse(image, entry, *probe(image)).objects
+        except (ImageError, BadSample):
+            continue
+        names |= {point.name for thing in things for point in thing.points if point.name is not None}
+        most = max([most, *(len(thing.points) for thing in things)])
+    return len(opened.keypoints or names) or most
+
+
+def _counts(data: Data, sets: Datasets) -> Words:
+    images = len({sample.image for sample in sets.train})
+    valid = len({sample.image for sample in sets.valid or ()})
+    english, chinese = (
+        f"{images} images to train on, {valid} to validate",
+        f"训练图像 {images} 张，验证图像 {valid} 张",
+    )
+    if data.does == "detection":
+        objects = _objects(sets)
+        english += f", {objects} objects of {len(sets.classes)} classes"
+        chinese += f"，{len(sets.classes)} 个类别的 {objects} 个目标"
+    elif sets.classes:
+        english, chinese = f"{english}, {len(sets.classes)} classes", f"{chinese}，{len(sets.classes)} 个类别"
+    return english, chinese
+
+
+def _objects(sets: Datasets) -> int:
+    return sum(len(objects_of(sample.annotation)) for sample in sets.train)
+
+
+# The choice
+
+
+def _choices(does: str) -> list[Choice]:
+    """What there is for a task, the preferred first."""
+    return [choice for choice in CHOICES if choice.does == does and choice.available()]
+
+
+def _choose(data: Data, sets: Datasets) -> Choice:
+    objects = _objects(sets) if data.does == "detection" else 0
+    return next(choice for choice in _choices(data.does) if objects <= choice.most_objects)
+
+
+def _batch(choice: Choice, sets: Datasets) -> int:
+    """Of few images a smaller batch, so that there are several steps to a pass."""
+    batch = choice.batch
+    while batch > 4 and len(sets.train) < 4 * batch:
+        batch //= 2
+    return batch
+
+
+def _size(choice: Choice, sets: Datasets, batch: int, seconds: float, a_step: float, measured: int) -> int:
+    """The largest input at which there is time for the steps that a training needs; none larger than the images are."""
+    needed = _needed(choice, sets, batch)
+    sides = sorted(max(sample.width, sample.height) for sample in sets.train)
+    usual = sides[len(sides) // 2]
+    for size in choice.sizes:
+        if size > max(usual, choice.sizes[-1]):
+            continue
+        if seconds * _STEPPING / (a_step * (size / measured) ** 2) >= needed:
+            return size
+    return choice.sizes[-1]
+
+
+def _needed(choice: Choice, sets: Datasets, batch: int) -> int:
+    return max(choice.steps, choice.passes * -(-len(sets.train) // batch))
+
+
+def _said(
+    choice: Choice, sets: Datasets, batch: int, size: int, steps: float, minutes: float, gpus: Sequence[int]
+) -> Iterator[Words]:
+    needed = _needed(choice, sets, batch)
+    epochs = steps * batch / len(sets.train)
+    device: Words = (
+        (f"GPU {gpus[0]}", f"GPU {gpus[0]}")
+        if gpus
+        else (f"{processors()} processors, no GPU", f"{processors()} 个处理器，无 GPU")
+    )
+    yield (
+        f"Input {size} x {size}, batches of {batch}: in {minutes:g} minutes this machine ({device[0]}) makes about "
+        f"{steps:.0f} steps, {epochs:.0f} passes over the images; such a network needs {needed} steps",
+        f"输入 {size} x {size}，批大小 {batch}：{minutes:g} 分钟内本机（{device[1]}）约训练 {steps:.0f} 步，"
+        f"遍历图像 {epochs:.0f} 次；这样的网络需要 {needed} 步",
+    )
+    if steps < needed:
+        enough = max(round(minutes * needed / max(steps, 1.0)), 1)
+        yield (
+            f"That is little time for these images: about {enough} minutes would be enough (--minutes {enough})",
+            f"对这些图像来说时间偏短：约需 {enough} 分钟（--minutes {enough}）",
+        )
+    yield (
+        f"train.minutes {minutes:g}: the job takes {minutes:g} minutes in all; the learning rate falls along a cosine "
+        "over them",
+        f"train.minutes {minutes:g}：整个任务共 {minutes:g} 分钟，学习率在此期间按余弦下降",
+    )
+
+
+def _values(
+    data: Data, choice: Choice, minutes: float, gpus: Sequence[int], out: Path, batch: int, size: int
+) -> dict[str, Any]:
+    """The content of the configuration."""
+    dataset: dict[str, Any] = {"data_root": data.root}
+    dataset |= {f"{part}_dir": folder for part, folder in data.folders.items()}
+    if data.joints:
+        dataset["num_joints"] = data.joints
+    if "valid" not in data.folders and data.images >= _FEWEST_TO_SPLIT:
+        dataset["valid_size"] = _VALIDATED
+    if data.classes:
+        dataset["classes"] = list(data.classes)
+    values: dict[str, Any] = {
+        "log_dir": str(Path("out") / out.stem),
+        "dataset": dataset,
+        "gpus": list(gpus),
+        "model": {},
+        "train": {"minutes": minutes, "batch_size": batch},
+    }
+    if not gpus and bfloat16_supported():
+        values["model" if data.does == "detection" else "train"] |= (
+            {"amp": True} if data.does == "detection" else {"dtype": "bfloat16"}
+        )
+    for more in (choice.keys, choice.sized(size)):
+        for section, keys in more.items():
+            values.setdefault(section, {}).update(keys)
+    return values
+
+
+def _checked(choice: Choice, values: Mapping[str, Any], overrides: Sequence[str]) -> JobConfig:
+    """The configuration that the values, with overrides, stand for. Raises ConfigurationError."""
+    made = JsonObject(json.loads(json.dumps(values)))
+    errors = apply_overrides(made, overrides)
+    config: JobConfig = configuration(_imported(choice.config), made, errors=errors)
+    return config
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""A few real steps of a training, before there is one: how long they take, and how much memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from common.datasets import Datasets
+from common.engine.devices import return_memory
+from common.engine.memory import Gauge
+from common.loading.loader import Batch, Loader
+from common.processes.pool import WorkerPool
+from common.task import Task
+from common.training.estimator import Estimator
+
+log = logging.getLogger("visualtl")
+
+# Steps that are timed after the first one, which also makes the graph, and seconds after which it is enough.
+_TIMED, _TIMED_SECONDS = 6, 10.0
+# Batches whose memory is measured, and the share of the free memory that a training may take.
+_SMALL, _LARGER, _SHARE = 2, 6, 0.8
+# Batches whose input sizes are looked at.
+_LOOKED_AT = 1000
+
+
+def time_a_step(task: Task[Any], data: Datasets, devices: Sequence[Any], pool: WorkerPool) -> float:
+    """Seconds of a training step of the task, with its usual input."""
+    moments: list[float] = []
+    with ExitStack() as stack:
+        trial = stack.enter_context(
+            _Trial(task, data, devices, pool, task.config.train.batch_size, task.shape)
+        )
+        for _ in trial.steps():
+            moments.append(time.monotonic())
+            if len(moments) > _TIMED or (len(moments) > 1 and moments[-1] - moments[0] > _TIMED_SECONDS):
+                break
+    return (moments[-1] - moments[0]) / (len(moments) - 1)
+
+
+def batch_that_fits(
+    task: Task[Any],
+    data: Datasets,
+    devices: Sequence[Any],
+    pool: WorkerPool,
+    gauge: Gauge,
+    checkpoint: dict[str, Any] | None = None,
+) -> int:
+    """The largest batch, up to train.batch_size, whose training step there is memory for.
+
+    checkpoint: that the network comes from. What a step takes grows with its images: two small batches are measured,
+    and what lies between them is what an image takes. Validation keeps nothing for a way back, and takes less.
+    """
+    most, least = task.config.train.batch_size, max(len(devices), 1)
+    sizes = [size * least for size in (_SMALL, _LARGER)]
+    if most <= sizes[0]:
+        return most
+    shapes = task.recipe(on_gpu=bool(task.config.gpus)).shapes
+    # Of inputs that change in the training the largest one decides.
+    seen = [shapes(0, batch) for batch in range(_LOOKED_AT)] if shapes else [task.shape]
+    shape = max(seen, key=lambda sides: sides[0] * sides[1])
+    free = gauge.free()
+    taken = []
+    for size in sizes:
+        with _Trial(task, data, devices, pool, size, shape, checkpoint) as trial:
+            gauge.reset()
+            for number, _ in enumerate(trial.steps()):
+                if number == 1:
+                    break
+            taken.append(gauge.taken())
+        return_memory()
+    an_image = max((taken[1] - taken[0]) / (sizes[1] - sizes[0]), 1.0)
+    beside = max(taken[0] - sizes[0] * an_image, 0.0)
+    batch = int((free * _SHARE - beside) / an_image) // least * least
+    chosen = max(min(most, batch), least)
+    log.info(
+        "train.batch_size auto: %d (a step takes %.0f MB and %.1f MB an image; %.0f MB are free)",
+        chosen,
+        beside / 1e6,
+        an_image / 1e6,
+        free / 1e6,
+    )
+    return chosen
+
+
+class _Trial:
+    """A training that is not meant."""
+
+    def __init__(
+        self,
+        task: Task[Any],
+        data: Datasets,
+        devices: Sequence[Any],
+        pool: WorkerPool,
+        batch_size: int,
+        shape: tuple[int, int],
+        checkpoint: dict[str, Any] | None = None,
+    ) -> None:
+        from common.engine.mxnet_engine import MXNetEngine
+
+        recipe, samples = task.recipe(on_gpu=bool(task.config.gpus)), data.train
+        model = task.build(data.classes, devices, checkpoint)
+        engine = MXNetEngine(
+            model.blocks(),
+            devices,
+            recipe.optimizer,
+            precision=recipe.precision,
+            limit=recipe.limit,
+            compiled=recipe.compiled,
+            ema_decay=task.config.train.ema_decay,
+        )
+        self._estimator = Estimator(model, engine)
+        self._loader = Loader(
+            samples,
+            task.training_transform(samples),
+            pool,
+            batch_size=batch_size,
+            shapes=lambda epoch, batch: shape,
+            training=True,
+            order=recipe.order(samples) if recipe.order else None,
+        )
+
+    def __enter__(self) -> _Trial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loader.close()
+
+    def steps(self) -> Iterator[Batch]:
+        """Steps without end, each when it is done."""
+        epoch = 0
+        while True:
+            for batch in self._loader.epoch(epoch):
+                self._estimator.step(batch, 1e-6)
+                yield batch
+            epoch += 1

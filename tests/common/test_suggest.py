@@ -1,0 +1,218 @@
+"""`python3 -m common.suggest`: a folder goes in, a configuration comes out that trains it in the time there is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from classification.config import ClassificationConfig
+from common import suggest as command
+from common.config.sections import configuration
+from common.errors import ConfigurationError, DataError
+from common.suggest import CHOICES, look, suggest
+from detect.config import CenterNetConfig, YOLOv3Config
+from landmark.config import LandmarkConfig
+from tests.helpers import label_trees as trees
+from tests.helpers.detection_jobs import BLOOD_CELLS, subset
+from tests.helpers.jobs import make_data
+
+
+def txt_boxes(folder: Path) -> None:
+    trees.images(folder / "train", "a.jpg", "b.jpg")
+    for name in "ab":
+        trees.text(folder / "train" / f"{name}.txt", "1,4,4,40,30\n")
+    trees.text(folder / "classes.txt", "cat\ndog\n")
+
+
+def coco_boxes(folder: Path) -> None:
+    trees.images(folder / "train", "a.jpg", "b.jpg")
+    boxes = [{"image_id": number, "category_id": 3, "bbox": [1, 1, 20, 20], "area": 400} for number in (1, 2)]
+    trees.text(folder / "train" / "_annotations.coco.json", trees.coco(["a.jpg", "b.jpg"], boxes, {3: "cat"}))
+
+
+def coco_points(folder: Path) -> None:
+    trees.images(folder / "train", "a.jpg")
+    thing = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20], "keypoints": [2, 2, 2, 9, 9, 2]}
+    categories = [{"id": 1, "name": "face", "keypoints": ["left", "right"]}]
+    trees.text(folder / "train" / "_annotations.coco.json", trees.coco(["a.jpg"], [thing], categories))
+
+
+def labelme_boxes(folder: Path) -> None:
+    trees.images(folder, "a.jpg")
+    shape = {"label": "cat", "shape_type": "rectangle", "points": [[1, 1], [30, 30]]}
+    trees.text(folder / "a.json", trees.labelme(shape))
+
+
+def labelme_points(folder: Path) -> None:
+    trees.images(folder, "a.jpg")
+    shapes = [
+        {"label": name, "shape_type": "point", "points": [[5 + place, 5]]}
+        for place, name in enumerate(("nose", "tail", "ear"))
+    ]
+    trees.text(folder / "a.json", trees.labelme(*shapes))
+
+
+def txt_points(folder: Path) -> None:
+    trees.images(folder / "train", "a.jpg")
+    trees.text(folder / "train" / "a.txt", "3,4\n20,8\n10,30\n")
+
+
+def class_folders(folder: Path) -> None:
+    trees.images(folder / "train" / "cat", "a.jpg")
+    trees.images(folder / "train" / "dog", "b.jpg")
+    trees.images(folder / "val" / "dog", "c.jpg")
+
+
+def market(folder: Path) -> None:
+    trees.images(folder / "bounding_box_train", "0001_c1s1_000151_01.jpg", "0002_c1s1_000151_01.jpg")
+
+
+@pytest.mark.parametrize(
+    ("made", "does", "kind", "folders", "more"),
+    [
+        (txt_boxes, "detection", "txt", {"train": "train"}, {"classes": ("cat", "dog")}),
+        (coco_boxes, "detection", "coco", {"train": "train"}, {"joints": 0}),
+        (coco_points, "landmark", "coco", {"train": "train"}, {"joints": 2}),
+        (labelme_boxes, "detection", "labelme", {"train": "photos"}, {}),
+        (labelme_points, "landmark", "labelme", {"train": "photos"}, {"joints": 3}),
+        (txt_points, "landmark", "txt", {"train": "train"}, {"joints": 3}),
+        (class_folders, "classification", "txt", {"train": "train", "valid": "val"}, {"images": 2}),
+        (market, "reid", "market1501", {"train": "bounding_box_train"}, {}),
+    ],
+)
+def test_what_a_folder_is_labelled_for_is_found_out(
+    tmp_path: Path,
+    made: Callable[[Path], None],
+    does: str,
+    kind: str,
+    folders: dict[str, str],
+    more: dict[str, Any],
+) -> None:
+    made(tmp_path / "photos")
+    data = look(tmp_path / "photos")
+    assert (data.does, data.format, dict(data.folders)) == (does, kind, folders)
+    assert {name: getattr(data, name) for name in more} == more
+    assert data.root == str(tmp_path if folders == {"train": "photos"} else tmp_path / "photos")
+
+
+def test_a_task_may_be_named(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos")
+    assert look(tmp_path / "photos", "reid").does == "reid"
+    with pytest.raises(DataError, match="has no labels for detection"):
+        look(tmp_path / "photos", "detection")
+
+
+def test_a_folder_without_images_or_labels_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is not a folder"):
+        look(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no image"):
+        look(tmp_path)
+    trees.images(tmp_path, "a.jpg", "b.jpg")
+    with pytest.raises(DataError, match="has no labels for boxes, classes or keypoints"):
+        look(tmp_path)
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """A machine whose steps at the size that is timed take so long."""
+    monkeypatch.setattr(command, "time_a_step", lambda *_: seconds)
+
+
+def test_few_objects_are_left_to_centernet_and_a_fast_machine_has_a_larger_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = subset(tmp_path / "data", train=12, valid=4)
+    shapes = []
+    for a_step in (0.01, 0.6, 30.0):
+        machine(monkeypatch, a_step)
+        made = suggest(data, 10.0, None, ("gpus=[]",), tmp_path / "cells.json")
+        assert made.script == "detect/fit_center_net.py"
+        config = configuration(CenterNetConfig, made.values)
+        assert config.train.minutes == 10.0
+        assert config.dataset.valid_dir == "detect_valid"
+        assert config.train.batch_size == 4  # of 12 images: three steps to a pass
+        shapes.append(config.model.data_shape)
+        english = " ".join(reason[0] for reason in made.reasons)
+        assert ("would be enough" in english) == (a_step == 30.0)
+    assert shapes[0] > shapes[1] > shapes[2] == (192, 192)
+    assert shapes[0] <= (640, 640)  # the images are 640 px wide
+
+
+def test_thousands_of_objects_are_left_to_yolov3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 0.2)
+    made = suggest(BLOOD_CELLS, 5.0, None, ("gpus=[]",), tmp_path / "cells.json")
+    assert made.script == "detect/fit_yolov3.py"
+    config = configuration(YOLOv3Config, made.values)
+    assert config.train.lr_mode == "cosine"
+    assert config.log_dir == Path("out/cells")
+    assert not config.model.use_pretrained
+
+
+def test_classes_begin_with_the_parameters_in_the_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, 0.2)
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path / "nothing"))
+    (tmp_path / "photos").mkdir()
+    shutil.move(make_data(tmp_path / "made") / "classes_train", tmp_path / "photos" / "train")
+    made = suggest(tmp_path / "photos", 5.0, None, ("gpus=[]",), tmp_path / "job.json")
+    config = configuration(ClassificationConfig, made.values)
+    assert (config.model.base_network, config.model.use_pretrained) == ("mobilenetv2_1.0", True)
+    assert config.dataset.valid_size == 0.2
+    monkeypatch.setattr(command, "present", lambda *_: None)
+    made = suggest(tmp_path / "photos", 5.0, None, ("gpus=[]",), tmp_path / "job.json")
+    assert not configuration(ClassificationConfig, made.values).model.use_pretrained
+
+
+def test_keypoints_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 0.2)
+    (tmp_path / "photos").mkdir()
+    shutil.move(make_data(tmp_path / "made") / "points_train", tmp_path / "photos" / "train")
+    made = suggest(tmp_path / "photos", 5.0, None, ("gpus=[]",), tmp_path / "job.json")
+    assert configuration(LandmarkConfig, made.values).dataset.num_joints == 3
+    assert made.script == "landmark/fit_landmark.py"
+
+
+def test_the_command_writes_the_configuration_and_prints_what_trains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(monkeypatch, 0.2)
+    data, out = subset(tmp_path / "data"), tmp_path / "new" / "cells.json"
+    words = [str(data), "--out", str(out), "--minutes", "3", "--set", "train.lr=0.5", "--set", "gpus=[]"]
+    assert command.main([*words, "--lang", "zh"]) == 0
+    values = json.loads(out.read_text())
+    assert float(values["train"]["lr"]) == 0.5
+    assert configuration(CenterNetConfig, values).train.lr == 0.5
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].endswith(f"detect/fit_center_net.py --config {out}")
+    assert "开始训练：" in printed
+    assert any("个类别的" in line for line in printed)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--minutes", "0"], "--minutes: 0 is no time"),
+        (["--set", "train.lr=fast"], 'train.lr: "fast"'),
+        (["--set", "train.rate=1"], "train.rate: "),
+    ],
+)
+def test_what_cannot_be_asked_for_is_told_in_a_line_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], reason: str
+) -> None:
+    out = tmp_path / "job.json"
+    status = command.main([str(subset(tmp_path / "data")), "--out", str(out), *words])
+    assert status != 0
+    assert reason in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not out.exists()
+
+
+def test_every_choice_is_there() -> None:
+    assert {choice.does for choice in CHOICES} == {"detection", "classification", "reid", "landmark"}
+    for choice in CHOICES:
+        assert (Path(command.__file__).parents[1] / choice.script).is_file()
+        assert sorted(choice.sizes, reverse=True) == list(choice.sizes)
