@@ -80,4 +80,4 @@ def test_the_first_model_comes_from_the_readme_alone(tmp_path: Path) -> None:
     train(script, *again[1:], "--set", "train.minutes=0", "--set", "train.epochs=1")
     report = json.loads((tmp_path / "out" / "cats2" / "data_report.json").read_text())
     assert report["train"]["format"] == "txt, labelme"
-    assert report["train"]["images"] + report["valid"]["images"] == 11
+    assert report["train"]["images"] == 11
