@@ -77,8 +77,8 @@ COPY reid reid/
 COPY landmark landmark/
 # The examples lie at hand too: a configuration may be named without its folder, or mounted over one of them.
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash common detect classification reid landmark \
-    && ln -s configs/detect_center_net.json configs/detect_yolov3.json configs/image_classification.json \
-        configs/reid.json configs/landmark.json .
+    && ln -s configs/detect_center_net.json configs/detect_yolov3.json configs/detect_ssd.json \
+        configs/image_classification.json configs/reid.json configs/landmark.json .
 
 EXPOSE 8888
 # A job answers here from its first second on, to anybody, and says when it is stuck. A proxy that the environment names must

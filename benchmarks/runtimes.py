@@ -106,7 +106,7 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
             branch[-1].bias.set_data(
                 branch[-1].bias.data() * 0 + mean - factor * float(values.mean().asscalar())
             )
-        for head, suffix in ((heads.center_net_raw, "-raw"), (heads.center_net, "")):
+        for head, suffix in ((heads.center_net_raw, "-raw"), (heads.detections, "")):
             yield f"center_net_{name}{suffix}", head(source(network, 224, 2)), (224, 224)
 
 

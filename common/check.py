@@ -39,8 +39,10 @@ _MOST_TOLD = 50
 
 # Words for those keys of the report that do not explain themselves.
 _KEYS_IN_WORDS = {
+    "anchor_iou": "best anchor's overlap with an object (IoU)",
     "area": "area (share of the image)",
     "height": "height (pixels)",
+    "objects_without_anchor": "objects that no anchor overlaps by half",
     "places_unknown": "places that are neither object nor background",
     "width": "width (pixels)",
 }

@@ -21,6 +21,7 @@ from common.engine.memory import Gauge
 from common.errors import one_line
 from common.processes.pool import WorkerPool
 from common.recipe import Recipe
+from common.reporting.warnings import warn
 from common.steps import Steps
 from common.task import Model, Task
 from common.trial import batch_that_fits
@@ -55,6 +56,8 @@ class Prepared:
         model = self.task.build(self.data.classes, devices, self.checkpoint)
         if self.checkpoint is None:
             self.task.begin(model, self.data.train)
+        if self.task.config.train.freeze_backbone:
+            self._freeze(model)
         return model
 
     def fitted(self, pool: WorkerPool) -> Prepared:
@@ -72,6 +75,16 @@ class Prepared:
         train = config.train.model_copy(update={"batch_size": batch})
         task = type(self.task)(config.model_copy(update={"train": train}))
         return replace(self, task=task, recipe=task.recipe(on_gpu=bool(config.gpus)))
+
+    def _freeze(self, model: Model) -> None:
+        from common.networks.base_networks import freeze
+
+        for layers in model.backbone:
+            freeze(layers)
+        if self.checkpoint is None and not self.task.config.pretrained():
+            warn(
+                "train.freeze_backbone keeps a backbone of random parameters: nothing has taught it anything yet"
+            )
 
 
 def prepare(

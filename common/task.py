@@ -55,6 +55,11 @@ class Model(ABC):
     def training_inputs(self, batch: Batch) -> Inputs:
         """The arrays of a batch as the training block takes them."""
 
+    @property
+    def backbone(self) -> Sequence[Any]:
+        """The layers that begin at ImageNet's parameters: what train.freeze_backbone keeps as they are."""
+        return [self.network.features]
+
     def further_exports(self) -> dict[str, Any]:
         """HybridBlocks that are exported beside the network by name: other graphs over the network's parameters."""
         return {}

@@ -50,6 +50,7 @@ class Kind:
 
 KINDS = (
     Kind("yolov3", "detection", "detect.results:reading", "yolo3_", Resize("stretch")),
+    Kind("ssd", "detection", "detect.results:reading", "ssd_", Resize("stretch")),
     Kind("centernet", "detection", "detect.results:reading", "center_net_", Resize("letterbox")),
     Kind(
         "classification",

@@ -26,7 +26,7 @@ from common.config.key_lookup import allowed, leaves, sections  # noqa: E402
 from common.config.sections import JobConfig  # noqa: E402
 from common.files import replacing  # noqa: E402
 from common.networks.pretrained import published_files  # noqa: E402
-from detect.config import CenterNetConfig, YOLOv3Config  # noqa: E402
+from detect.config import CenterNetConfig, SSDConfig, YOLOv3Config  # noqa: E402
 from landmark.config import LandmarkConfig  # noqa: E402
 from reid.config import ReIDConfig  # noqa: E402
 
@@ -34,6 +34,7 @@ from reid.config import ReIDConfig  # noqa: E402
 CONFIGURATIONS: dict[str, tuple[type[JobConfig], str]] = {
     "yolov3": (YOLOv3Config, "detect_yolov3"),
     "center_net": (CenterNetConfig, "detect_center_net"),
+    "ssd": (SSDConfig, "detect_ssd"),
     "classification": (ClassificationConfig, "image_classification"),
     "reid": (ReIDConfig, "reid"),
     "landmark": (LandmarkConfig, "landmark"),
@@ -41,7 +42,7 @@ CONFIGURATIONS: dict[str, tuple[type[JobConfig], str]] = {
 _TABLE = re.compile(r"(<!-- keys:(\w+) -->\n).*?(<!-- /keys -->)", re.DOTALL)
 _PRETRAINED = re.compile(r"(<!-- pretrained:(\w+) -->\n).*?(<!-- /pretrained -->)", re.DOTALL)
 #: Name of a table of pretrained files -> how their names begin.
-_GROUPS = {"detectors": ("yolo3_", "center_net_"), "imagenet": ()}
+_GROUPS = {"detectors": ("yolo3_", "center_net_", "ssd_"), "imagenet": ()}
 
 
 def schema(config_class: type[JobConfig]) -> dict[str, Any]:

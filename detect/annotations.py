@@ -25,6 +25,9 @@ HIGHEST_ID = 9999
 
 _NONE = [-1.0] * 5
 _TINY = 2.0
+# An anchor that overlaps an object by this IoU is trained to find it; of so large a share that none does, it is told.
+_COVERED = 0.5
+_MANY_UNCOVERED = 0.1
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,15 @@ class DetectionAnnotations:
             )
 
 
-def summary(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
+def summary(
+    samples: Sequence[Sample], names: Sequence[str], overlaps: np.ndarray | None = None
+) -> dict[str, Any]:
     """What a set looks like, for the data report.
 
     For each class the number of objects, of images that show it, and the least, median and greatest width,
     height (pixels) and area (share of the image); how many images have no objects, and how many places are neither
-    object nor background; warnings in words.
+    object nor background; warnings in words. overlaps (n,): of detectors with anchors, the IoU of each object with the
+    anchor that fits it best; their spread, and how many objects no anchor overlaps by half.
     """
     annotations = [objects_of(sample.annotation) for sample in samples]
     counts = [len(annotation) for annotation in annotations]
@@ -147,13 +153,24 @@ def summary(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
             "height": spread(sides[of_class, 1], 1),
             "area": spread(areas[of_class], 6),
         }
+    anchors: dict[str, Any] = {}
+    warnings = list(_warnings(ids, sides, names))
+    if overlaps is not None and len(overlaps):
+        uncovered = int((overlaps < _COVERED).sum())
+        anchors = {"anchor_iou": spread(overlaps, 3), "objects_without_anchor": uncovered}
+        if uncovered > _MANY_UNCOVERED * len(overlaps):
+            warnings.append(
+                f"{uncovered} of {len(overlaps)} boxes overlap no anchor by half, and are harder to learn: their sizes "
+                "or aspect ratios are none of the anchors'"
+            )
     return {
         "images_without_objects": counts.count(0),
         "objects": len(rows),
         "places_unknown": sum(len(sample.annotation) for sample in samples) - len(rows),
         "most_objects_in_an_image": max(counts, default=0),
+        **anchors,
         "classes": classes,
-        "warnings": list(_warnings(ids, sides, names)),
+        "warnings": warnings,
     }
 
 

@@ -27,14 +27,21 @@ from common.config.values import (
     FolderNames,
     Number,
     OptionalFolderNames,
+    OptionalRegion,
     Whole,
     one_of,
     one_of_numbers,
+    optional_one_of,
+    optional_size,
     size,
 )
+from detect.box_losses import BOX_LOSSES
 
 #: model.scale of the CenterNet detectors that are published.
 PUBLISHED_SCALE = 4
+
+#: The SSD detectors that are published: their sizes of the input by base network.
+PUBLISHED_SSD = {"vgg16_atrous": (300, 512), "mobilenet1.0": (512,), "resnet50_v1": (512,)}
 
 
 class DetectDatasetConfig(DatasetConfig):
@@ -65,18 +72,48 @@ class DetectModelConfig(Section):
     transfer_dataset: Annotated[str, one_of("coco", "voc")] = key(
         "coco", "Data set of the pretrained detector.", "预训练检测模型使用的数据集。"
     )
-    data_shape: tuple[int, int]
+    data_shape: tuple[int, int] | None
     amp: Flag = key(
         False,
         "Mixed precision: float16 on GPUs, bfloat16 on processors that have it.",
         "混合精度：GPU 上为 float16，支持的 CPU 上为 bfloat16。",
     )
 
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Width and height of the network's input."""
+        assert self.data_shape is not None
+        return self.data_shape
+
 
 class DetectTrainConfig(TrainConfig):
     """How to train a detector."""
 
     batch_size: BatchSize = with_default(TrainConfig, "batch_size", 16)
+
+
+class AnchorTrainConfig(DetectTrainConfig):
+    """How to train a detector with anchors."""
+
+    mosaic: Number = key(
+        0.5,
+        "Share of the training images that are put together from four; 0: none. The last tenth of the epochs, and at "
+        "least one, has none.",
+        "由四张图像拼成的训练图像所占比例；0 表示不拼图。最后十分之一的轮次（至少一轮）不拼图。",
+        ge=0,
+        le=1,
+    )
+    box_loss: Annotated[str, one_of(*BOX_LOSSES)] = key(
+        "ciou",
+        "Loss of boxes: by their offsets (smooth_l1), or by how little they overlap (IoU, or GIoU, DIoU or CIoU, which "
+        "know of distance and shape too).",
+        "框的损失：按偏移量（smooth_l1），或按重叠程度（IoU，以及还考虑距离和形状的 GIoU、DIoU、CIoU）。",
+    )
+
+    @property
+    def plain_epochs(self) -> int:
+        """A tenth of them see no mosaics: images are whole, as they are when the network is used."""
+        return math.ceil(self.epochs / 10) if self.mosaic else 0
 
 
 class DetectValidConfig(ValidConfig):
@@ -102,6 +139,20 @@ class DetectValidConfig(ValidConfig):
         le=1,
         changeable=True,
     )
+
+
+class SuppressionValidConfig(DetectValidConfig):
+    """How to detect with non-maximum suppression, and judge."""
+
+    nms_thresh: Number = key(
+        0.0,
+        "Overlap from which NMS drops the weaker box; 0: no NMS.",
+        "重叠（IoU）达到该值时 NMS 去掉得分较低的框；0 表示不使用 NMS。",
+        ge=0,
+        le=1,
+    )
+    nms_topk: Whole = key(400, "Candidates that NMS looks at.", "参与 NMS 的候选框数。", ge=1, le=100_000)
+    post_nms: Whole = key(100, "Detections kept after NMS.", "NMS 之后保留的检测结果数。", ge=1, le=100_000)
 
 
 class DetectConfig(JobConfig):
@@ -144,7 +195,7 @@ class YOLOv3ModelConfig(DetectModelConfig):
     )
 
 
-class YOLOv3TrainConfig(DetectTrainConfig):
+class YOLOv3TrainConfig(AnchorTrainConfig):
     """How to train YOLOv3."""
 
     lr: Number = with_default(TrainConfig, "lr", 0.001)
@@ -158,14 +209,6 @@ class YOLOv3TrainConfig(DetectTrainConfig):
         "Every batch has the size model.data_shape, instead of sizes that change during the training.",
         "所有批次都使用 model.data_shape 的尺寸，而不在训练中随机变化。",
     )
-    mosaic: Number = key(
-        0.5,
-        "Share of the training images that are put together from four; 0: none. The last tenth of the epochs, and at "
-        "least one, has none.",
-        "由四张图像拼成的训练图像所占比例；0 表示不拼图。最后十分之一的轮次（至少一轮）不拼图。",
-        ge=0,
-        le=1,
-    )
 
     ema_decay: Number = key(
         0.9998,
@@ -177,11 +220,6 @@ class YOLOv3TrainConfig(DetectTrainConfig):
         ge=0,
         lt=1,
     )
-
-    @property
-    def plain_epochs(self) -> int:
-        """A tenth of them see no mosaics: images are whole, as they are when the network is used."""
-        return math.ceil(self.epochs / 10) if self.mosaic else 0
 
 
 class YOLOv3Config(DetectConfig):
@@ -272,21 +310,12 @@ class CenterNetTrainConfig(DetectTrainConfig):
     )
 
 
-class CenterNetValidConfig(DetectValidConfig):
+class CenterNetValidConfig(SuppressionValidConfig):
     """How to detect and judge with CenterNet."""
 
     flip_test: Flag = key(
         True, "Average the network's output with that of the mirrored image.", "与水平翻转图像的输出取平均。"
     )
-    nms_thresh: Number = key(
-        0.0,
-        "Overlap from which NMS drops the weaker box; 0: no NMS.",
-        "重叠（IoU）达到该值时 NMS 去掉得分较低的框；0 表示不使用 NMS。",
-        ge=0,
-        le=1,
-    )
-    nms_topk: Whole = key(400, "Candidates that NMS looks at.", "参与 NMS 的候选框数。", ge=1, le=100_000)
-    post_nms: Whole = key(100, "Detections kept after NMS.", "NMS 之后保留的检测结果数。", ge=1, le=100_000)
 
 
 class CenterNetConfig(DetectConfig):
@@ -309,3 +338,140 @@ class CenterNetConfig(DetectConfig):
         """As GluonCV publishes it; with deformable convolutions it begins as the network without them."""
         wanted = self.train.pretrained_base and not self.model.use_pretrained
         return self.model.base_network.removesuffix("_dcnv2") if wanted else None
+
+
+class SSDModelConfig(DetectModelConfig):
+    """The SSD network."""
+
+    base_network: Annotated[
+        str,
+        one_of(
+            "mobilenetv2_1.0_lite",
+            "mobilenet1.0",
+            "mobilenet1.0_fpn",
+            "resnet18_v1",
+            "resnet50_v1",
+            "vgg16_atrous",
+        ),
+    ] = key(
+        "mobilenetv2_1.0_lite",
+        "Backbone; _lite: SSDLite, the lightest; _fpn: with a feature pyramid and one head for all its levels.",
+        "骨干网络；_lite 表示最轻的 SSDLite；_fpn 表示带特征金字塔，各层共用一个预测头。",
+    )
+    use_pretrained: Flag = with_default(DetectModelConfig, "use_pretrained", False)
+    data_shape: Annotated[tuple[int, int] | None, optional_size(64, 4096)] = key(
+        None,
+        "Width and height of the network's input; one number for a square. null: [300, 300], for _fpn [640, 640].",
+        "模型输入的宽和高；单个数表示正方形。null 表示 [300, 300]，_fpn 为 [640, 640]。",
+    )
+    syncbn: Flag = with_default(YOLOv3ModelConfig, "syncbn", False)
+    anchor_fit: Flag = key(
+        False,
+        "Anchors of the sizes that the training set's objects have, instead of those of the papers.",
+        "锚框尺寸由训练集目标聚类得到，而不使用论文中的尺寸。",
+    )
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Width and height of the network's input."""
+        if self.data_shape is not None:
+            return self.data_shape
+        return (640, 640) if self.base_network.endswith("_fpn") else (300, 300)
+
+    @property
+    def published_size(self) -> int:
+        """The size of the input of the published detector that is nearest."""
+        width, height = self.input_shape
+        sizes = PUBLISHED_SSD.get(self.base_network, (300,))
+        return min(sizes, key=lambda size: abs(math.log(math.sqrt(width * height) / size)))
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """A detector that is not published, and anchors that it was not trained with."""
+        if self.use_pretrained and self.base_network not in PUBLISHED_SSD:
+            yield Conflict(
+                ("model.use_pretrained", "model.base_network"),
+                f"has no published detector for {self.base_network}; there are some for "
+                f"{', '.join(PUBLISHED_SSD)}. train.pretrained_base starts the backbone from ImageNet",
+            )
+        if self.use_pretrained and self.anchor_fit:
+            yield Conflict(
+                ("model.anchor_fit", "model.use_pretrained"),
+                "with model.use_pretrained: a published detector knows its own anchors alone; set one of them to false",
+            )
+        if self.syncbn and self.base_network == "vgg16_atrous":
+            yield Conflict(("model.syncbn", "model.base_network"), "cannot be: vgg16_atrous has no BatchNorm")
+
+
+class SSDTrainConfig(AnchorTrainConfig):
+    """How to train SSD."""
+
+    lr: Number = with_default(TrainConfig, "lr", 0.01)
+    pretrained_base: Flag = key(
+        True,
+        "Backbone with ImageNet parameters; counts only when model.use_pretrained is false.",
+        "骨干网络使用 ImageNet 预训练参数；仅当 model.use_pretrained 为 false 时生效。",
+    )
+    box_loss: Annotated[str, one_of(*BOX_LOSSES)] = with_default(AnchorTrainConfig, "box_loss", "smooth_l1")
+    class_loss: Annotated[str | None, optional_one_of("hard_negatives", "focal")] = key(
+        None,
+        "Loss of classes: of the background only what is taken for an object most (hard_negatives), or all of it by "
+        "how little it is known yet (focal). null: focal for _fpn, else hard_negatives.",
+        "类别损失：背景中只取最容易误判为目标的部分（hard_negatives），或取全部背景并按掌握程度加权（focal）。"
+        "null 表示 _fpn 使用 focal，其余使用 hard_negatives。",
+    )
+    negative_ratio: Number = key(
+        3.0,
+        "Anchors on background that count for every one on an object (hard_negatives).",
+        "每个正样本锚框对应的负样本锚框数（hard_negatives）。",
+        gt=0,
+        le=1000,
+    )
+    negative_min_size: Number = key(
+        0.0,
+        "Background is learnt only from anchors at least so large: the square root of their area, as a share of the "
+        "input's.",
+        "只从不小于该尺寸的锚框中选取负样本：面积的平方根，占输入的比例。",
+        ge=0,
+        le=1,
+    )
+    negative_region: OptionalRegion = key(
+        None,
+        "Background is learnt only from anchors whose centre lies within x1, y1, x2, y2, as shares of the image as it "
+        "is seen in training; null: everywhere.",
+        "只从中心位于该区域内的锚框中选取负样本：x1, y1, x2, y2，占训练所见图像的比例；null 表示不限。",
+    )
+
+    def class_loss_of(self, base_network: str) -> str:
+        """The loss of classes for a network."""
+        return self.class_loss or ("focal" if base_network.endswith("_fpn") else "hard_negatives")
+
+
+class SSDValidConfig(SuppressionValidConfig):
+    """How to detect and judge with SSD."""
+
+    nms_thresh: Number = with_default(SuppressionValidConfig, "nms_thresh", 0.45)
+
+
+class SSDConfig(DetectConfig):
+    """An SSD job."""
+
+    model_config = ConfigDict(title="SSD")
+
+    model: SSDModelConfig = Field(default_factory=SSDModelConfig)
+    train: SSDTrainConfig = Field(default_factory=SSDTrainConfig)
+    valid: SSDValidConfig = Field(default_factory=SSDValidConfig)
+
+    @property
+    def detector_name(self) -> str | None:
+        """As GluonCV publishes it."""
+        model = self.model
+        if not model.use_pretrained:
+            return None
+        return f"ssd_{model.published_size}_{model.base_network}_{model.transfer_dataset}"
+
+    @property
+    def backbone_name(self) -> str | None:
+        """As GluonCV publishes it."""
+        if not self.train.pretrained_base or self.model.use_pretrained:
+            return None
+        return self.model.base_network.removesuffix("_lite").removesuffix("_fpn")

@@ -6,8 +6,12 @@ common.images.augment.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from common.data.boxes import objects_of
+from common.data.samples import Sample
 from common.images import augment
 
 # Crops of YOLOv3's training: the share of every visible box that must be inside, drawn evenly; 1 stands for no crop.
@@ -29,6 +33,16 @@ def visible_objects(
     whole = (moved[:, 2] - moved[:, 0]) * (moved[:, 3] - moved[:, 1])
     seen = (area > 0) & ((area >= min_visible * whole) | (annotation[:, 0] < 0))
     return np.concatenate([clipped, annotation[:, :1]], axis=1)[seen]
+
+
+def object_shares(samples: Sequence[Sample]) -> np.ndarray:
+    """The objects of samples (n, 4): x1, y1, x2, y2 as shares of their image; those without area are left out."""
+    boxes = [
+        objects_of(sample.annotation)[:, 1:5] / (sample.width, sample.height, sample.width, sample.height)
+        for sample in samples
+    ]
+    shares = np.concatenate([np.empty((0, 4)), *boxes])
+    return shares[(shares[:, 2:] > shares[:, :2]).all(axis=1)]
 
 
 def store_objects(objects: np.ndarray, out: np.ndarray) -> None:

@@ -11,18 +11,18 @@ from common.data.samples import Sample
 
 # Side in pixels of the input below which little of an object is left: a cell of the finest map of YOLOv3.
 SMALLEST = 8.0
-# IoU of shapes below which an anchor is not near an object.
+# IoU below which an anchor is not near an object.
 _NEAR = 0.3
 
 
 def input_figures(
-    samples: Sequence[Sample], shape: tuple[int, int], anchors: np.ndarray | None
+    samples: Sequence[Sample], shape: tuple[int, int], overlaps: np.ndarray | None
 ) -> dict[str, float]:
     """Figures of the objects of a set in an input of `shape`, to which images are stretched.
 
     small: share of those whose side (root of the area) is below `limit` px; small_side: that of the smallest tenth.
-    uncovered: share of those whose size has an IoU below 0.3 with each of the anchors (n, 2), width and height in
-    pixels. {} without any object.
+    uncovered: share of those whose IoU with the anchor that fits best, of which `overlaps` (n,) has one for each object,
+    is below 0.3; None: there are no anchors. {} without any object.
     """
     sides = [
         (rows[:, 3:5] - rows[:, 1:3]).astype(np.float64) * (shape[0] / sample.width, shape[1] / sample.height)
@@ -39,8 +39,6 @@ def input_figures(
         "small_side": float(np.quantile(side, 0.1)),
         "median_side": float(np.median(side)),
     }
-    if anchors is not None:
-        shared = np.minimum(sizes[:, None], anchors[None]).prod(axis=2)
-        union = sizes.prod(axis=1)[:, None] + anchors.prod(axis=1)[None] - shared
-        figures["uncovered"] = float(((shared / union).max(axis=1) < _NEAR).mean())
+    if overlaps is not None and len(overlaps):
+        figures["uncovered"] = float((overlaps < _NEAR).mean())
     return figures

@@ -73,12 +73,15 @@ class DetectionTask(Task[D]):
         return sorted({int(i) for i in objects_of(sample.annotation)[:, 0]})
 
     def summary(self, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
-        return summary(samples, classes)
+        return summary(samples, classes, self.anchor_overlaps(samples))
+
+    def anchor_overlaps(self, samples: Sequence[Sample]) -> np.ndarray | None:
+        """The IoU of each object with the anchor that fits it best (n,); None for a detector without anchors."""
+        return None
 
     @property
     def shape(self) -> tuple[int, int]:
-        width, height = self.config.model.data_shape
-        return width, height
+        return self.config.model.input_shape
 
     def recipe(self, on_gpu: bool) -> Recipe:
         precision = "float32"
@@ -106,7 +109,7 @@ class DetectionTask(Task[D]):
         def build(section: Any, _: dict[str, Any] | None) -> tuple[Any, Pretrained | None]:
             network, backbone = self.make_network(section, names, contexts)
             if published:
-                allocate(network, contexts)
+                allocate(network, contexts, (1, 3, *section.input_shape[::-1]))
                 return network, self._detector(network)
             self.initialise(network, contexts)
             return network, self._backbone(network, backbone)
@@ -126,7 +129,7 @@ class DetectionTask(Task[D]):
         unpublished = set(self.unpublished(network))
         named = named_parameters(network)
         optional = [name for name, parameter in named.items() if parameter in unpublished]
-        return Pretrained(str(self.config.detector_name), named, optional)
+        return Pretrained(str(self.config.detector_name), named, optional, self.published_names(network))
 
     def _backbone(self, network: Any, backbone: Any) -> Pretrained | None:
         """ImageNet's parameters of the backbone, if they are asked for."""
@@ -146,6 +149,10 @@ class DetectionTask(Task[D]):
         """Parameters that the network has and published ones of its kind have not."""
         return ()
 
+    def published_names(self, network: Any) -> Mapping[str, str]:
+        """What published files call parameters, by their names in the network, where these differ."""
+        return {}
+
     @abstractmethod
     def initialise(self, network: Any, contexts: Sequence[Any]) -> None:
         """Give all parameters their shapes and random values."""
@@ -158,13 +165,8 @@ class DetectionTask(Task[D]):
     def slow_down(self, network: Any) -> None:
         """Set the learning rate multipliers of a detector that is trained by transfer."""
 
-    def anchors(self) -> np.ndarray | None:
-        """Width and height in pixels of the input of the boxes that detections are measured from, (n, 2); None: there
-        are none."""
-        return None
-
     def input_figures(self, samples: Sequence[Sample]) -> Mapping[str, float]:
-        return input_figures(samples, self.shape, self.anchors())
+        return input_figures(samples, self.shape, self.anchor_overlaps(samples))
 
     def decoder(self, model: Model) -> DetectionDecoder:
         return DetectionDecoder(model.classes, self.config.valid.score_thresh)

@@ -1,4 +1,4 @@
-"""How a training sample of a detection set becomes arrays, for YOLOv3 and CenterNet.
+"""How a training sample of a detection set becomes arrays, for YOLOv3, SSD and CenterNet.
 
 Boxes are continuous coordinates, in input pixels.
 """
@@ -164,6 +164,13 @@ class YOLOv3Training(RandomView):
                 shifts.append(0 if far else room - length)
         matrix = augment.compose(matrix, augment.translation(*shifts))
         return augment.snap(matrix, (sample.width, sample.height), size)
+
+
+@dataclass(frozen=True)
+class SSDTraining(YOLOv3Training):
+    """As YOLOv3Training, which has its crops from SSD, with SSD's larger canvas (Liu et al. 2016, 3.6)."""
+
+    max_expansion: float = 4.0
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ def test_what_is_generated_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> 
 KEYS_OF_THE_GUIDE = {
     "detect_yolov3": 39,
     "detect_center_net": 47,
+    "detect_ssd": 46,
     "image_classification": 50,
     "reid": 50,
     "landmark": 51,
@@ -156,5 +157,5 @@ def test_an_outdated_table_is_found_and_rewritten(tmp_path: Path, capsys: pytest
 
 
 def test_a_table_of_an_unknown_name_is_an_error() -> None:
-    with pytest.raises(ValueError, match="keys:ssd is not one of yolov3"):
-        generate.rewritten("<!-- keys:ssd -->\n<!-- /keys -->", False)
+    with pytest.raises(ValueError, match="keys:rcnn is not one of yolov3"):
+        generate.rewritten("<!-- keys:rcnn -->\n<!-- /keys -->", False)

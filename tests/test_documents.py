@@ -30,7 +30,7 @@ from common.networks import pretrained
 from common.reporting.progress import Step
 from common.reporting.server_process import ProgressServer
 from common.reporting.status import __version__
-from detect.config import CenterNetConfig, YOLOv3Config
+from detect.config import CenterNetConfig, SSDConfig, YOLOv3Config
 from detect.results import DetectionDecoder, DetectionEvaluator
 from landmark.config import LandmarkConfig
 from landmark.results import LandmarkDecoder, LandmarkEvaluator
@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS: dict[str, type[JobConfig]] = {
     "detect/fit_yolov3.py": YOLOv3Config,
     "detect/fit_center_net.py": CenterNetConfig,
+    "detect/fit_ssd.py": SSDConfig,
     "classification/fit_classification.py": ClassificationConfig,
     "reid/fit_reid.py": ReIDConfig,
     "landmark/fit_landmark.py": LandmarkConfig,
@@ -160,7 +161,7 @@ def test_the_commands_in_containers_are_those_of_the_project() -> None:
 def test_names_of_pretrained_files_are_those_that_are_published(text: str) -> None:
     named = [name for row in cells(text, "job", "任务") for name in quoted(row[1])]
     named = [name for name in named if re.fullmatch(r"[a-z0-9_.]+", name)]
-    named = [name for name in named if name not in ("train.pretrained_base", "model.batch_norm", "_dcnv2")]
+    named = [name for name in named if not name.startswith(("train.", "model.", "_"))]
     assert len(named) >= 7
     assert all(pretrained.published(name) for name in named), named
 
@@ -168,7 +169,9 @@ def test_names_of_pretrained_files_are_those_that_are_published(text: str) -> No
 # Progress
 
 
-CLIENTS = [words for words in commands() if words[0] in ("python3", "sh") and words[1].startswith("docs/")]
+CLIENTS = [
+    words for words in commands() if words[0] in ("python3", "sh") and words[1].startswith("docs/watch")
+]
 clients = pytest.mark.parametrize("client", CLIENTS, ids=["python", "curl"])
 
 
@@ -286,7 +289,7 @@ def test_the_tasks_have_the_networks_and_defaults_that_the_code_has(text: str) -
     assert {quoted(row[1])[0] for row in rows} == SCRIPTS.keys()
     for row in rows:
         config: Any = configuration(SCRIPTS[quoted(row[1])[0]], {"log_dir": "/out"})
-        size = getattr(config.model, "data_shape", None) or (
+        size = getattr(config.model, "input_shape", None) or (
             config.train.input_width,
             config.train.input_height,
         )

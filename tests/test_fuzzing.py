@@ -37,7 +37,8 @@ from common.training.checkpoint import read_checkpoint, write_checkpoint
 from common.training.resume import CHECKPOINT_KEYS
 from detect.annotations import DetectionAnnotations
 from detect.center_net.task import CenterNetTask
-from detect.config import CenterNetConfig, YOLOv3Config
+from detect.config import CenterNetConfig, SSDConfig, YOLOv3Config
+from detect.ssd.task import SSDTask
 from detect.yolov3.task import YOLOv3Task
 from landmark.annotations import LandmarkAnnotations
 from landmark.config import LandmarkConfig
@@ -203,6 +204,7 @@ def test_any_folder_gives_samples_or_an_error_and_accounts_for_every_image(
 CONFIGS: dict[str, type[JobConfig]] = {
     "detect_yolov3": YOLOv3Config,
     "detect_center_net": CenterNetConfig,
+    "detect_ssd": SSDConfig,
     "image_classification": ClassificationConfig,
     "reid": ReIDConfig,
     "landmark": LandmarkConfig,
@@ -297,6 +299,7 @@ TASKS: dict[str, tuple[Callable[[Any], Any], type[JobConfig]]] = {
     "landmark": (LandmarkTask, LandmarkConfig),
     "yolov3": (YOLOv3Task, YOLOv3Config),
     "centernet": (CenterNetTask, CenterNetConfig),
+    "ssd": (SSDTask, SSDConfig),
 }
 _plain = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=5)

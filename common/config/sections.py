@@ -335,6 +335,12 @@ class TrainConfig(Section):
         ge=0,
         le=1000,
     )
+    freeze_backbone: Flag = key(
+        False,
+        "The backbone keeps its parameters and BatchNorm statistics: only what stands behind it is trained, in less "
+        "time a step. For small sets that look like photos.",
+        "骨干网络的参数和 BatchNorm 统计量保持不变，只训练其后的层，每步用时更短。适合内容接近普通照片的小数据集。",
+    )
     early_stop_patience: Whole = key(
         -1,
         "Epochs without improvement after which training stops; negative: never.",

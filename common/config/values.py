@@ -274,6 +274,40 @@ def size(smallest: int, largest: int, multiple: int = 1) -> Kind:
     return Kind(parse, english, chinese, schema=_NUMBERS_SCHEMA)
 
 
+def optional_size(smallest: int, largest: int) -> Kind:
+    """As `size`, or null."""
+    return _or_null(size(smallest, largest))
+
+
+def optional_one_of(*choices: str) -> Kind:
+    """As `one_of`, or null."""
+    return _or_null(one_of(*choices))
+
+
+def _or_null(kind: Kind) -> Kind:
+    assert kind.schema is not None
+    return Kind(
+        lambda value: None if is_null(value) else kind.parse(value),
+        f"{kind.english}, or null",
+        f"{kind.chinese}，或 null",
+        schema={"anyOf": [*kind.schema["anyOf"], {"type": "null"}, {"enum": ["", "null", "none"]}]},
+    )
+
+
+def region(value: Any) -> tuple[float, float, float, float] | None:
+    """Left, top, right and bottom as shares from 0 to 1, from a list or text with commas; null where none is given."""
+    if is_null(value):
+        return None
+    if isinstance(value, str):
+        value = [part for part in re.split(rf"[\s{_COMMAS}\[\]()]+", value) if part]
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        raise refuse()
+    x1, y1, x2, y2 = (number(item) for item in value)
+    if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+        raise refuse()
+    return x1, y1, x2, y2
+
+
 def one_of(*choices: str) -> Kind:
     """One of some names, in capitals or small letters."""
     by_folded = {choice.casefold(): choice for choice in choices}
@@ -401,6 +435,15 @@ Indices = Annotated[
         "a list of numbers from 0, or null",
         "从 0 开始的编号列表，或 null",
         schema={"anyOf": [*_NUMBERS_SCHEMA["anyOf"], {"type": "null"}]},
+    ),
+]
+OptionalRegion = Annotated[
+    tuple[float, float, float, float] | None,
+    Kind(
+        region,
+        "x1, y1, x2, y2, four numbers from 0 to 1 with x1 < x2 and y1 < y2, or null",
+        "x1, y1, x2, y2，四个 0 到 1 的数，且 x1 < x2、y1 < y2，或 null",
+        schema={"anyOf": [{"type": "array", "minItems": 4, "maxItems": 4}, _NULL_SCHEMA]},
     ),
 ]
 ClassNames = Annotated[

@@ -148,11 +148,16 @@ def settle(network: gluon.HybridBlock, shape: Sequence[int] = (1, 3, 64, 64)) ->
         finish_initialisation(parameter)
 
 
-def allocate(network: gluon.HybridBlock, contexts: Sequence[Any]) -> None:
-    """Give every parameter memory for values to come; until then it is 0, or where its layer lets it begin."""
+def allocate(
+    network: gluon.HybridBlock, contexts: Sequence[Any], shape: Sequence[int] = (1, 3, 64, 64)
+) -> None:
+    """Give every parameter memory for values to come; until then it is 0, or where its layer lets it begin.
+
+    shape: of normalised images (B, 3, H, W) that the network takes.
+    """
     network.initialize(mx.init.Zero(), ctx=list(contexts))
     network.collect_params().reset_ctx(list(contexts))
-    settle(network)
+    settle(network, shape)
 
 
 def export_symbol(network: gluon.HybridBlock) -> Any:

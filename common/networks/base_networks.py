@@ -47,6 +47,7 @@ __all__ = [
     "base_map",
     "base_network",
     "embedding_dimension",
+    "exchange",
     "freeze",
     "imagenet",
     "initialize",
@@ -198,12 +199,13 @@ def _replace(layers: nn.HybridSequential, kind: type, *, last: bool, make: Any) 
 def _replace_activations(block: nn.HybridBlock) -> None:
     for key, child in list(children(block).items()):
         if isinstance(child, gluoncv.nn.ReLU6):
-            _exchange(block, key, ReLU6())
+            exchange(block, key, ReLU6())
         else:
             _replace_activations(child)
 
 
-def _exchange(block: nn.HybridBlock, key: str, child: nn.HybridBlock) -> None:
+def exchange(block: nn.HybridBlock, key: str, child: nn.HybridBlock) -> None:
+    """Put `child` in the place of the layer `key` of a block."""
     if hasattr(block, key):  # a Block refuses to let an attribute change its type
         delattr(block, key)
         setattr(block, key, child)
@@ -224,7 +226,7 @@ def _replace_normalisation(block: nn.HybridBlock) -> None:
             gamma_initializer=child.gamma.init,
             beta_initializer=child.beta.init,
         )
-        _exchange(block, key, group_norm)
+        exchange(block, key, group_norm)
 
 
 def base_map(name: str, **variants: bool) -> nn.HybridSequential:

@@ -79,6 +79,10 @@ class CenterNetModel(Model):
         self.flip_test = flip_test
         self._sampled = on_cpu and is_deformable(section.base_network)
 
+    @property
+    def backbone(self) -> Sequence[Any]:
+        return [self.network.base_network.base_network]
+
     def training_block(self) -> tuple[Any, Sequence[str]]:
         block = CenterNetLoss(
             self.network,

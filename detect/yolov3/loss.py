@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from mxnet import gluon
 
 from common.engine.graph import Normalise
+from detect.box_losses import corner, overlap_loss, smooth_l1
 from detect.yolov3.network import LARGEST_LOG_SCALE, YOLOv3Network
 
 # Weights of the parts of the loss; the sum over an image's objects and places, as in the paper, so that the guide's
@@ -25,8 +25,9 @@ class YOLOv3Loss(gluon.HybridBlock):
     x1, y1, x2, y2 and target_class (B, P, C) its class as one-hot. objects (B, N): 1 where a prediction answers for an
     object. known (B, N): 0 where it may not be trained to be empty. image_weight (B,): of its losses. cell, anchor (N,
     2) and stride (N, 1) as in `yolov3_targets.Grid`. A prediction that is no positive but overlaps an object (IoU above
-    `ignore_iou`) is not trained to be empty (Redmon & Farhadi 2018, 2.1); boxes are trained by complete IoU (Zheng et
-    al. 2020).
+    `ignore_iou`) is not trained to be empty (Redmon & Farhadi 2018, 2.1). box_loss: one of `detect.box_losses`; for
+    smooth_l1 boxes differ by their centres in tenths of the object's size, and by the logarithm of their sizes in
+    fifths.
     """
 
     inputs = (
@@ -44,8 +45,9 @@ class YOLOv3Loss(gluon.HybridBlock):
         "stride",
     )
 
-    def __init__(self, network: YOLOv3Network, ignore_iou: float = 0.7) -> None:
+    def __init__(self, network: YOLOv3Network, box_loss: str = "ciou", ignore_iou: float = 0.7) -> None:
         super().__init__(prefix="")
+        self._box_loss = box_loss
         self.network = network
         self.normalise = Normalise()
         self._ignore_iou = ignore_iou
@@ -77,7 +79,12 @@ class YOLOv3Loss(gluon.HybridBlock):
 
         rows = F.broadcast_like(F.contrib.arange_like(positive, axis=0).expand_dims(1), positive)
         where = F.stack(rows, positive, axis=0)
-        box_loss = F.sum((1.0 - complete_iou(F, F.gather_nd(predicted, where), target)) * weight, axis=1)
+        boxes_there = F.gather_nd(predicted, where)
+        if self._box_loss == "smooth_l1":
+            losses = smooth_l1(F, _differences(F, boxes_there, target))
+        else:
+            losses = overlap_loss(F, boxes_there, target, self._box_loss)
+        box_loss = F.sum(losses * weight, axis=1)
         class_logits = F.gather_nd(raw, where).slice_axis(axis=2, begin=5, end=None)
         class_loss = F.sum(
             F.sum(binary_cross_entropy(F, class_logits, target_class), axis=2) * weight, axis=1
@@ -110,14 +117,10 @@ def binary_cross_entropy(F: Any, logits: Any, target: Any) -> Any:
     return F.relu(logits) - logits * target + F.Activation(-F.abs(logits), act_type="softrelu")
 
 
-def _corner(F: Any, boxes: Any, index: int) -> Any:
-    return boxes.slice_axis(axis=2, begin=index, end=index + 1)
-
-
 def iou_matrix(F: Any, predicted: Any, boxes: Any) -> Any:
     """IoU (B, N, M) of predictions (B, N, 4) with objects (B, M, >= 4); unused objects overlap nothing."""
-    px1, py1, px2, py2 = (_corner(F, predicted, i) for i in range(4))
-    bx1, by1, bx2, by2 = (_corner(F, boxes, i).transpose((0, 2, 1)) for i in range(4))
+    px1, py1, px2, py2 = (corner(F, predicted, i) for i in range(4))
+    bx1, by1, bx2, by2 = (corner(F, boxes, i).transpose((0, 2, 1)) for i in range(4))
     width = F.relu(F.broadcast_minimum(px2, bx2) - F.broadcast_maximum(px1, bx1))
     height = F.relu(F.broadcast_minimum(py2, by2) - F.broadcast_maximum(py1, by1))
     both = width * height
@@ -125,20 +128,12 @@ def iou_matrix(F: Any, predicted: Any, boxes: Any) -> Any:
     return both / (areas - both + 1e-9)
 
 
-def complete_iou(F: Any, predicted: Any, target: Any) -> Any:
-    """Complete IoU (B, P) of boxes (B, P, 4) pair by pair: IoU less a penalty for distance and for aspect ratio."""
-    px1, py1, px2, py2 = (_corner(F, predicted, i) for i in range(4))
-    tx1, ty1, tx2, ty2 = (_corner(F, target, i) for i in range(4))
-    pw, ph, tw, th = px2 - px1, py2 - py1, tx2 - tx1, ty2 - ty1
-    both = F.relu(F.minimum(px2, tx2) - F.maximum(px1, tx1)) * F.relu(
-        F.minimum(py2, ty2) - F.maximum(py1, ty1)
+def _differences(F: Any, predicted: Any, target: Any) -> Any:
+    """How boxes (B, P, 4) differ from others (B, P, 4) in centre and size (B, P, 4)."""
+    low, high = (
+        [boxes.slice_axis(axis=2, begin=begin, end=begin + 2) for boxes in (predicted, target)]
+        for begin in (0, 2)
     )
-    iou = both / (pw * ph + tw * th - both + 1e-9)
-    diagonal = (F.maximum(px2, tx2) - F.minimum(px1, tx1)) ** 2 + (
-        F.maximum(py2, ty2) - F.minimum(py1, ty1)
-    ) ** 2
-    distance = ((px1 + px2 - tx1 - tx2) ** 2 + (py1 + py2 - ty1 - ty2) ** 2) / 4
-    aspect = (4 / math.pi**2) * (F.arctan(tw / (th + 1e-9)) - F.arctan(pw / (ph + 1e-9))) ** 2
-    # The factor is a weight, not a quantity to be learnt (Zheng et al. 2020, equation 11).
-    factor = F.BlockGrad(aspect / (1.0 - iou + aspect + 1e-9))
-    return (iou - distance / (diagonal + 1e-9) - factor * aspect).reshape((0, -1))
+    size, wanted = (F.maximum(b - a, F.ones_like(a) * 1e-3) for a, b in zip(low, high, strict=True))
+    centre = (low[0] + high[0] - low[1] - high[1]) / 2 / wanted
+    return F.concat(centre / 0.1, F.log(size / wanted) / 0.2, dim=2)

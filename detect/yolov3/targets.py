@@ -87,17 +87,29 @@ def assign(boxes: np.ndarray, layout: Grid, extra_iou: float) -> tuple[np.ndarra
     batch, rows = boxes.shape[:2]
     sizes = np.maximum(boxes[..., 2:4] - boxes[..., :2], 1e-3)
     centres = (boxes[..., :2] + boxes[..., 2:4]) / 2
-    flat = np.asarray(ANCHORS[::-1], np.float32).reshape(-1, 2)
-    overlap = np.minimum(sizes[:, :, None], flat).prod(-1)
-    iou = overlap / (sizes.prod(-1)[..., None] + flat.prod(-1) - overlap)
+    iou = _overlaps(sizes)
     chosen = iou > extra_iou
     np.put_along_axis(chosen, iou.argmax(-1)[..., None], True, axis=-1)
     chosen &= boxes[..., 4:5] >= 0
-    scale, within = np.divmod(np.arange(len(flat)), len(ANCHORS[0]))
+    scale, within = np.divmod(np.arange(iou.shape[-1]), len(ANCHORS[0]))
     places = np.asarray(STRIDES[::-1])[scale]
     column = np.clip(centres[..., :1] // places, 0, np.asarray(layout.columns)[scale] - 1).astype(np.int64)
     row = np.clip(centres[..., 1:] // places, 0, np.asarray(layout.rows)[scale] - 1).astype(np.int64)
     within_scale = (row * np.asarray(layout.columns)[scale] + column) * len(ANCHORS[0]) + within
     index = np.where(chosen, np.asarray(layout.starts)[scale] + within_scale, -1).reshape(batch, -1)
-    owner = np.broadcast_to(np.repeat(np.arange(rows), len(flat)), index.shape)
+    owner = np.broadcast_to(np.repeat(np.arange(rows), iou.shape[-1]), index.shape)
     return index, owner
+
+
+def best_overlaps(sizes: np.ndarray) -> np.ndarray:
+    """For sizes (n, 2) in input pixels, the IoU with the anchor that fits best when both stand on the same centre."""
+    best: np.ndarray = _overlaps(sizes).max(axis=-1)
+    return best
+
+
+def _overlaps(sizes: np.ndarray) -> np.ndarray:
+    """IoU (..., 9) of sizes (..., 2) with all anchors, coarsest scale first, on the same centre."""
+    flat = np.asarray(ANCHORS[::-1], np.float32).reshape(-1, 2)
+    both = np.minimum(sizes[..., None, :], flat).prod(-1)
+    overlaps: np.ndarray = both / (sizes.prod(-1)[..., None] + flat.prod(-1) - both)
+    return overlaps

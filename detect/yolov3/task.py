@@ -17,6 +17,7 @@ from common.loading.loader import Batch, Transform
 from common.recipe import Recipe
 from common.task import Inputs, Model
 from detect.config import YOLOv3Config, YOLOv3ModelConfig
+from detect.geometry import object_shares
 from detect.task import DetectionTask, most_objects
 from detect.transforms import YOLOv3Training
 from detect.yolov3.loss import YOLOv3Loss
@@ -28,7 +29,7 @@ from detect.yolov3.network import (
     set_priors,
     transfer_classes,
 )
-from detect.yolov3.targets import ANCHORS, Grid, assign, grid, known_places
+from detect.yolov3.targets import Grid, assign, best_overlaps, grid, known_places
 
 # Beside the best anchor every anchor with at least this IoU answers for an object too.
 _EXTRA_ANCHOR_IOU = 0.3
@@ -46,15 +47,26 @@ class YOLOv3Model(Model):
 
     losses = ("total", "box", "object", "class")
 
-    def __init__(self, network: YOLOv3Network, section: YOLOv3ModelConfig, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        network: YOLOv3Network,
+        section: YOLOv3ModelConfig,
+        classes: Sequence[str],
+        box_loss: str = "ciou",
+    ) -> None:
         self.network = network
+        self.box_loss = box_loss
         self.section = section
         self.classes = list(classes)
         self.name = f"yolo3_{section.base_network}_custom"
         self._grid: Callable[[tuple[int, int]], Grid] = lru_cache(maxsize=None)(grid)
 
+    @property
+    def backbone(self) -> Sequence[Any]:
+        return [self.network.stages]
+
     def training_block(self) -> tuple[Any, Sequence[str]]:
-        return YOLOv3Loss(self.network), YOLOv3Loss.inputs
+        return YOLOv3Loss(self.network, self.box_loss), YOLOv3Loss.inputs
 
     def training_inputs(self, batch: Batch) -> Inputs:
         layout = self._grid(batch.shape)
@@ -123,9 +135,6 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     def training_transform(self, samples: Sequence[Sample]) -> Transform:
         return YOLOv3Training(most_objects(samples), mosaic=self.config.train.mosaic)
 
-    def anchors(self) -> np.ndarray:
-        return np.asarray(ANCHORS, np.float64).reshape(-1, 2)
-
     def _plain_transform(self, samples: Sequence[Sample]) -> Transform:
         return YOLOv3Training(most_objects(samples))
 
@@ -133,10 +142,14 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     def resize(self) -> Resize:
         return Resize("stretch")
 
+    def anchor_overlaps(self, samples: Sequence[Sample]) -> np.ndarray:
+        boxes = object_shares(samples) * np.tile(self.shape, 2)
+        return best_overlaps(boxes[:, 2:] - boxes[:, :2])
+
     def build(
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> YOLOv3Model:
-        return YOLOv3Model(*self.start(classes, contexts, checkpoint), classes)
+        return YOLOv3Model(*self.start(classes, contexts, checkpoint), classes, self.config.train.box_loss)
 
     def make_network(
         self, section: YOLOv3ModelConfig, classes: Sequence[str], contexts: Sequence[Any]

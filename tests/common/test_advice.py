@@ -196,7 +196,7 @@ def test_metrics_that_are_no_numbers_say_nothing() -> None:
 
 def test_objects_are_measured_as_the_network_sees_them() -> None:
     boxes = np.array([[0, 0, 0, 40, 20], [0, 0, 0, 200, 100], [-1, 0, 0, 1, 1]], np.float32)
-    found = input_figures([Sample("a.jpg", 800, 400, boxes)], (80, 80), np.array([[20.0, 20.0]]))
+    found = input_figures([Sample("a.jpg", 800, 400, boxes)], (80, 80), np.array([0.04, 1.0]))
     assert found["small"] == 0.5  # 4 x 4 px and 20 x 20 px; the place of no class is no object
     assert found["median_side"] == pytest.approx(12.0)
     assert found["uncovered"] == 0.5

@@ -1,4 +1,4 @@
-"""Jobs as a platform runs them, and the smallest of all five scripts for tests that interrupt and disturb them.
+"""Jobs as a platform runs them, and the smallest of all scripts for tests that interrupt and disturb them.
 
 `fit` runs a job to its end; `start` gives a running one, for `finish`, `fail` and `wait_for`.
 """
@@ -32,6 +32,7 @@ SCRIPTS = {
     "landmark": "landmark/fit_landmark.py",
     "yolov3": "detect/fit_yolov3.py",
     "centernet": "detect/fit_center_net.py",
+    "ssd": "detect/fit_ssd.py",
 }
 EPOCHS = 3
 JOINTS = 3
@@ -50,6 +51,11 @@ _SECTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "centernet": {
         "model": {**_DETECT, "base_network": "resnet18_v1b"},
+        "train": {"pretrained_base": False},
+        "dataset": {"classes": ["dark", "light"]},
+    },
+    "ssd": {
+        "model": {**_DETECT, "base_network": "mobilenet1.0"},
         "train": {"pretrained_base": False},
         "dataset": {"classes": ["dark", "light"]},
     },
@@ -78,7 +84,9 @@ def make_data(folder: Path, train: int = 12, valid: int = 4) -> Path:
 
 def config(task: str, log_dir: Path, data: Path, **train: Any) -> dict[str, Any]:
     """The configuration of a job of seconds."""
-    kind = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}.get(task, "classes")
+    kind = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes", "ssd": "boxes"}.get(
+        task, "classes"
+    )
     sections = copy.deepcopy(_SECTIONS[task])
     folders = {"data_root": str(data), "train_dir": f"{kind}_train", "valid_dir": f"{kind}_valid"}
     common = {

@@ -45,9 +45,14 @@ _HEADS: dict[str, Head] = {
     "reid": heads.embedding,
     "landmark": heads.landmarks,
     "yolov3": heads.yolov3,
-    "centernet": heads.center_net,
+    "centernet": heads.detections,
+    "ssd": heads.detections,
 }
-_RAW: dict[str, Head] = {"yolov3": heads.yolov3_raw, "centernet": heads.center_net_raw}
+_RAW: dict[str, Head] = {
+    "yolov3": heads.yolov3_raw,
+    "centernet": heads.center_net_raw,
+    "ssd": heads.ssd_raw,
+}
 
 
 def kinds(card: Card) -> list[Kind]:

@@ -151,7 +151,7 @@ def _yolov3_raw(source: Source, translation: Translation) -> tuple[Tensor, Tenso
     return graph.concat(boxes, 1), graph.concat(scores, 1)
 
 
-def center_net(source: Source, opset: int = OPSET) -> Written:
+def detections(source: Source, opset: int = OPSET) -> Written:
     """`ids`, `scores` (batch, rows, 1) and `boxes` (batch, rows, 4): what the symbol gives."""
     graph, symbol = source.begin(opset, DETECTIONS)
     return Written(graph, dict(zip(DETECTIONS, symbol.tensors(source.symbol.heads), strict=True)))
@@ -162,10 +162,7 @@ def center_net_raw(source: Source, opset: int = OPSET) -> Written:
     is higher: the paper's replacement of non-maximum suppression."""
     graph, translation = source.begin(opset, RAW)
     symbol = source.symbol
-    topk = next((i for i, node in enumerate(symbol.nodes) if node.op == "topk"), None)
-    gathered = next((i for i, node in enumerate(symbol.nodes) if node.op == "gather_nd"), None)
-    if topk is None or gathered is None:
-        raise UnsupportedError("a symbol without the decoding of CenterNet")
+    topk, gathered = _first_node(symbol, "topk"), _first_node(symbol, "gather_nd")
     peaks = translation.tensor(symbol.first_input(topk, "topk", "Concat", "Reshape"))
     maps = symbol.first_input(gathered, "gather_nd", "transpose", "Reshape")
     values = translation.tensor(maps)
@@ -182,11 +179,33 @@ def center_net_raw(source: Source, opset: int = OPSET) -> Written:
     half = graph.binary("Mul", sizes, 0.5)
     corners = [graph.binary(op, centres, half) for op in ("Sub", "Add")]
     boxes = graph.binary("Mul", graph.concat(corners, 2), scale)
+    return Written(graph, {"boxes": boxes, "scores": scores}, _behind_topk(symbol, topk))
+
+
+def ssd_raw(source: Source, opset: int = PLAIN_OPSET) -> Written:
+    """`boxes` (batch, places, 4) in pixels of the input, and `scores` (batch, places, classes)."""
+    graph, translation = source.begin(opset, RAW)
+    symbol = source.symbol
+    topk, gathered = _first_node(symbol, "topk"), _first_node(symbol, "gather_nd")
+    boxes = translation.tensor(symbol.first_input(gathered, "gather_nd"))
+    scores = translation.tensor(symbol.first_input(topk, "topk", "Reshape"))
+    return Written(graph, {"boxes": boxes, "scores": scores}, _behind_topk(symbol, topk))
+
+
+def _first_node(symbol: Symbol, op: str) -> int:
+    """The first node of an operator."""
+    node = next((i for i, node in enumerate(symbol.nodes) if node.op == op), None)
+    if node is None:
+        raise UnsupportedError(f"a symbol without the {op} that its detections are chosen by")
+    return node
+
+
+def _behind_topk(symbol: Symbol, topk: int) -> Suppression:
+    """What becomes of the candidates that a `topk` has chosen."""
     candidates = Attributes(symbol.nodes[topk].attributes).whole("k", 1)
-    settings = Suppression(1.0, 0.0, candidates, candidates)
     if any(node.op == "_contrib_box_nms" for node in symbol.nodes):
-        settings = replace(_suppression(symbol), candidates=candidates)
-    return Written(graph, {"boxes": boxes, "scores": scores}, settings)
+        return replace(_suppression(symbol), candidates=candidates)
+    return Suppression(1.0, 0.0, candidates, candidates)
 
 
 def _columns(graph: Graph, rows: Tensor, count: int) -> dict[str, Tensor]:

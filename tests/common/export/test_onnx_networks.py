@@ -175,7 +175,7 @@ def test_center_net_gives_the_same_detections_with_and_without_the_mirrored_imag
         wanted = [array.asnumpy() for array in block(mx.nd.array(batch))]
         source = source_of(block, network, 100, 80, 3)
         for opset in (OPSET, DEFORM_CONV_OPSET) if deformable else (OPSET,):
-            found = run(heads.center_net(source, opset).model({}, "test"), batch)
+            found = run(heads.detections(source, opset).model({}, "test"), batch)
             missing, count = unmatched(wanted, found)
             assert count == 100 * len(batch)
             assert missing <= 2  # of those that are nearly equal the last may be others
@@ -185,7 +185,7 @@ def test_center_net_suppresses_by_class_as_mxnet_does() -> None:
     batch = images(64, 96)
     network = center_net(batch, nms_thresh=0.3, nms_topk=100)
     wanted = [array.asnumpy() for array in network(mx.nd.array(batch))]
-    found = run(heads.center_net(source_of(network, network, 96, 64, 3)).model({}, "test"), batch)
+    found = run(heads.detections(source_of(network, network, 96, 64, 3)).model({}, "test"), batch)
     missing, count = unmatched(wanted, found)
     assert 20 < count < 200
     assert missing <= 2

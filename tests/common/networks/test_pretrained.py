@@ -30,6 +30,7 @@ FILE = f"resnet18_v1-{SHA1[:8]}.params"
 NAMES = {
     "detect/fit_yolov3.py": "yolo3_darknet53_coco-09767802.params",
     "detect/fit_center_net.py": "center_net_resnet18_v1b_dcnv2_coco-0874df9a.params",
+    "detect/fit_ssd.py": "mobilenetv2_1.0-f9952bcd.params",
     "classification/fit_classification.py": "resnet50_v1-cc729d95.params",
     "reid/fit_reid.py": "resnet50_v1-cc729d95.params",
     "landmark/fit_landmark.py": "resnet50_v1-cc729d95.params",
@@ -99,7 +100,7 @@ def test_list_names_the_file_that_a_job_of_defaults_needs(
     assert main(["list", "--folder", str(tmp_path), *command]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert re.match(
-        rf"{re.escape(file)}: missing in {re.escape(str(tmp_path))} \(about \d+\.\d MB\); SHA-1 ", line
+        rf"{re.escape(file)}: missing in {re.escape(str(tmp_path))} \(about \d+\.\d MB\)[;,].* SHA-1 ", line
     )
     assert line.endswith(f"/{file.removesuffix('.params')}.zip")
 

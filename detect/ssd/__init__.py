@@ -1,0 +1,1 @@
+"""SSD: network, anchors, targets, losses."""

@@ -1,0 +1,156 @@
+"""Which anchors of SSD answer for which objects (Liu et al. 2016, 2.2), and what they are to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Offsets are predicted in these units: of an anchor's size, and of the logarithm of the sizes' ratio.
+CENTRE_UNIT, SIZE_UNIT = 0.1, 0.2
+
+# An anchor of which so much lies in a place of which nothing is known is no background.
+_UNKNOWN_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Which anchors may be background: the others that hold no object are in no loss.
+
+    min_size: square root of the anchor's area, as a share of the input's. region: x1, y1, x2, y2 as shares of the
+    input, in which the centre lies; None: anywhere.
+    """
+
+    min_size: float = 0.0
+    region: Sequence[float] | None = None
+
+    def allowed(self, anchors: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Whether anchors (N, 4), centre and size in pixels of an input of `shape`, may be (N,)."""
+        sizes = np.sqrt(anchors[:, 2:].prod(1) / np.prod(shape))
+        allowed = sizes >= self.min_size
+        if self.region is not None:
+            x1, y1, x2, y2 = self.region
+            centre = anchors[:, :2] / shape
+            allowed &= ((centre >= (x1, y1)) & (centre <= (x2, y2))).all(1)
+        return allowed
+
+
+def assign(boxes: np.ndarray, anchor_corners: np.ndarray, iou_thresh: float) -> np.ndarray:
+    """The row of the object that each anchor answers for (B, N), -1 for none.
+
+    boxes (B, M, 5): x1, y1, x2, y2 in input pixels and class id; rows with a negative id are no objects.
+    anchor_corners (N, 4): x1, y1, x2, y2. First every object gets an anchor of its own, the pair with the highest IoU
+    of all coming first; then an anchor that is left belongs to the object that it overlaps most, if by `iou_thresh` or
+    as much as any anchor does.
+    """
+    owner = np.full((len(boxes), len(anchor_corners)), -1, np.int64)
+    for image, rows in enumerate(boxes):
+        objects = np.flatnonzero(rows[:, 4] >= 0)
+        if len(objects):
+            owner[image] = _assign_image(iou_matrix(rows[objects, :4], anchor_corners), iou_thresh, objects)
+    return owner
+
+
+def _assign_image(iou: np.ndarray, iou_thresh: float, rows: np.ndarray) -> np.ndarray:
+    """As `assign`, for an image: iou (n, N) of its objects, whose rows in its boxes are `rows`."""
+    most = iou.max(axis=1)
+    best, highest = iou.argmax(axis=0), iou.max(axis=0)
+    taken = (highest >= iou_thresh) | ((highest >= most[best]) & (highest > 0))
+    owner = np.where(taken, rows[best], -1)
+    for number, anchor in _pairs(iou, most):
+        owner[anchor] = rows[number]
+    return owner
+
+
+def _pairs(iou: np.ndarray, most: np.ndarray) -> list[tuple[int, int]]:
+    """Object and anchor, each at most once, by falling IoU; objects that overlap no free anchor have none."""
+    iou, most = iou.copy(), most.copy()
+    at = iou.argmax(axis=1)
+    pairs = []
+    for _ in range(len(iou)):
+        number = int(most.argmax())
+        if most[number] <= 0:
+            break
+        anchor = int(at[number])
+        pairs.append((number, anchor))
+        iou[:, anchor] = most[number] = -1.0
+        again = (at == anchor) & (most > 0)
+        if again.any():
+            at[again], most[again] = iou[again].argmax(axis=1), iou[again].max(axis=1)
+    return pairs
+
+
+def iou_matrix(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU (n, N), float32, of boxes (n, 4) and others (N, 4): x1, y1, x2, y2; 0 where neither has an area."""
+    both = intersections(boxes, others)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (others[:, 2:] - others[:, :2]).prod(1)
+    areas -= both
+    overlap: np.ndarray = np.divide(both, areas, out=np.zeros_like(both), where=areas > 0)
+    return overlap
+
+
+def intersections(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Area (n, N), float32, that boxes (n, 4) and others (N, 4) have in common."""
+    columns = np.ascontiguousarray(others.T, np.float32)
+    rows = np.asarray(boxes, np.float32)
+    width = np.minimum(rows[:, 2:3], columns[2])
+    width -= np.maximum(rows[:, :1], columns[0])
+    height = np.minimum(rows[:, 3:4], columns[3])
+    height -= np.maximum(rows[:, 1:2], columns[1])
+    width.clip(0, out=width)
+    height.clip(0, out=height)
+    width *= height
+    return width
+
+
+def class_targets(
+    boxes: np.ndarray,
+    owner: np.ndarray,
+    allowed: np.ndarray,
+    anchor_corners: np.ndarray,
+    shape: tuple[int, int],
+) -> np.ndarray:
+    """What each anchor is to be (B, N): class id + 1, 0 for background, -1 for neither, which is in no loss.
+
+    boxes, owner: see `assign`. Rows of boxes with a negative id and an area are places of which nothing is known: an
+    anchor of which half of what the input of `shape` shows lies in one is not background. allowed (N,): see Negatives.
+    """
+    ids = np.take_along_axis(boxes[..., 4], np.maximum(owner, 0), axis=1)
+    targets = np.where(owner >= 0, ids + 1, np.where(allowed, 0, -1)).astype(np.float32)
+    places = (boxes[..., 4] < 0) & (boxes[..., 2:4] > boxes[..., :2]).all(axis=-1)
+    if places.any():
+        shown = np.clip(anchor_corners, 0, np.tile(shape, 2))
+        areas = (shown[:, 2:] - shown[:, :2]).prod(1)
+        for image in np.flatnonzero(places.any(axis=1)).tolist():
+            inside = intersections(boxes[image, places[image], :4], shown).max(axis=0)
+            targets[image, (inside >= _UNKNOWN_SHARE * areas) & (owner[image] < 0)] = -1
+    return targets
+
+
+def box_targets(boxes: np.ndarray, owner: np.ndarray, anchors: np.ndarray | None) -> np.ndarray:
+    """The object that each anchor answers for (B, N, 4), float32; 0 where it answers for none.
+
+    boxes, owner: see `assign`. anchors (N, 4), centre and size: objects are offsets from them, in the units that are
+    predicted; None: x1, y1, x2, y2 in input pixels.
+    """
+    targets = np.zeros((*owner.shape, 4), np.float32)
+    image, anchor = np.nonzero(owner >= 0)
+    objects = boxes[image, owner[image, anchor], :4]
+    if anchors is not None:
+        objects = encode(objects, anchors[anchor])
+    targets[image, anchor] = objects
+    return targets
+
+
+def encode(objects: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """Offsets (n, 4) from anchors (n, 4: centre and size) to objects (n, 4: x1, y1, x2, y2)."""
+    sizes = np.maximum(objects[:, 2:] - objects[:, :2], 1e-3)
+    centres = (objects[:, :2] + objects[:, 2:]) / 2
+    return np.concatenate(
+        [
+            (centres - anchors[:, :2]) / (anchors[:, 2:] * CENTRE_UNIT),
+            np.log(sizes / anchors[:, 2:]) / SIZE_UNIT,
+        ],
+        axis=1,
+    )
