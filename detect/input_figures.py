@@ -21,8 +21,8 @@ def input_figures(
     """Figures of the objects of a set in an input of `shape`, to which images are stretched.
 
     small: share of those whose side (root of the area) is below `limit` px; small_side: that of the smallest tenth.
-    uncovered: share of those whose IoU with the anchor that fits best, of which `overlaps` (n,) has one for each object,
-    is below 0.3; None: there are no anchors. {} without any object.
+    overlaps (n,): the IoU of each with the anchor that fits it best, None where there are no anchors; uncovered: share
+    of those for which it is below 0.3. {} without any object.
     """
     sides = [
         (rows[:, 3:5] - rows[:, 1:3]).astype(np.float64) * (shape[0] / sample.width, shape[1] / sample.height)
