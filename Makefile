@@ -8,8 +8,9 @@ DEMO_OUT := demo_out
 DEMO_DATA := tests/data/blood_cells
 PEERS := .venv-peers
 ORACLES := .venv-oracles
+ELSEWHERE := .venv-elsewhere
 
-.PHONY: demo test soak bench test-oracles check lock docs clean image image-test image-test-gpu
+.PHONY: demo test soak bench test-oracles test-elsewhere check lock docs clean image image-test image-test-gpu
 
 demo: $(VENV)/ready
 	@rm -rf $(DEMO_OUT) && mkdir $(DEMO_OUT)
@@ -55,6 +56,17 @@ test-oracles: $(VENV)/ready-for-development
 $(ORACLES)/ready: tests/oracles/requirements.lock
 	@"$$(readlink -f $(RUN))" -m venv $(ORACLES)
 	@$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# ONNX files where no framework is: `predict` and `evaluate` with requirements-onnx.lock alone on those of PYTHONS that are
+# here, and the programs of docs/deploy.md for OpenVINO and ncnn.
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+test-elsewhere: $(VENV)/ready-for-development
+	-@$(MAKE) --no-print-directory $(ELSEWHERE)/ready
+	@$(RUN) -m pytest -rs tests/test_elsewhere.py
+
+$(ELSEWHERE)/ready: requirements-onnx.lock tests/oracles/runtimes.lock .ci/elsewhere.sh
+	@bash .ci/elsewhere.sh $(ELSEWHERE) tests/oracles/runtimes.lock $(PYTHONS)
 	@touch $@
 
 # Formatting, linting and types, as the gate sees them.
@@ -106,4 +118,4 @@ lock:
 	$(LOCK) --no-config requirements-onnx.in -o requirements-onnx.lock
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(ORACLES) $(DEMO_OUT)
+	rm -rf $(VENV) $(PEERS) $(ORACLES) $(ELSEWHERE) $(DEMO_OUT)

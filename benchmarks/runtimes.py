@@ -129,18 +129,21 @@ def write(folder: Path, quick: bool) -> None:
         print(name, flush=True)
 
 
-def by_onnxruntime(path: Path, names: Sequence[str]) -> Run:
-    """A file as onnxruntime computes it."""
+def by_onnxruntime(path: Path, names: Sequence[str], threads: int = 0) -> Run:
+    """A file as onnxruntime computes it. threads: 0: as many as it likes, here and below."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda data: session.run(list(names), {"data": data})
 
 
-def by_opencv(path: Path, names: Sequence[str]) -> Run:
+def by_opencv(path: Path, names: Sequence[str], threads: int = 0) -> Run:
     """A file as OpenCV's DNN module computes it."""
     import cv2
 
+    cv2.setNumThreads(threads or -1)
     network = cv2.dnn.readNetFromONNX(str(path))
 
     def run(data: np.ndarray) -> Sequence[np.ndarray]:
@@ -151,11 +154,12 @@ def by_opencv(path: Path, names: Sequence[str]) -> Run:
     return run
 
 
-def by_openvino(path: Path, names: Sequence[str]) -> Run:
+def by_openvino(path: Path, names: Sequence[str], threads: int = 0) -> Run:
     """A file as OpenVINO computes it."""
     import openvino
 
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.Core().compile_model(str(path), "CPU", properties)
     return lambda data: [compiled({"data": data})[name] for name in names]
 
 

@@ -122,6 +122,16 @@ def frames(path: str) -> Iterator[np.ndarray]:
         video.release()
 
 
+def frame_count(path: str) -> int:
+    """How many frames a video says that it has; 0 where it does not say."""
+    video = cv2.VideoCapture(os.path.abspath(path))
+    try:
+        count = video.get(cv2.CAP_PROP_FRAME_COUNT)
+        return int(count) if 0 < count < 1 << 40 else 0
+    finally:
+        video.release()
+
+
 def relative_name(path: str, base: str) -> str:
     """A path below `base` without it."""
     return os.path.relpath(os.path.abspath(path), base)

@@ -27,7 +27,16 @@ from common.errors import ConfigurationError, DataError
 from common.evaluation.pictures import save_picture
 from common.files import json_line, new_folder
 from common.images.decoding import ImageError, printable, probe
-from common.inputs import Inputs, InputTransform, box_region, find_inputs, frames, free_folder, relative_name
+from common.inputs import (
+    Inputs,
+    InputTransform,
+    box_region,
+    find_inputs,
+    frame_count,
+    frames,
+    free_folder,
+    relative_name,
+)
 from common.loading.loader import Batch, Loader
 from common.outputs import Embeddings, Labels
 from common.predictor import Compute, Decoder, whole
@@ -175,7 +184,7 @@ class _Run:
         good = bad = 0
         first = ""
         images = self._inputs.images if self._boxes is None else self._boxes
-        total = len(images) + len(self._inputs.videos)
+        total = len(images) + sum(max(frame_count(path), 1) for path in self._inputs.videos)
         with ExitStack() as stack:
             file = stack.enter_context(open(folder / RESULT, "w", encoding="utf-8"))
             advance = stack.enter_context(bar(total, "predicting"))
@@ -223,8 +232,7 @@ class _Run:
         else:
             yield from self._image_rows(self._inputs.images, advance)
         for path in self._inputs.videos:
-            yield from self._frame_rows(path)
-            advance(1)
+            yield from self._frame_rows(path, advance)
 
     def _image_rows(self, paths: Sequence[str], advance: Callable[[int], object]) -> Iterator[Row]:
         """The rows of images, part by part."""
@@ -266,8 +274,9 @@ class _Run:
             return Sample(sample.image, width, height, sample.annotation)
         return _whole(sample.image, width, height)
 
-    def _frame_rows(self, path: str) -> Iterator[Row]:
+    def _frame_rows(self, path: str, advance: Callable[[int], object]) -> Iterator[Row]:
         """The rows of a video, batch by batch."""
+        to_come = max(frame_count(path), 1)  # as the file says; it may have fewer, or more
         width, height = self._card.shape
         images = np.zeros((self._options.batch, height, width, 3), np.uint8)
         matrices = np.zeros((self._options.batch, 2, 3))
@@ -281,9 +290,12 @@ class _Run:
                     sample = _whole(path, pixels.shape[1], pixels.shape[0])
                     _, row, _, _ = self._row(sample, prediction)
                     yield sample, {**row, "frame": number}, prediction, pixels
+                advance(min(len(part), to_come))
+                to_come -= min(len(part), to_come)
         except DataError as error:
             reason = str(error).removeprefix(f"{printable(path)}: ")
             yield _unread(path), {"image": path, "error": reason}, None, None
+        advance(to_come)
 
     def _row(self, sample: Sample, prediction: np.ndarray) -> Row:
         row = self._decoder.row(sample, prediction)

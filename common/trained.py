@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MODEL_CARD = "model.json"
 ENGINES = ("auto", "mxnet", "onnx")
 _SCORE = 0.3  # of detectors of version 1.2.0, whose card has none
+_MODEL = "a job's log_dir, its model.json or an ONNX file"
 _CARD_LIMIT = 16 << 20  # bytes; a card of 10 000 classes has a hundredth of it
 
 
@@ -178,15 +179,11 @@ def read_card(model: Path) -> Card:
     path = model / MODEL_CARD if model.is_dir() else model
     name = printable(str(path))
     if path.suffix != ".json" and path.exists():
-        raise ModelError(f"{name}: MODEL is a job's log_dir, its model.json or an ONNX file")
+        raise ModelError(f"{name}: MODEL is {_MODEL}")
     try:
         content = json.loads(read_file(str(path), _CARD_LIMIT).decode("utf-8"))
     except FileNotFoundError:
-        reason = (
-            "no job has finished there"
-            if model.is_dir()
-            else "MODEL is a job's log_dir, its model.json or an ONNX file"
-        )
+        reason = "no job has finished there" if model.is_dir() else f"MODEL is {_MODEL}"
         raise ModelError(f"{name} does not exist: {reason}") from None
     except OSError as error:
         raise ModelError(f"{name}: {error.strerror or error}") from None
@@ -229,7 +226,7 @@ def open_compute(card: Card, engine: str = "auto", gpus: Sequence[int] | None = 
     from common.engine.inference import symbol_inference
 
     chosen = best_gpus() if gpus is None else gpus
-    check_gpus(chosen, visible_gpus())
+    check_gpus(chosen, visible_gpus(), remedy="--gpus none computes on the CPU")
     load_mxnet()
     return symbol_inference(card.graph, card.file("params"), contexts(chosen))
 
@@ -274,4 +271,6 @@ def _kind(content: Mapping[str, Any], name: str) -> Kind:
         if task == kind.name or (task is None and symbol.startswith(kind.prefix)):
             return kind
     known = ", ".join(kind.name for kind in KINDS)
+    if task is None:
+        raise ModelError(f"{name} is no {MODEL_CARD}: it names no task; MODEL is {_MODEL}")
     raise ModelError(f"{name}: task is {str(task)[:80]!r}; known are {known}")

@@ -67,26 +67,30 @@ def best_gpus() -> list[int]:
     return []
 
 
-def check_gpus(gpus: Sequence[int], visible: Sequence[Gpu], library: Path | None = None) -> None:
+def check_gpus(
+    gpus: Sequence[int],
+    visible: Sequence[Gpu],
+    library: Path | None = None,
+    remedy: str = "`gpus: []` (--set 'gpus=[]') trains on the CPU",
+) -> None:
     """Raise DeviceError unless every id of `gpus` is visible and MXNet has code for it. Loads no framework.
 
     library: MXNet's; the one that is installed unless given. Where it does not show what it has code for, nothing is
-    refused here, and CUDA has the last word.
+    refused here, and CUDA has the last word. remedy: what else the user can do.
     """
     if not gpus:
         return
-    advice = "; `gpus: []` (--set 'gpus=[]') trains on the CPU"
     shown = "; ".join(str(gpu) for gpu in visible) or "none"
     missing = [index for index in gpus if index >= len(visible)]
     if missing:
-        raise DeviceError(f"gpus: {missing} asked for and not there; visible GPUs: {shown}{advice}")
+        raise DeviceError(f"gpus: {missing} asked for and not there; visible GPUs: {shown}; {remedy}")
     library = library or mxnet_library()
     code = device_code(library) if library else None
     unserved = [visible[index] for index in gpus if code and not code.serves(visible[index].capability)]
     if unserved:
         raise DeviceError(
             f"gpus: MXNet, as it is installed here, holds no code for {'; '.join(map(str, unserved))}, but for compute "
-            f"capability {code}; take an MXNet wheel that was built for it (--build-arg MXNET=){advice}"
+            f"capability {code}; take an MXNet wheel that was built for it (--build-arg MXNET=); {remedy}"
         )
 
 

@@ -59,7 +59,7 @@ def test_with_a_mirrored_graph_that_one_is_used(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"task": "poetry"}, "task is 'poetry'; known are yolov3"),
-        ({"symbol": "x"}, "task is 'None'"),
+        ({"symbol": "x"}, "it names no task"),
         ({"input": {}}, "input, resize or classes"),
         ({"input": {"width": -1, "height": 2}}, "input and classes"),
         ({"classes": 3}, "input, resize or classes"),
