@@ -1,7 +1,7 @@
 """Which network runs in which runtime, and how fast.
 
     python3 benchmarks/runtimes.py write FOLDER [--quick]    # ONNX files of all networks, with inputs and outputs
-    python3 benchmarks/runtimes.py try FOLDER RUNTIME        # onnxruntime, opencv or openvino: agrees, differs, refuses
+    python3 benchmarks/runtimes.py try FOLDER RUNTIME        # of RUNTIMES: agrees, differs, refuses
 
 The second needs nothing but NumPy and the runtime, and can be run in an environment of its own.
 """
@@ -9,8 +9,13 @@ The second needs nothing but NumPy and the runtime, and can be run in an environ
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -163,7 +168,42 @@ def by_openvino(path: Path, names: Sequence[str], threads: int = 0) -> Run:
     return lambda data: [compiled({"data": data})[name] for name in names]
 
 
-RUNTIMES = {"onnxruntime": by_onnxruntime, "opencv": by_opencv, "openvino": by_openvino}
+def by_ncnn(path: Path, names: Sequence[str], threads: int = 0) -> Run:
+    """A file as ncnn computes it, after its converter (see docs/deploy.md), which is run for the first input."""
+    import ncnn
+
+    network = ncnn.Net()
+    if threads:
+        network.opt.num_threads = threads
+
+    def load(shape: Sequence[int]) -> None:
+        where = importlib.util.find_spec("pnnx")
+        assert where is not None
+        assert where.submodule_search_locations is not None
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder) / "model.onnx"
+            shutil.copy(path, model)
+            converter = Path(where.submodule_search_locations[0]) / "pnnx"
+            size = f"inputshape={list(shape)}".replace(" ", "")
+            subprocess.run([str(converter), str(model), size, "fp16=0"], capture_output=True, check=True)
+            layers = model.with_suffix(".ncnn.param")
+            text = re.sub(r"^Resize( .*)", r"Interp\1 0=1 1=2.0 2=2.0", layers.read_text(), flags=re.M)
+            layers.write_text(text)
+            if network.load_param(str(layers)) or network.load_model(str(layers.with_suffix(".bin"))):
+                raise RuntimeError("ncnn cannot load what its converter wrote")
+
+    def run(data: np.ndarray) -> Sequence[np.ndarray]:
+        if not network.blobs():
+            load(data.shape)
+        image = np.ascontiguousarray(data[0])
+        extractor = network.create_extractor()
+        extractor.input("in0", ncnn.Mat(image))
+        return [np.array(extractor.extract(f"out{number}")[1])[None] for number in range(len(names))]
+
+    return run
+
+
+RUNTIMES = {"onnxruntime": by_onnxruntime, "opencv": by_opencv, "openvino": by_openvino, "ncnn": by_ncnn}
 
 
 def attempt(folder: Path, runtime: str) -> dict[str, dict[str, Any]]:

@@ -8,8 +8,12 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
+from common.data.samples import Sample
 from common.errors import DataError, one_line
 from common.evaluator import Evaluator
+from common.export.onnx.proof import chosen
 from common.export.outputs import EVALUATION, RESULT
 from common.files import write_json
 from common.job_report import aside, thresholds
@@ -25,12 +29,16 @@ log = logging.getLogger("visualtl")
 _PROOF_BATCH = 8
 
 
-def predict_and_write(job: Job, predictor: Predictor, evaluator: Evaluator) -> dict[str, dict[str, Any]]:
+def predict_and_write(
+    job: Job, predictor: Predictor, evaluator: Evaluator
+) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
     """Predict validation and test set with what is going to be exported, in float32, and write the result files.
 
-    Returns what is said of each set beyond them, by its name.
+    Returns what is said of each set beyond them, by its name, and predictions by image of those that ONNX files are
+    held against MXNet on.
     """
     documents: dict[str, dict[str, Any]] = {}
+    proof: dict[str, np.ndarray] = {}
     config, report = job.task.config, job.data.report
     for name, samples, which in (
         ("valid", job.data.valid, Step.PREDICT_VALID),
@@ -44,6 +52,10 @@ def predict_and_write(job: Job, predictor: Predictor, evaluator: Evaluator) -> d
         ):
             predictions = predictor.predict(loader, advance)
             report.leave_out(name, loader.problems)
+            if samples is _proven_on(job):
+                proof = {
+                    samples[i].image: predictions[i] for i in chosen(range(len(samples))) if i in predictions
+                }
             pairs = paired(samples, predictions)
             evaluation, document = evaluator.results(*pairs)
             write_json(config.log_dir / RESULT.format(name), document)
@@ -57,7 +69,12 @@ def predict_and_write(job: Job, predictor: Predictor, evaluator: Evaluator) -> d
                 {"valid": "Validation", "test": "Test"}[name],
                 ", ".join(f"{key}={value:.4f}" for key, value in figures.items()),
             )
-    return documents
+    return documents, proof
+
+
+def _proven_on(job: Job) -> list[Sample]:
+    """The set that ONNX files are held against MXNet on."""
+    return job.data.valid or job.data.test or job.data.train
 
 
 def export(
@@ -66,18 +83,20 @@ def export(
     predictor: Predictor,
     best: dict[str, Any],
     documents: Mapping[str, Mapping[str, Any]],
+    predicted: Mapping[str, np.ndarray],
 ) -> None:
-    """Write the model's files. best: name, value and epoch of the best metric; documents: of `predict_and_write`."""
+    """Write the model's files. best: name, value and epoch of the best metric; documents, predicted: of
+    `predict_and_write`."""
     from common.export.model_files import export_model
 
     config = job.task.config
     for path in export_model(model, job.task, config.log_dir, best, thresholds(documents)):
         log.info("Exported: %s", path)
     if config.export.onnx:
-        _export_onnx(job, model, predictor)
+        _export_onnx(job, model, predictor, predicted)
 
 
-def _export_onnx(job: Job, model: Model, predictor: Predictor) -> None:
+def _export_onnx(job: Job, model: Model, predictor: Predictor, predicted: Mapping[str, np.ndarray]) -> None:
     """Write the model as ONNX, where that can be done; a job is as good without."""
     missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
     if missing:
@@ -85,18 +104,20 @@ def _export_onnx(job: Job, model: Model, predictor: Predictor) -> None:
         return
     from common.engine.graph import Inference
     from common.engine.inference import DeviceInference
-    from common.export.onnx.files import MIRRORED, PLAIN, Images, chosen, export_onnx
+    from common.export.onnx.files import MIRRORED, PLAIN, Images, export_onnx
 
     predictors = {PLAIN: predictor}
     if MIRRORED in model.further_exports():
         plain = DeviceInference(Inference(model.network), job.devices)
         predictors = {PLAIN: replace(predictor, compute=plain), MIRRORED: predictor}
-    samples = chosen(job.data.valid or job.data.test or job.data.train)
+    samples = chosen(_proven_on(job))
     try:
         with predictor.loader(samples, job.pool, min(len(samples), _PROOF_BATCH)) as loader:
-            paths, problems = export_onnx(
-                job.task.config.log_dir, predictors, Images.of(loader, predictor.shape)
-            )
+            images = Images.of(loader, predictor.shape)
+        known = {}
+        if all(name in predicted for name in images.names):
+            known[MIRRORED if MIRRORED in predictors else PLAIN] = [predicted[name] for name in images.names]
+        paths, problems = export_onnx(job.task.config.log_dir, predictors, images, known)
     except (DataError, OSError) as error:
         paths, problems = [], [f"No ONNX files are written: {one_line(str(error))}"]
     for path in paths:

@@ -58,9 +58,9 @@ def work(
     predictor = _predictor(job.task, model, engine)
     show_configuration(config, progress)
     best = train(job, model, engine, predictor)
-    documents = predict_and_write(job, predictor, job.task.evaluator(model, job.data.valid or ()))
+    documents, predicted = predict_and_write(job, predictor, job.task.evaluator(model, job.data.valid or ()))
     with steps(Step.EXPORT):
-        export(job, model, predictor, best, documents)
+        export(job, model, predictor, best, documents, predicted)
         advice = give_advice(job, best, documents)
         write_report(config, model, best, documents, progress, advice)
     tell(advice)

@@ -97,7 +97,8 @@ def _write_onnx(card: Card) -> None:
         raise ConfigurationError("--onnx: MXNet must be installed: each file is held against it")
     from common.engine.devices import contexts, load_mxnet
     from common.engine.inference import symbol_inference
-    from common.export.onnx.files import MIRRORED, PLAIN, Images, chosen, export_onnx, graphs
+    from common.export.onnx.files import MIRRORED, PLAIN, Images, export_onnx, graphs
+    from common.export.onnx.proof import chosen
 
     load_mxnet()
     reading = card.reading()

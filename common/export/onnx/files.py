@@ -14,7 +14,7 @@ from common.engine.onnx_inference import OnnxInference
 from common.engine.parameter_file import read_parameter_file
 from common.export.onnx import heads
 from common.export.onnx.heads import Source, Written
-from common.export.onnx.proof import IMAGES, compare
+from common.export.onnx.proof import compare
 from common.export.onnx.symbol import read_symbol
 from common.export.outputs import MODEL_CARD
 from common.files import replacing, write_json
@@ -121,22 +121,21 @@ class Images:
         ]
 
 
-def chosen(samples: Sequence[Any]) -> list[Any]:
-    """Samples for the proof, from all over a set."""
-    return list(samples[:: max(len(samples) // IMAGES, 1)][:IMAGES])
-
-
 def export_onnx(
-    folder: Path, predictors: Mapping[str, Predictor], images: Images
+    folder: Path,
+    predictors: Mapping[str, Predictor],
+    images: Images,
+    known: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Write the ONNX files of the model in `folder`, and what is to be known of them into its `model.json`.
 
-    predictors: MXNet's, by graph; images: on which files are held against them. Returns the files that were written,
-    and a line for each reason why some were not.
+    predictors: MXNet's, by graph; images: on which files are held against them; known: MXNet's predictions of these
+    images, by graph, where they are there already. Returns the files that were written, and a line for each reason why
+    some were not.
     """
     card = read_card(folder)
     parameters = read_parameter_file(card.file("params"))
-    wanted: dict[str, list[np.ndarray]] = {}
+    wanted: dict[str, Sequence[np.ndarray]] = dict(known or {})
     paths: list[Path] = []
     entries: dict[str, dict[str, Any]] = {}
     left_out: dict[str, list[str]] = {}  # names of files by reason

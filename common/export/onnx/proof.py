@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,11 @@ class Comparison:
         """Say what is more than rounding."""
         if self.differs is None:
             self.differs = f"{image}: {reason}"
+
+
+def chosen(samples: Sequence[Any]) -> list[Any]:
+    """Samples for the proof, from all over a set."""
+    return list(samples[:: max(len(samples) // IMAGES, 1)][:IMAGES])
 
 
 def compare(

@@ -25,8 +25,8 @@ from common.engine.parameter_file import read_parameter_file, write_parameter_fi
 from common.errors import ModelError
 from common.export.__main__ import main as export_command
 from common.export.model_files import export_model
-from common.export.onnx.files import MIRRORED, PLAIN, Images, chosen, export_onnx
-from common.export.onnx.proof import compare
+from common.export.onnx.files import MIRRORED, PLAIN, Images, export_onnx
+from common.export.onnx.proof import chosen, compare
 from common.export.outputs import remove_outputs
 from common.predictor import Predictor
 from common.trained import open_compute, open_predictor, read_card
@@ -75,6 +75,21 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     assert problems == []
     assert [path.name.rpartition("custom")[2] for path in paths] == [".onnx", "-plain.onnx", "-raw.onnx"]
     return folder, predictors
+
+
+def test_predictions_that_are_known_are_not_made_again(tmp_path: Path) -> None:
+    predictors = center_net(tmp_path, flip_test=False)
+    known = images().predicted(predictors[PLAIN])
+
+    def never(pixels: np.ndarray) -> list[np.ndarray]:
+        raise AssertionError
+
+    unused = {PLAIN: replace(predictors[PLAIN], compute=never)}
+    assert export_onnx(tmp_path, unused, images(), {PLAIN: known})[1] == []
+    known[0] = known[0] * [1, 0.5, 1, 1, 1, 1]
+    _, problems = export_onnx(tmp_path, unused, images(), {PLAIN: known})
+    assert problems
+    assert all("predictions are not MXNet's: 0.jpg" in problem for problem in problems)
 
 
 def test_what_was_found_stands_in_the_card(exported: tuple[Path, Any]) -> None:
