@@ -154,7 +154,7 @@ def read_container(
             raise ContainerError(f"its {size} bytes are more than there is memory for") from None
 
 
-class _Reader:
+class _CheckedFile:
     """Takes bytes from a file and keeps their CRC-32."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -187,7 +187,7 @@ class _Reader:
 
 
 def _read(file: IO[bytes], size: int, arrays_of: Collection[str] | None) -> dict[str, Any]:
-    reader = _Reader(file)
+    reader = _CheckedFile(file)
     if size < 8:
         raise ContainerError("it is too short")
     (length,) = struct.unpack("<Q", reader.take(8))

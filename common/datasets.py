@@ -16,7 +16,7 @@ from common.config.sections import DatasetConfig
 from common.data.boxes import objects_of
 from common.data.figures import listed
 from common.data.formats.base import AnnotatedSet, Place, inside
-from common.data.formats.recognise import READERS, choose
+from common.data.formats.recognise import READERS, choose, count_alike
 from common.data.hints import sentences
 from common.data.labels import numbers_in, with_class_ids, with_labels
 from common.data.listing import Listing
@@ -65,7 +65,7 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Source:
+class SetFolder:
     """A folder of a set. annotated: what another format says of it; None: our own texts do."""
 
     listing: Listing
@@ -312,12 +312,12 @@ def open_sources(
     task: str,
     listings: Mapping[str, Sequence[Listing]],
     kept: Callable[[str], Path] | None = None,
-) -> dict[str, list[Source]]:
+) -> dict[str, list[SetFolder]]:
     """The folders of the sets with what annotates them. task: as `Task.does`. kept: where what is read of large files
     is kept, by name. Raises DataError.
     """
     root = str(dataset.data_root)
-    sources: dict[str, list[Source]] = {}
+    sources: dict[str, list[SetFolder]] = {}
     for name, parts in listings.items():
         named = getattr(dataset, f"{name}_annotations")
         annotations = os.path.join(root, named) if named is not None else None
@@ -333,13 +333,14 @@ def open_sources(
             kind, reason = choose(place, listing, form)
             log.info("%s: the labels are %s: %s", printable(listing.folder), kind, reason)
             annotated = None if kind == "txt" else READERS[kind].read(place, listing)
-            sources[name].append(Source(listing, annotated))
+            sources[name].append(SetFolder(listing, annotated))
+        count_alike([part.annotated for part in sources[name] if part.annotated is not None])
     return sources
 
 
 def _read(
     name: str,
-    sources: Sequence[Source],
+    sources: Sequence[SetFolder],
     annotate: Annotate,
     names: Sequence[str],
     labels: Labels,
@@ -402,7 +403,7 @@ def _advance_part(advance: Callable[[float], None], index: int, count: int) -> C
 
 def _settle(
     task: Task[Any],
-    sources: Mapping[str, Sequence[Source]],
+    sources: Mapping[str, Sequence[SetFolder]],
     sets: Mapping[str, list[Sample]],
     labels: Labels,
     report: Report,

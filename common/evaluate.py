@@ -6,8 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from common.commands import add_computing, carry_out, parse_gpus, workers
-from common.data.boxes import UNKNOWN
 from common.data.figures import listed
 from common.data.formats.base import Label, Place
 from common.data.formats.classes import settle
 from common.data.formats.recognise import READERS, choose
+from common.data.labels import with_class_ids
 from common.data.listing import Listing
 from common.data.problems import FolderReport
-from common.data.samples import Labels, Sample, read_folder, renumbered
+from common.data.samples import Labels, Sample, read_folder
 from common.errors import ConfigurationError, DataError
 from common.evaluation.markup import Words
 from common.evaluation.report import Training, report
@@ -37,8 +36,6 @@ from common.trained import MODEL_CARD, Card, Reading, open_compute, open_predict
 log = logging.getLogger("visualtl")
 
 EVALUATION, REPORT = "evaluation.json", "report.html"
-# In the place of the id of a class that the model does not have.
-_ABSENT = 1 << 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,9 +140,7 @@ def _read(
         ], folder_report
     if card.kind.does == "landmark":
         return samples, folder_report
-    _, ids = settle([annotated.names], numbers, card.classes)
-    table = np.array([ids.get(label, _ABSENT) for label in numbers], np.float32)
-    return list(_by_class(samples, numbers, table, card.classes)), folder_report
+    return _by_class(samples, annotated.names, numbers, card.classes), folder_report
 
 
 def _place(data: Path, annotations: Path | None, does: str) -> Place:
@@ -159,33 +154,30 @@ def _place(data: Path, annotations: Path | None, does: str) -> Place:
 
 
 def _by_class(
-    samples: Sequence[Sample], numbers: Sequence[Label], table: np.ndarray, classes: Sequence[str]
-) -> Iterator[Sample]:
-    """Samples with class ids in the place of numbers of labels. Objects of classes that the model does not have count
-    as absent. Raises DataError for a sample that is of such a class."""
-    absent: Counter[str] = Counter()
-    for sample in samples:
-        ids = np.atleast_1d(sample.annotation[..., 0]).astype(int)
-        which = np.where(ids < UNKNOWN, -2 - ids, ids)
-        unknown = (ids != UNKNOWN) & (table[np.maximum(which, 0)] == _ABSENT)
-        annotation = sample.annotation.copy()
-        annotation[..., 0] = renumbered(ids, table).reshape(annotation[..., 0].shape)
-        if annotation.ndim == 2:
-            absent.update(str(numbers[number]) for number in which[unknown].tolist())
-            yield replace(sample, annotation=annotation[~unknown])
-        elif unknown.any():
-            raise DataError(
-                f"{printable(sample.image)}: the class {numbers[int(which[0])]!r} is none of the model's, "
-                f"which has {listed(classes)}"
-            )
-        else:
-            yield replace(sample, annotation=annotation, label=classes[int(annotation[0])])
+    samples: Sequence[Sample], names: Sequence[str], numbers: Sequence[Label], classes: Sequence[str]
+) -> list[Sample]:
+    """Samples with ids of the model's classes in the place of numbers of labels. names: those of the format.
+
+    Objects of classes that the model does not have count as absent. Raises DataError for a sample that is of such a
+    class.
+    """
+    _, ids = settle([names], numbers, classes)
+    settled, absent = with_class_ids(samples, numbers, ids, dict(enumerate(classes)))
+    told = listed([f"{label} ({count})" for label, count in absent.items()])
+    if len(settled) < len(samples):
+        left = {sample.image for sample in settled}
+        first = next(sample.image for sample in samples if sample.image not in left)
+        raise DataError(
+            f"{printable(first)}: its class is none of the model's, which has {listed(classes)}; images of such "
+            f"classes: {told}"
+        )
     if absent:
         log.warning(
             "%d objects are of classes that the model does not have, and count as absent: %s",
             absent.total(),
-            listed([f"{label} ({count})" for label, count in absent.items()]),
+            told,
         )
+    return settled
 
 
 def _predicted(

@@ -138,6 +138,15 @@ def test_faults_are_reported_with_file_and_line(tmp_path: Path) -> None:
     assert [Path(entry["file"]).name for entry in report["skipped"]] == ["e.jpg"]
 
 
+def test_xmls_of_one_set_count_alike_in_all_its_folders(tmp_path: Path) -> None:
+    for folder, box in (("train", (0, 0, 20, 20)), ("more", (5, 5, 20, 20))):
+        images(tmp_path / folder, f"{folder}.jpg")
+        text(tmp_path / folder / f"{folder}.xml", voc(("cat", *box), filename=f"{folder}.jpg"))
+    boxes = [sample.annotation.tolist() for sample in load(tmp_path, train_dir=["train", "more"]).train]
+    assert boxes == [[[0, 0, 0, 20, 20]], [[0, 5, 5, 20, 20]]]
+    assert load(tmp_path, train_dir=["more"]).train[0].annotation.tolist() == [[0, 4, 4, 20, 20]]
+
+
 def test_shares_are_yolos_and_an_error_as_txt(tmp_path: Path) -> None:
     images(tmp_path / "train", "a.jpg")
     text(tmp_path / "train" / "a.txt", "0 0.73 0.67 0.54 0.65\n")

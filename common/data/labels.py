@@ -55,9 +55,9 @@ def with_class_ids(
     which = np.where(own < UNKNOWN, -2 - own, own)
     kept = (own == UNKNOWN) | (table[np.maximum(which, 0)] != _ABSENT)
     lost, counts = np.unique(which[~kept], return_counts=True)
-    absent = Counter(
-        {str(numbers[number]): count for number, count in zip(lost.tolist(), counts.tolist(), strict=True)}
-    )
+    absent: Counter[str] = Counter()
+    for number, count in zip(lost.tolist(), counts.tolist(), strict=True):
+        absent[str(numbers[number])] += count
     new = renumbered(own, table)
     settled: list[Sample] = []
     end = 0

@@ -18,7 +18,7 @@ import simplejpeg
 from PIL import Image, ImageFile
 
 from common.files import open_regular, read_file, readable
-from common.images.header import Header, Refused, Source, check_passes, read_header
+from common.images.header import Header, ImageBytes, Refused, check_passes, read_header
 from common.images.marks import mark_of
 
 FILE_LIMIT = 1 << 30
@@ -82,7 +82,7 @@ def _header(path: str) -> tuple[Header, int]:
         descriptor = open_regular(path)
         try:
             size = os.fstat(descriptor).st_size
-            source = Source(os.pread(descriptor, min(size, _HEAD), 0), size, descriptor)
+            source = ImageBytes(os.pread(descriptor, min(size, _HEAD), 0), size, descriptor)
             return read_header(source), mark_of(source)
         finally:
             os.close(descriptor)
@@ -112,7 +112,7 @@ def decode(path: str, minimum: tuple[int, int] | None = None) -> tuple[np.ndarra
     """
     try:
         data = read_file(path, FILE_LIMIT)
-        header = read_header(Source(data, len(data), -1))
+        header = read_header(ImageBytes(data, len(data), -1))
         pixels = _decode_jpeg(data, header, minimum) if header.kind == "JPEG" else None
         if pixels is None:
             pixels = _decode_with_pillow(data, header)

@@ -55,7 +55,7 @@ class Header(NamedTuple):
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
-class Source:
+class ImageBytes:
     """Random access to a file of which the first bytes, or all, have been read."""
 
     __slots__ = ("descriptor", "head", "size")
@@ -72,7 +72,7 @@ class Source:
         return os.pread(self.descriptor, count, offset)
 
 
-def read_header(source: Source) -> Header:
+def read_header(source: ImageBytes) -> Header:
     """The header of a JPEG, PNG or BMP of at least one and at most PIXEL_LIMIT pixels; else Refused."""
     head = source.head
     if head[:2] == b"\xff\xd8":
@@ -113,7 +113,7 @@ def _content(head: bytes) -> str:
     return "not a known kind of file"
 
 
-def _jpeg_header(source: Source) -> Header:
+def _jpeg_header(source: ImageBytes) -> Header:
     """Walk the segments up to the picture data (ITU-T T.81, annex B)."""
     frame: tuple[int, int, int, int] | None = None
     orientation = 0
@@ -193,7 +193,7 @@ def check_passes(data: bytes, header: Header) -> None:
     raise Refused(f"damaged: more than {_SEGMENT_LIMIT} segments")
 
 
-def _png_header(source: Source) -> Header:
+def _png_header(source: ImageBytes) -> Header:
     """Walk the chunks to the last (PNG specification, section 5)."""
     start = source.at(8, 16)
     if len(start) < 16:
@@ -222,7 +222,7 @@ def _png_header(source: Source) -> Header:
     return Header("PNG", width, height, orientation or 1, whole)
 
 
-def _bmp_header(source: Source) -> Header:
+def _bmp_header(source: ImageBytes) -> Header:
     data = source.at(0, 54)
     offset, information = struct.unpack_from("<I", data, 10)[0], struct.unpack_from("<I", data, 14)[0]
     if information == 12:  # OS/2 1.x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from common.images.header import Source
+from common.images.header import ImageBytes
 
 # Three pieces, the last one at the end, none of the header, which is much the same in all files of a camera: a few
 # microseconds a file.
@@ -13,7 +13,7 @@ _PIECES = 3
 _WHOLE = 4 << 10
 
 
-def mark_of(source: Source) -> int:
+def mark_of(source: ImageBytes) -> int:
     """A number of 64 bits made of a file's size and of three pieces of it, or of all of a small file.
 
     Even ones are of all of a file: files that have the same one are the same. Odd ones are of pieces: files that have

@@ -35,7 +35,7 @@ MOST_OBJECTS = 10_000
 MOST_IMAGES = 2_000_000
 """Images of a set, and lines of a list or manifest."""
 MOST_PROBLEMS = 1000
-"""Problems of annotation files that are kept word for word; further ones are counted."""
+"""AnnotationProblems of annotation files that are kept word for word; further ones are counted."""
 MOST_CLASSES = 10_000
 """Classes of a set."""
 TEXT_LIMIT = 64 << 20
@@ -129,7 +129,7 @@ class Place:
             current = parent
 
 
-class Problems(list[Problem]):
+class AnnotationProblems(list[Problem]):
     """Problems of annotation files, the first MOST_PROBLEMS word for word; `closed` adds how many more there were."""
 
     def __init__(self) -> None:
@@ -146,6 +146,22 @@ class Problems(list[Problem]):
         """All that were added; `file` is named for those that are only counted."""
         more = [Problem(file, None, f"{self.further} more problems like those")] if self.further else []
         return [*self, *more]
+
+
+class RecordProblems:
+    """Problems within the records of one file, the first MOST_PROBLEMS of all word for word."""
+
+    def __init__(self) -> None:
+        self._left = MOST_PROBLEMS
+
+    def kept(self, problems: list[Problem]) -> list[Problem]:
+        """Those of a record that are kept; the last one says how many more there were."""
+        kept, further = problems[: self._left], problems[self._left :]
+        self._left -= len(kept)
+        if further:
+            reason = f"{further[0].reason}; {len(further) - 1} more problems of this image"
+            kept.append(Problem(further[0].file, further[0].line, reason))
+        return kept
 
 
 @dataclass

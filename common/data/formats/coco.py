@@ -26,13 +26,13 @@ from common.data.formats.base import (
     MOST_IMAGES,
     MOST_OBJECTS,
     AnnotatedSet,
+    AnnotationProblems,
     Box,
     FormatError,
     ImageFinder,
     Object,
     Place,
     Point,
-    Problems,
     Record,
     bad,
     beginning,
@@ -219,7 +219,7 @@ class _Content:
     line: np.ndarray
     points: np.ndarray
     points_end: np.ndarray
-    problems: Problems
+    problems: AnnotationProblems
 
 
 _ARRAYS = {
@@ -252,7 +252,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
 
 def _read_file(file: str) -> _Content:
     """Raises FormatError."""
-    problems = Problems()
+    problems = AnnotationProblems()
     image_ids, category_ids = _Ids(), _Ids()
     categories: dict[int, _Category] = {}
     images: dict[int, _Listed] = {}
@@ -352,7 +352,7 @@ def _checked(stored: dict[str, Any]) -> _Content:
     for listed in (classes, labels, keypoints):
         _demand(isinstance(listed, list) and all(isinstance(name, str) for name in listed))
     _demand(set(classes) <= set(labels) and len(classes) == len(set(classes)) <= MOST_CLASSES)
-    problems = Problems()
+    problems = AnnotationProblems()
     for file, line, reason in stored["problems"]:
         _demand(isinstance(file, str) and isinstance(reason, str) and (line is None or type(line) is int))
         problems.add(file, line, reason)
@@ -409,7 +409,7 @@ def _add_image(
     line: int,
     ids: _Ids,
     images: dict[int, _Listed],
-    problems: Problems,
+    problems: AnnotationProblems,
 ) -> None:
     number = ids(item.get("id")) if isinstance(item, dict) else None
     name = item.get("file_name") if isinstance(item, dict) else None
@@ -435,7 +435,7 @@ def _add_annotation(
     image_ids: _Ids,
     category_ids: _Ids,
     columns: _Columns,
-    problems: Problems,
+    problems: AnnotationProblems,
 ) -> None:
     if not isinstance(item, dict):
         problems.add(file, line, f"{excerpt(item)} is no annotation")
@@ -495,7 +495,7 @@ def _supercategory(categories: dict[int, _Category], used: np.ndarray) -> int | 
 
 
 def _find_images(
-    file: str, images: dict[int, _Listed], finder: ImageFinder, problems: Problems
+    file: str, images: dict[int, _Listed], finder: ImageFinder, problems: AnnotationProblems
 ) -> tuple[list[int], list[str]]:
     """Numbers and paths of the images that are there, in the order of the listing."""
     numbers: dict[str, int] = {}

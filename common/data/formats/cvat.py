@@ -13,13 +13,14 @@ from common.data.formats.base import (
     MOST_IMAGES,
     MOST_OBJECTS,
     AnnotatedSet,
+    AnnotationProblems,
     Box,
     FormatError,
     ImageFinder,
     Object,
     Place,
-    Problems,
     Record,
+    RecordProblems,
     bad,
     beginning,
     finite,
@@ -74,7 +75,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     if file is None:
         raise DataError(f"{printable(place.folder)}: no annotations.xml of CVAT is there, nor above it")
     finder = ImageFinder(listing, place.root)
-    problems = Problems()
+    problems, within = AnnotationProblems(), RecordProblems()
     entries: list[tuple[str, str, Record]] = []
     seen: set[str] = set()
     try:
@@ -102,7 +103,9 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
                         f"{printable(path)}: more than {most} elements of one image; left out",
                     )
                 else:
-                    entries.append((path, part_of(element.attributes.get("subset")), _record(file, element)))
+                    record = _record(file, element)
+                    record.problems = within.kept(record.problems)
+                    entries.append((path, part_of(element.attributes.get("subset")), record))
     except BadSample as error:
         problem = error.problems[0]
         raise FormatError(problem.file, problem.line, problem.reason) from None

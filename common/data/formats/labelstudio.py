@@ -16,13 +16,14 @@ from common.data.formats.base import (
     MOST_IMAGES,
     MOST_OBJECTS,
     AnnotatedSet,
+    AnnotationProblems,
     Box,
     FormatError,
     ImageFinder,
     Object,
     Place,
-    Problems,
     Record,
+    RecordProblems,
     bad,
     beginning,
     excerpt,
@@ -83,7 +84,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     if file is None:
         raise DataError(f"{printable(place.folder)}: no JSON export of Label Studio is there, nor above it")
     finder = ImageFinder(listing, place.root)
-    problems = Problems()
+    problems, within = AnnotationProblems(), RecordProblems()
     records: dict[str, Record] = {}
     unlabelled: list[Problem] = []
     for count, (key, task, line) in enumerate(json_stream.items(file)):
@@ -104,6 +105,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
             )
         else:
             records[path] = _record(file, line, results)
+            records[path].problems = within.kept(records[path].problems)
     if not records and not problems and not unlabelled:
         raise FormatError(file, None, "holds no task")
     images = sorted(records, key=finder.order)

@@ -16,13 +16,13 @@ from common.data.formats.base import (
     MOST_IMAGES,
     MOST_OBJECTS,
     AnnotatedSet,
+    AnnotationProblems,
     Box,
     FormatError,
     ImageFinder,
     Object,
     Place,
     Point,
-    Problems,
     Record,
     bad,
     beside,
@@ -48,7 +48,7 @@ _ATTRIBUTES = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ListLine:
     """A line of a list: where it stands, the image as it is written, and what is said of it."""
 
     file: str
@@ -130,7 +130,7 @@ def _is_list(file: str, task: str) -> bool:
     return says_something and good > bad_lines
 
 
-def _line(file: str, number: int, text: str, task: str) -> Line:
+def _line(file: str, number: int, text: str, task: str) -> ListLine:
     """Raises BadSample for a line that is none."""
     if task == "landmark":
         return _points_line(file, number, text)
@@ -138,7 +138,7 @@ def _line(file: str, number: int, text: str, task: str) -> Line:
         match = _NAMED.fullmatch(text)
         if match is None:
             raise bad(file, number, f"{excerpt(text)}: not `path name`")
-        return Line(file, number, match[1], name=label_text(match[2]) or "")
+        return ListLine(file, number, match[1], name=label_text(match[2]) or "")
     parts = text.replace("，", ",").split()
     boxes = []
     while parts and len(parts) > 1 and _BOX.fullmatch(parts[-1]):
@@ -149,10 +149,10 @@ def _line(file: str, number: int, text: str, task: str) -> Line:
     path = " ".join(parts)
     if not is_image(path):
         raise bad(file, number, f"{excerpt(text)}: not `path x1,y1,x2,y2,id …`")
-    return Line(file, number, path, boxes=tuple(reversed(boxes)))
+    return ListLine(file, number, path, boxes=tuple(reversed(boxes)))
 
 
-def _points_line(file: str, number: int, text: str) -> Line:
+def _points_line(file: str, number: int, text: str) -> ListLine:
     parts = text.replace("，", ",").replace(",", " ").split()
     count = 0
     while count < len(parts) and finite_list(parts[count : count + 1]) is not None:
@@ -167,10 +167,10 @@ def _points_line(file: str, number: int, text: str) -> Line:
         box, values = tuple(values[196:200]), values[:196]
     if len(values) % 2:
         raise bad(file, number, f"{excerpt(text)}: {len(values)} numbers are no pairs of x and y")
-    return Line(file, number, path, points=tuple(values), box=box)
+    return ListLine(file, number, path, points=tuple(values), box=box)
 
 
-def _all_lines(file: str, task: str, problems: Problems) -> Iterator[Line]:
+def _all_lines(file: str, task: str, problems: AnnotationProblems) -> Iterator[ListLine]:
     for number, data in lines(file):
         try:
             yield _line(file, number, decoded(file, data).strip(), task)
@@ -187,8 +187,8 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
         files = [place.annotations]
     file = files[0]
     finder = ImageFinder(listing, place.root)
-    problems = Problems()
-    lines_by_path: dict[str, list[Line]] = {}
+    problems = AnnotationProblems()
+    lines_by_path: dict[str, list[ListLine]] = {}
     for line in _all_lines(file, place.task, problems):
         path, reason = finder.find(line.path, file)
         if path is None:
@@ -213,7 +213,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
     )  # fmt: skip
 
 
-def parse(image: str, entry: tuple[Line, ...], width: int, height: int) -> Record:
+def parse(image: str, entry: tuple[ListLine, ...], width: int, height: int) -> Record:
     """What the lines of an image say."""
     record = Record(entry[0].file)
     for line in entry:

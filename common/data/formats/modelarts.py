@@ -16,11 +16,11 @@ from common.data.formats import voc, xml_tree
 from common.data.formats.base import (
     MOST_IMAGES,
     AnnotatedSet,
+    AnnotationProblems,
     FormatError,
     ImageFinder,
     Object,
     Place,
-    Problems,
     Record,
     excerpt,
     label_text,
@@ -92,8 +92,8 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
         raise DataError(f"{printable(place.folder)}: no .manifest is there, nor above it")
     finder = ImageFinder(listing, place.root)
     files = ImageFinder(listing, place.root, xml=True)
-    problems = Problems()
-    entries: list[tuple[str, str, Entry]] = []
+    problems = AnnotationProblems()
+    entries: list[tuple[str, str, ManifestEntry]] = []
     seen: set[str] = set()
     unlabelled: list[Problem] = []
     for number, text in lines(file):
@@ -144,7 +144,7 @@ def read(place: Place, listing: Listing) -> AnnotatedSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManifestEntry:
     """A line of a manifest. xml: the file with its boxes, "" where there is none. labels: classes of the image."""
 
     file: str
@@ -154,8 +154,8 @@ class Entry:
 
 
 def _entry(
-    file: str, number: int, item: dict[str, Any], files: ImageFinder, task: str, problems: Problems
-) -> Entry | None:
+    file: str, number: int, item: dict[str, Any], files: ImageFinder, task: str, problems: AnnotationProblems
+) -> ManifestEntry | None:
     annotations = item.get("annotation", item.get("annotations"))
     labels: list[str] = []
     xml = ""
@@ -179,7 +179,7 @@ def _entry(
             f"{len(set(labels))} classes of one image, {', '.join(sorted(set(labels)))}: one is learnt",
         )
         return None
-    return Entry(file, number, xml, tuple(labels[:1])) if xml or labels else None
+    return ManifestEntry(file, number, xml, tuple(labels[:1])) if xml or labels else None
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class ModelArtsParser:
 
     first: int
 
-    def __call__(self, image: str, entry: Entry, width: int, height: int) -> Record:
+    def __call__(self, image: str, entry: ManifestEntry, width: int, height: int) -> Record:
         if entry.xml:
             return voc.record_of(xml_tree.parse(entry.xml, _XML_LIMIT), entry.xml, self.first)
         return Record(entry.file, [Object(label, line=entry.line) for label in entry.labels])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Protocol, cast
 
@@ -45,6 +46,9 @@ READERS = MappingProxyType(
         )
     }
 )
+
+# They tell by a 0 in a folder whether its XMLs count from 0.
+_COUNTING = (voc.VocParser, modelarts.ModelArtsParser)
 
 # Files of the one may belong to an export of the other, which then is what is meant.
 _CONTAINS = {
@@ -118,3 +122,12 @@ def choose(place: Place, listing: Listing, format_name: str) -> tuple[str, str]:
             "dataset.format to yolo"
         )
     return format_name, "dataset.format says so"
+
+
+def count_alike(folders: Sequence[AnnotatedSet]) -> None:
+    """Have the XMLs in all folders of one set count pixels alike: from 0 where those of one folder do."""
+    parsers = [annotated.parse for annotated in folders]
+    if any(isinstance(parser, _COUNTING) and parser.first == 0 for parser in parsers):
+        for annotated, parser in zip(folders, parsers, strict=True):
+            if isinstance(parser, _COUNTING):
+                annotated.parse = replace(parser, first=0)

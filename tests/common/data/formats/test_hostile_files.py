@@ -247,3 +247,24 @@ def test_pipes_and_folders_in_place_of_files_are_refused(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "_annotations.coco.json")
     with pytest.raises(DataError):
         opened(tmp_path, annotations=tmp_path / "_annotations.coco.json", format_name="coco")
+
+
+@pytest.mark.parametrize("kind", ["cvat", "labelstudio"])
+def test_problems_of_one_file_are_counted_where_there_are_too_many(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.data.formats.base.MOST_PROBLEMS", 5)
+    images(tmp_path, "a.jpg", "b.jpg")
+    if kind == "cvat":
+        boxes = '<box xtl="1" ytl="1" xbr="9" ybr="9"/>' * 4
+        parts = "".join(
+            f'<image id="{n}" name="{n}.jpg" width="80" height="40">{boxes}</image>' for n in "ab"
+        )
+        text(tmp_path / "annotations.xml", f"<annotations>{parts}</annotations>")
+    else:
+        result = {"original_width": 80, "original_height": 40, "value": {"rectanglelabels": [], "x": 1}}
+        tasks = [{"data": {"image": f"{n}.jpg"}, "annotations": [{"result": [result] * 4}]} for n in "ab"]
+        text(tmp_path / "export.json", tasks)
+    found = records(opened(tmp_path))
+    assert [len(found[f"{name}.jpg"].problems) for name in "ab"] == [4, 2]
+    assert "; 2 more problems of this image" in found["b.jpg"].problems[-1].reason
