@@ -139,7 +139,7 @@ class ByTime(Hook):
                 f"have gone, and results and export take about {self._tail.seconds:.0f} s; give it more"
             )
         self._training = ahead / max(1.0 - self._share, 1e-6)
-        # How many there are going to be is not known yet; a training that is resumed may have had more than that already.
+        # How many there will be is not known yet; a training that is resumed may have had more than that already.
         state.epochs = state.epoch if self._share >= 1.0 else max(state.epochs, state.epoch + 2)
         self._tell(state)
 
