@@ -166,6 +166,7 @@ def test_advice_is_in_the_language_that_is_asked_for(monkeypatch: pytest.MonkeyP
     piece = next(iter(advise(dataclasses.replace(GOOD, left_out=4))))
     assert re.search("[一-鿿]", piece.entry("zh")["text"])
     assert not re.search("[一-鿿]", piece.entry("en")["text"])
+    ask_for(None)
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
         monkeypatch.delenv(name, raising=False)
     assert spoken() == "en"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,19 @@ from classification.config import ClassificationConfig
 from common import suggest as command
 from common.config.sections import configuration
 from common.errors import ConfigurationError, DataError
+from common.language import ask_for
 from common.suggest import CHOICES, look, suggest
 from detect.config import CenterNetConfig, YOLOv3Config
 from landmark.config import LandmarkConfig
 from tests.helpers import label_trees as trees
 from tests.helpers.detection_jobs import BLOOD_CELLS, subset
 from tests.helpers.jobs import make_data
+
+
+@pytest.fixture(autouse=True)
+def spoken_by_locale() -> Iterator[None]:
+    yield
+    ask_for(None)
 
 
 def txt_boxes(folder: Path) -> None:
