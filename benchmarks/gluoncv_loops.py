@@ -71,6 +71,42 @@ def yolov3(options: argparse.Namespace, base_network: str) -> Iterator[None]:
             yield
 
 
+def ssd(options: argparse.Namespace, base_network: str) -> Iterator[None]:
+    """Steps of train_ssd."""
+    from gluoncv.data.batchify import Stack, Tuple
+    from gluoncv.data.transforms.presets.ssd import SSDDefaultTrainTransform
+    from gluoncv.loss import SSDMultiBoxLoss
+    from gluoncv.model_zoo import get_model
+
+    dataset = DetectionFolder(options.data / "detect_train")
+    size, name = (300 if base_network == "vgg16_atrous" else 512), base_network
+    network = get_model(f"ssd_{size}_{name}_custom", classes=dataset.names(), pretrained_base=False)
+    network.initialize()
+    with autograd.train_mode():
+        _, _, anchors = network(mx.nd.zeros((1, 3, options.size, options.size)))
+    loader = gluon.data.DataLoader(
+        dataset.transform(SSDDefaultTrainTransform(options.size, options.size, anchors)),
+        options.batch,
+        True,
+        batchify_fn=Tuple(Stack(), Stack(), Stack()),
+        last_batch="rollover",
+        num_workers=options.workers,
+    )
+    trainer = gluon.Trainer(network.collect_params(), "sgd", SGD, kvstore=None)
+    loss_of = SSDMultiBoxLoss()
+    network.hybridize(static_alloc=True, static_shape=True)
+    while True:
+        for batch in loader:
+            image, classes, boxes = ([array.as_in_context(mx.cpu())] for array in batch)
+            with autograd.record():
+                class_pred, box_pred, _ = network(image[0])
+                total, _, _ = loss_of([class_pred], [box_pred], classes, boxes)
+                autograd.backward(total)
+            trainer.step(1)
+            total[0].wait_to_read()
+            yield
+
+
 def center_net(options: argparse.Namespace, base_network: str) -> Iterator[None]:
     """Steps of train_center_net."""
     from gluoncv.data.transforms.presets.center_net import CenterNetDefaultTrainTransform
@@ -145,6 +181,7 @@ def classification(options: argparse.Namespace, base_network: str) -> Iterator[N
 
 LOOPS: dict[str, Callable[[argparse.Namespace, str], Iterator[None]]] = {
     "yolov3": yolov3,
+    "ssd": ssd,
     "center_net": center_net,
     "classification": classification,
 }

@@ -38,6 +38,8 @@ BLOOD_CELLS = ROOT / "tests" / "data" / "blood_cells"
 JOBS = (
     "yolov3:mobilenet1.0",
     "yolov3:darknet53",
+    "ssd:mobilenet1.0",
+    "ssd:vgg16_atrous",
     "center_net:resnet18_v1b",
     "center_net:resnet18_v1b_dcnv2",
     "classification:resnet18_v1",
@@ -68,6 +70,13 @@ def make_task(options: argparse.Namespace) -> tuple[Any, Path]:
 
         given["train"] = {"no_random_shape": True}
         return YOLOv3Task(configuration(YOLOv3Config, given)), options.data / "detect_train"
+    if kind == "ssd":
+        from detect.config import SSDConfig
+        from detect.ssd.task import SSDTask
+
+        given["train"] = {"pretrained_base": False, "freeze_backbone": options.frozen}
+        task = SSDTask(configuration(SSDConfig, given))
+        return task, options.data / "detect_train"
     from detect.center_net.task import CenterNetTask
     from detect.config import CenterNetConfig
 
@@ -87,19 +96,25 @@ def ours(options: argparse.Namespace) -> Iterator[None]:
     from common.data.samples import read_folder
     from common.engine.mxnet_engine import MXNetEngine
     from common.loading.loader import Loader
+    from common.networks.base_networks import freeze
     from common.training.estimator import Estimator
 
+    options.frozen = options.side == "frozen"
+    precision = "float32" if options.frozen else options.side
     task, folder = make_task(options)
     listings = {"train": Listing(str(folder))}
     annotate = task.annotations(listings, task.names(listings))
     samples, _ = read_folder(folder, annotate, pool, lambda share: None)
     model = task.build(task.classes(listings, [samples]), [mx.cpu()], None)
+    if task.config.train.freeze_backbone:
+        for layers in model.backbone:
+            freeze(layers)
     recipe = task.recipe(on_gpu=False)
     engine = MXNetEngine(
         model.blocks(),
         [mx.cpu()],
         recipe.optimizer,
-        precision=options.side,
+        precision=precision,
         limit=recipe.limit,
         compiled=recipe.compiled,
         ema_decay=task.config.train.ema_decay,
@@ -166,13 +181,15 @@ def run(job: str, options: argparse.Namespace) -> list[table.Row]:
     """All sides of a job in turns."""
     kind, _, network = job.partition(":")
     classifies = kind == "classification"
-    size = options.size or (224 if classifies else 256)
+    size = options.size or (224 if classifies else 300 if kind == "ssd" else 256)
     batch = options.batch or (32 if classifies else 8)
     sides = ["float32", *(["bfloat16"] if bfloat16_supported() else [])]
     if not network.endswith("dcnv2"):  # MXNet's operator has no backward pass on the CPU
         sides += ["gluoncv"] if options.cpu else ["gluoncv", "gluoncv on all processors"]
     if classifies and table.peers_installed():
         sides += ["torch float32", *(["torch bfloat16"] if bfloat16_supported() else [])]
+    if job == "ssd:mobilenet1.0":
+        sides += ["frozen"]
     measured: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as made:
         data = options.data or BLOOD_CELLS
@@ -205,7 +222,8 @@ def _rows(
         return [figures[key] for figures in measured.get(side, [])]
 
     rows = []
-    for precision, aim in (("float32", "1.3x"), ("bfloat16", "2x")):
+    aims = {"ssd:mobilenet1.0": ("1.5x", "2x"), "ssd:vgg16_atrous": ("1x", "")}
+    for precision, aim in zip(("float32", "bfloat16"), aims.get(job, ("1.3x", "2x")), strict=True):
         if not values(precision):
             continue
         what = f"training {job.replace(':', ' ')}, {setting}, {precision}, {unit}"
@@ -219,6 +237,9 @@ def _rows(
             peer = f"PyTorch {precision}, channels_last" if theirs else f"PyTorch: {table.NO_PEERS}"
             aim = "1x" if precision == "bfloat16" else ""
             rows.append(table.compare(what, values(precision), peer, theirs, reach=aim, rate=True))
+    if frozen := values("frozen"):
+        what = f"training {job.replace(':', ' ')}, {setting}, float32, train.freeze_backbone, {unit}"
+        rows.append(table.compare(what, frozen, "all layers", values("float32"), reach="1x", rate=True))
     if job == JOBS[0]:
         what = f"peak memory of training {job.replace(':', ' ')}, {setting}, MB"
         rows.append(

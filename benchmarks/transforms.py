@@ -34,7 +34,9 @@ from common.data.samples import Sample
 from common.images.resize import Resize
 from common.predictor import EvaluationTransform
 from common.predictor import whole as all_of
-from detect.transforms import CenterNetTraining, YOLOv3Training
+from detect.ssd.anchors import anchor_boxes, corners, levels
+from detect.ssd.targets import assign, box_targets, class_targets
+from detect.transforms import CenterNetTraining, SSDTraining, YOLOv3Training
 from landmark.transforms import LandmarkTransform
 
 BOXES = np.array(
@@ -68,6 +70,24 @@ def ours(transform: Any, sample: Sample, shape: tuple[int, int]) -> Callable[[],
     return run
 
 
+def ssd(sample: Sample, shape: tuple[int, int]) -> Callable[[], None]:
+    """As `ours` for SSD, with the targets, which a job makes of whole batches in the process that trains."""
+    transform = SSDTraining(4)
+    out = {name: np.empty(size, kind) for name, (size, kind) in transform.layout(shape).items()}
+    anchors = anchor_boxes(levels("mobilenet1.0", 300, "voc"), shape)
+    edges, everywhere = corners(anchors), np.ones(len(anchors), bool)
+    count = iter(range(1 << 40))
+
+    def run() -> None:
+        transform(sample, shape, np.random.default_rng([0, 0, next(count)]), lambda: sample, out)
+        boxes = out["boxes"][None]
+        owner = assign(boxes, edges, 0.5)
+        class_targets(boxes, owner, everywhere, edges, shape)
+        box_targets(boxes, owner, anchors)
+
+    return run
+
+
 def waiting(make: Callable[[], Any]) -> Callable[[], None]:
     """A function that makes a sample by MXNet, and waits for what that does behind its back."""
     import mxnet as mx
@@ -86,11 +106,14 @@ def gluoncv_rows(path: str) -> dict[str, Callable[[], object]]:
     import mxnet as mx
     from gluoncv.data.transforms.presets.center_net import CenterNetDefaultTrainTransform
     from gluoncv.data.transforms.presets.simple_pose import SimplePoseDefaultTrainTransform
+    from gluoncv.data.transforms.presets.ssd import SSDDefaultTrainTransform
     from gluoncv.data.transforms.presets.yolo import YOLO3DefaultTrainTransform
     from mxnet.gluon.data.vision import transforms
 
     boxes = np.concatenate([BOXES[:, 1:], BOXES[:, :1]], axis=1)
     yolo, centre = YOLO3DefaultTrainTransform(416, 416), CenterNetDefaultTrainTransform(512, 512, 3)
+    anchors = mx.nd.array(anchor_boxes(levels("mobilenet1.0", 300, "voc"), (300, 300))[None])
+    single_shot = SSDDefaultTrainTransform(300, 300, anchors)
     # As GluonCV's script for ImageNet composes it.
     crop = transforms.Compose(
         [
@@ -110,6 +133,7 @@ def gluoncv_rows(path: str) -> dict[str, Callable[[], object]]:
 
     return {
         "YOLOv3 416 training": waiting(lambda: yolo(mx.image.imread(path), boxes.copy())),
+        "SSD 300 training with targets": waiting(lambda: single_shot(mx.image.imread(path), boxes.copy())),
         "CenterNet 512 training": waiting(lambda: centre(mx.image.imread(path), boxes.copy())),
         "classification 224 training": waiting(lambda: crop(mx.image.imread(path))),
         "landmark 224 training": waiting(posed),
@@ -127,6 +151,7 @@ def our_rows(path: str) -> dict[str, Callable[[], object]]:
         "YOLOv3 416 training": ours(YOLOv3Training(4), sample, (416, 416)),
         "YOLOv3 416 training, all mosaics": ours(YOLOv3Training(4, mosaic=1.0), sample, (416, 416)),
         "YOLOv3 416 evaluation": ours(EvaluationTransform(Resize("stretch"), all_of), sample, (416, 416)),
+        "SSD 300 training with targets": ssd(sample, (300, 300)),
         "CenterNet 512 training": ours(CenterNetTraining(4), sample, (512, 512)),
         "CenterNet 512 evaluation": ours(
             EvaluationTransform(Resize("letterbox"), all_of), sample, (512, 512)
@@ -171,6 +196,8 @@ def main() -> None:
             if not theirs
             else "3x; 3x limit"
             if "classification" in name
+            else "at most 3 ms"
+            if "SSD" in name
             else "3x limit"
             if "landmark" in name
             else "8x; 3x limit"
