@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd
 
+from common.data.samples import Sample
 from detect.box_losses import BOX_LOSSES, overlap_loss, smooth_l1
+from tests.helpers.ssd_models import task as ssd_task
+from tests.helpers.yolov3_models import CPU, batch, task
 
 
 def plain(kind: str, a: np.ndarray, b: np.ndarray, factor: float | None = None) -> float:
@@ -86,3 +90,44 @@ def test_equal_boxes_cost_nothing_and_boxes_without_area_give_numbers(kind: str)
     loss.backward()
     assert np.isfinite(loss.asnumpy()).all()
     assert np.isfinite(nothing.grad.asnumpy()).all()
+
+
+def test_yolov3_trains_boxes_by_its_key() -> None:
+    losses: dict[str, float] = {}
+    made = task(box_loss="diou").build(["a", "b"], CPU, None)
+    assert made.box_loss == "diou"
+    for kind in BOX_LOSSES:
+        made.box_loss = kind
+        block, _ = made.training_block()
+        inputs = made.training_inputs(batch(1))
+        arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
+        with autograd.record():
+            total, box, *_ = block(*arrays)
+        total.backward()
+        losses[kind] = float(box.asscalar())
+        trained = [p for p in made.network.collect_params().values() if p.grad_req != "null"]
+        assert all(np.isfinite(parameter.grad().asnumpy()).all() for parameter in trained)
+    assert losses["iou"] <= losses["diou"] <= losses["ciou"]
+    assert losses["iou"] < losses["giou"]
+    assert len(set(losses.values())) == len(BOX_LOSSES)
+
+
+def test_the_usual_loss_of_boxes_is_what_it_was() -> None:
+    assert task().config.train.box_loss == "ciou"
+    assert ssd_task().config.train.box_loss == "smooth_l1"
+
+
+@pytest.mark.parametrize("detector", [task, ssd_task])
+def test_the_report_says_how_well_anchors_fit_the_objects(detector: Any) -> None:
+    made = detector()
+
+    def report(*boxes: tuple[float, float, float, float]) -> dict[str, Any]:
+        rows = np.array([(0.0, *box) for box in boxes], np.float32)
+        return made.summary([Sample("a.jpg", 640, 640, rows)], ["a"])
+
+    square, line = (100, 100, 540, 540), (10, 100, 630, 112)
+    found = report(square, line, line)
+    assert found["objects_without_anchor"] == 2
+    assert found["anchor_iou"]["max"] > 0.5 > found["anchor_iou"]["min"]
+    assert "overlap no anchor by half" in "".join(found["warnings"])
+    assert not [warning for warning in report(square)["warnings"] if "anchor" in warning]
