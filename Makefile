@@ -6,6 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO_OUT := demo_out
 DEMO_DATA := tests/data/blood_cells
+DEMO_MINUTES := 2
 PEERS := .venv-peers
 ORACLES := .venv-oracles
 ELSEWHERE := .venv-elsewhere
@@ -14,7 +15,7 @@ ELSEWHERE := .venv-elsewhere
 
 demo: $(VENV)/ready
 	@rm -rf $(DEMO_OUT) && mkdir $(DEMO_OUT)
-	@$(RUN) -m common.suggest $(DEMO_DATA) --out $(DEMO_OUT)/job.json --minutes 2 --set log_dir=$(DEMO_OUT) > $(DEMO_OUT)/suggestion.txt
+	@$(RUN) -m common.suggest $(DEMO_DATA) --out $(DEMO_OUT)/job.json --minutes $(DEMO_MINUTES) --set log_dir=$(DEMO_OUT) > $(DEMO_OUT)/suggestion.txt
 	@cat $(DEMO_OUT)/suggestion.txt
 	@sh -c "$$(tail -n 1 $(DEMO_OUT)/suggestion.txt) --linger 0"
 	@$(RUN) -m common.predict $(DEMO_OUT) $(DEMO_DATA)/detect_valid/BloodImage_000*.jpg --out $(DEMO_OUT)/predicted --pictures

@@ -64,11 +64,11 @@ class Facts:
         figures: Mapping[str, Any] = self.document.get("figures", {})
         return figures
 
-    @property
-    def longer(self) -> Words:
-        """A training of twice the length, as keys have it."""
-        key = f"train.minutes {2 * self.minutes:g}" if self.minutes else f"train.epochs {2 * self.epochs}"
-        return key, key
+    def longer_by(self, factor: float = 2.0) -> str:
+        """A training of so many times the length, as keys have it."""
+        if self.minutes:
+            return f"train.minutes {float(f'{factor * self.minutes:.2g}'):g}"
+        return f"train.epochs {math.ceil(round(factor * self.epochs, 6))}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _of_detection(facts: Facts) -> Mapping[str, Any] | None:
     return {
         "found": _in_ten(figures["recall"] or 0.0),
         "right": _in_ten(figures["precision"] or 0.0),
-        "score": f"{figures['best_thresh']:g}",
+        "score": f"{figures['best_thresh']:.2g}",
         "mAP": f"{figures['mAP'] or 0.0:.2f}",
     }
 
@@ -154,8 +154,8 @@ def _below_threshold(facts: Facts) -> Mapping[str, Any] | None:
     return {
         "thresh": f"{facts.score_thresh:g}",
         "highest": f"{max(scores):.2f}",
-        "score": "0.1" if best is None else f"{best:g}",
-        "longer": facts.longer[0],
+        "score": "0.1" if best is None else f"{best:.2g}",
+        "longer": facts.longer_by(),
     }
 
 
@@ -183,7 +183,7 @@ def _still_improving(facts: Facts) -> Mapping[str, Any] | None:
     known = [value for _, value in facts.curve if math.isfinite(value)]
     if max(known[-2:]) < max(known):
         return None
-    return {"metric": facts.metric, "gain": f"{means[0] - means[1]:.2g}", "longer": facts.longer[0]}
+    return {"metric": facts.metric, "gain": f"{means[0] - means[1]:.2g}", "longer": facts.longer_by()}
 
 
 def _overfitting(facts: Facts) -> Mapping[str, Any] | None:
@@ -240,7 +240,8 @@ def _left_out(facts: Facts) -> Mapping[str, Any] | None:
 
 def _suspects(facts: Facts) -> Mapping[str, Any] | None:
     count = len(facts.document.get("suspects", ()))
-    return {"count": count} if count >= _SUSPECTS else None
+    # What a poor model takes for wrong says nothing about the labels.
+    return {"count": count} if count >= _SUSPECTS and not _weak(facts) else None
 
 
 def _no_validation(facts: Facts) -> Mapping[str, Any] | None:
@@ -258,7 +259,8 @@ def _few_images(facts: Facts) -> Mapping[str, Any] | None:
 def _few_steps(facts: Facts) -> Mapping[str, Any] | None:
     if not 0 < facts.steps < _FEW_STEPS or not _weak(facts):
         return None
-    return {"steps": facts.steps, "few": _FEW_STEPS, "longer": facts.longer[0]}
+    longer = facts.longer_by(max(2.0, _FEW_STEPS / facts.steps))
+    return {"steps": facts.steps, "few": _FEW_STEPS, "longer": longer}
 
 
 def _weak(facts: Facts) -> bool:
@@ -361,10 +363,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "boxes_without_anchor",
         _uncovered,
-        "{share} of the objects have a shape or size that no anchor is near: CenterNet has no anchors "
-        "(detect/fit_center_net.py), and another model.data_shape moves them nearer",
-        "{share} 的目标形状或大小与所有锚框相差较大：CenterNet 不使用锚框（detect/fit_center_net.py），"
-        "也可调整 model.data_shape",
+        "{share} of the objects have a shape or size that no anchor is near: SSD fits its anchors to them with "
+        "model.anchor_fit (detect/fit_ssd.py), and CenterNet has none (detect/fit_center_net.py)",
+        "{share} 的目标形状或大小与所有锚框相差较大：SSD 可用 model.anchor_fit 使锚框适应目标（detect/fit_ssd.py），"
+        "CenterNet 不使用锚框（detect/fit_center_net.py）",
     ),
     Rule(
         "left_out",

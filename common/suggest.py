@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import shlex
 import sys
@@ -328,8 +329,7 @@ def suggest(
         size = _size(chosen, sets, batch, seconds, a_step, measured)
         made.values = values_of(size)
         apply_overrides(made.values, overrides)
-        steps = seconds * _STEPPING / (a_step * (size / measured) ** 2)
-        made.reasons += _said(chosen, sets, batch, size, steps, minutes, gpus)
+        made.reasons += _said(chosen, sets, batch, size, a_step * (size / measured) ** 2, minutes, gpus)
     return made
 
 
@@ -465,9 +465,10 @@ def _needed(choice: Choice, sets: Datasets, batch: int) -> int:
 
 
 def _said(
-    choice: Choice, sets: Datasets, batch: int, size: int, steps: float, minutes: float, gpus: Sequence[int]
+    choice: Choice, sets: Datasets, batch: int, size: int, a_step: float, minutes: float, gpus: Sequence[int]
 ) -> Iterator[Words]:
     needed = _needed(choice, sets, batch)
+    steps = max(minutes * 60.0 - _AROUND, 0.0) * _STEPPING / a_step
     epochs = steps * batch / len(sets.train)
     device: Words = (
         (f"GPU {gpus[0]}", f"GPU {gpus[0]}")
@@ -481,7 +482,7 @@ def _said(
         f"遍历图像 {epochs:.0f} 次；这样的网络需要 {needed} 步",
     )
     if steps < needed:
-        enough = max(round(minutes * needed / max(steps, 1.0)), 1)
+        enough = math.ceil((needed * a_step / _STEPPING + _AROUND) / 60.0)
         yield (
             f"That is little time for these images: about {enough} minutes would be enough (--minutes {enough})",
             f"对这些图像来说时间偏短：约需 {enough} 分钟（--minutes {enough}）",

@@ -67,7 +67,7 @@ CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any], str]]] = {
     ],
     "few_steps": [
         ({"steps": 120, "curve": [(120, 0.06)]}, {"steps": 900, "curve": [(900, 0.06)]}, "took 120 steps"),
-        ({"steps": 120, "curve": []}, {"steps": 120, "curve": [(120, 0.7)]}, "120 steps"),
+        ({"steps": 120, "curve": []}, {"steps": 120, "curve": [(120, 0.7)]}, "train.epochs 125"),
     ],
     "overfitting": [
         ({"curve": FALLING}, {"curve": RISING}, "0.60, came after 20% of the training"),
@@ -104,7 +104,12 @@ CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any], str]]] = {
             {"document": {**DETECTED, "suspects": SUSPECTS}},
             {"document": {**DETECTED, "suspects": SUSPECTS[:2]}},
             "3 labels",
-        )
+        ),
+        (
+            {"document": {**DETECTED, "suspects": SUSPECTS}},
+            {"document": {**DETECTED, "suspects": SUSPECTS}, "curve": [(1000, 0.2)]},  # by a poor model
+            "3 labels",
+        ),
     ],
     "no_validation": [
         ({"valid": 0, "document": {}, "curve": []}, {"valid": 60}, "dataset.valid_size 0.2"),

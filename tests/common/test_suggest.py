@@ -16,10 +16,10 @@ from common.config.sections import configuration
 from common.errors import ConfigurationError, DataError
 from common.language import ask_for
 from common.suggest import CHOICES, look, suggest
-from detect.config import CenterNetConfig, YOLOv3Config
+from detect.config import CenterNetConfig, SSDConfig, YOLOv3Config
 from landmark.config import LandmarkConfig
 from tests.helpers import label_trees as trees
-from tests.helpers.detection_jobs import BLOOD_CELLS, subset
+from tests.helpers.detection_jobs import BLOOD_CELLS, NAMES, subset
 from tests.helpers.jobs import make_data
 
 
@@ -161,6 +161,16 @@ def test_thousands_of_objects_are_left_to_yolov3(tmp_path: Path, monkeypatch: py
     assert config.train.lr_mode == "cosine"
     assert config.log_dir == Path("out/cells")
     assert not config.model.use_pretrained
+
+
+def test_boxes_begin_with_the_parameters_in_the_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 0.2)
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path / "nothing"))
+    made = suggest(BLOOD_CELLS, 10.0, None, ("gpus=[]",), tmp_path / "cells.json")
+    assert made.script == "detect/fit_ssd.py"
+    config = configuration(SSDConfig, made.values)
+    assert config.train.pretrained_base
+    assert config.dataset.classes == tuple(NAMES)
 
 
 def test_classes_begin_with_the_parameters_in_the_box(
