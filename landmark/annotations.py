@@ -10,7 +10,7 @@ import numpy as np
 
 from common.data.boxes import clip_box
 from common.data.figures import spread
-from common.data.formats.base import Label, Object, Point, Record, hull
+from common.data.formats.base import Label, Object, Point, Record, around_points
 from common.data.formats.keypoints import ordered
 from common.data.problems import BadSample, Problem
 from common.data.rows import read_rows
@@ -19,8 +19,6 @@ from common.images.decoding import printable
 from common.images.resize import Region
 
 _UNSEEN = (np.nan, np.nan)
-# What a box is larger than the points that it is made of, on each side as a share of theirs.
-_MARGIN = 0.25
 
 # How a text says that a keypoint cannot be seen.
 _INVISIBLE = [-1.0, -1.0]
@@ -111,11 +109,7 @@ class LandmarkAnnotations:
 
 def _part(thing: Object, several: bool, width: int, height: int) -> Sequence[float] | None:
     """The box of a thing within its image; None for all of the image."""
-    box: Sequence[float] | None = thing.box
-    if box is None and several:
-        x1, y1, x2, y2 = hull([(point.x, point.y) for point in thing.points if point.visible])
-        right, down = (x2 - x1) * _MARGIN, (y2 - y1) * _MARGIN
-        box = x1 - right, y1 - down, x2 + right, y2 + down
+    box = thing.box or (around_points(thing) if several else None)
     return None if box is None else clip_box(box, width, height)[0]
 
 

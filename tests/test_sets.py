@@ -5,19 +5,39 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import DataError
 from common.training.checkpoint import read_checkpoint
-from tests.helpers.jobs import SCRIPTS, fail, finish, make_data, start
+from tests.helpers import jobs
+from tests.helpers.jobs import SCRIPTS, finish, make_data
+from tests.helpers.loaded_sets import load
 
+# What is made of a model is of no interest here, and takes as long as the rest of such a job.
+PLAIN = ("--set", "export.onnx=false")
 KINDS = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}
 NO_FOLDER = ("--set", "dataset.valid_dir=null")
 SPLIT = (*NO_FOLDER, "--set", "dataset.valid_size=0.25")
+
+
+def start(task: str, log_dir: Path, data: Path, *options: str, **train: Any) -> subprocess.Popen[str]:
+    return jobs.start(task, log_dir, data, *PLAIN, *options, **train)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A set, and the checkpoint of a job that was trained on all of it."""
+    folder = tmp_path_factory.mktemp("classifier")
+    data = make_data(folder / "data", train=4, valid=2)
+    finish(start("classification", folder / "first", data, *NO_FOLDER, epochs=1))
+    return data, folder / "first" / "best_checkpoint.pkl"
 
 
 def grow(folder: Path, added: int) -> None:
@@ -50,8 +70,8 @@ def test_a_job_on_a_grown_set_never_validates_on_what_it_was_trained_on(task: st
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_file() and not path.name.startswith("new"):
             path.rename(path.with_name(f"old{path.name}"))
-    load = ("--load", str(tmp_path / "first" / "best_checkpoint.pkl"))
-    output = finish(start(task, tmp_path / "second", data, *SPLIT, *load, epochs=1))
+    options = ("--load", str(tmp_path / "first" / "best_checkpoint.pkl"))
+    output = finish(start(task, tmp_path / "second", data, *SPLIT, *options, epochs=1))
     second = validated(tmp_path / "second")
     assert second
     assert not second & trained
@@ -66,14 +86,15 @@ def test_a_job_on_a_grown_set_never_validates_on_what_it_was_trained_on(task: st
     assert [int(mark, 16) for mark in report["trained_images"]["marks"].split()] == marks.tolist()
 
 
-def test_a_validation_set_of_its_own_with_trained_images_is_said(tmp_path: Path) -> None:
-    data = make_data(tmp_path / "data", train=4, valid=2)
-    finish(start("classification", tmp_path / "first", data, *NO_FOLDER, epochs=1))
+def test_a_validation_set_of_its_own_with_trained_images_is_said(
+    tmp_path: Path, classifier: tuple[Path, Path]
+) -> None:
+    data, checkpoint = tmp_path / "data", classifier[1]
+    shutil.copytree(classifier[0], data)
     moved = sorted((data / "classes_train").rglob("*0.png"))
     for path in moved:
         path.rename(data / "classes_valid" / path.parent.name / f"moved{path.name}")
-    load = ("--load", str(tmp_path / "first" / "best_checkpoint.pkl"))
-    output = finish(start("classification", tmp_path / "second", data, *load, epochs=1))
+    output = finish(start("classification", tmp_path / "second", data, "--load", str(checkpoint), "--check"))
     assert "has been trained on 2 of the 6 images of the validation set before" in output
 
 
@@ -93,10 +114,12 @@ def test_the_same_image_in_two_sets_stays_out_of_training(tmp_path: Path) -> Non
 def test_two_sets_of_the_same_images_are_an_error(tmp_path: Path, key: str, other: str) -> None:
     data = make_data(tmp_path / "data", train=2, valid=2)
     shutil.copytree(data / f"classes_{other}", data / "again")
-    last = fail(start("classification", tmp_path / "out", data, "--set", f"dataset.{key}_dir=again"))
-    assert f"dataset.{key}_dir: the" in last
-    assert "holds the same images as the" in last
-    assert f"dataset.{other}_dir" in last
+    folders = {"train_dir": "classes_train", "valid_dir": "classes_valid", f"{key}_dir": "again"}
+    with pytest.raises(DataError) as error:
+        load(data, "classification", **folders)
+    assert f"dataset.{key}_dir: the" in str(error.value)
+    assert "holds the same images as the" in str(error.value)
+    assert f"dataset.{other}_dir" in str(error.value)
 
 
 def test_a_resumed_job_measures_its_best_epoch_on_the_set_that_is_there_now(tmp_path: Path) -> None:
@@ -188,12 +211,13 @@ def test_entries_and_images_that_are_left_out_are_counted_apart(tmp_path: Path) 
     assert "boxes_valid: 2 images, 2 samples\n" in output
 
 
-def test_a_job_that_began_with_load_is_resumed_without_a_word_on_the_model(tmp_path: Path) -> None:
-    make_data(tmp_path, train=3, valid=1)
-    finish(start("classification", tmp_path / "first", tmp_path, epochs=1))
-    load = ("--load", str(tmp_path / "first" / "best_checkpoint.pkl"))
-    finish(start("classification", tmp_path / "out", tmp_path, *load, epochs=1))
-    output = finish(start("classification", tmp_path / "out", tmp_path, *load, "--resume", epochs=2))
+def test_a_job_that_began_with_load_is_resumed_without_a_word_on_the_model(
+    tmp_path: Path, classifier: tuple[Path, Path]
+) -> None:
+    data, checkpoint = classifier
+    options = ("--load", str(checkpoint))
+    finish(start("classification", tmp_path / "out", data, *options, epochs=1))
+    output = finish(start("classification", tmp_path / "out", data, *options, "--resume", epochs=2))
     assert "model.base_network" not in output
     assert "Resuming after epoch 0" in output
 

@@ -151,6 +151,10 @@ def test_keypoints_go_along(tmp_path: Path) -> None:
         (record,) = records(opened(tmp_path / to, task="landmark")).values()
         (thing,) = record.objects
         assert [(point.x, point.y) for point in thing.points] == [(1, 2), (10.5, 4), (8, 8)], to
+        # What is learnt stays all of the image, also where a format wants a box.
+        assert thing.box == ((0, 0, 80, 40) if to in ("coco", "yolo") else None)
+    assert run(tmp_path / "coco", tmp_path / "back", "txt", "--task", "landmark") == 0
+    assert "boxes beside the points" not in (tmp_path / "back" / "conversion.log").read_text()
 
 
 def test_classes_of_images_become_folders_or_a_table(tmp_path: Path) -> None:

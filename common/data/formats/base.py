@@ -48,6 +48,7 @@ LARGEST = 1e7
 
 _LONGEST_PATH = 4096
 _LONGEST_NUMBER = 40
+_MARGIN = 0.25
 _PLAIN = frozenset({int, float})
 
 Box = tuple[float, float, float, float]
@@ -420,6 +421,24 @@ def hull(points: Sequence[tuple[float, float]]) -> Box:
     """The box around points."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def around_points(thing: Object) -> Box:
+    """The box of a thing that has points alone, a quarter larger on each side than what the visible ones span."""
+    x1, y1, x2, y2 = hull([(point.x, point.y) for point in thing.points if point.visible] or [(0.0, 0.0)])
+    across, down = (x2 - x1) * _MARGIN, (y2 - y1) * _MARGIN
+    return x1 - across, y1 - down, x2 + across, y2 + down
+
+
+def box_to_write(thing: Object, things: int, width: int, height: int) -> Box:
+    """The box of one of several things of an image for formats in which each has one: a thing that has points alone is
+    all of the image, or where it has company what lies around its points; what is read back is the same samples."""
+    if thing.box is not None:
+        return thing.box
+    if things == 1:
+        return 0.0, 0.0, float(width), float(height)
+    x1, y1, x2, y2 = around_points(thing)
+    return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
 
 
 def pairs(values: Any) -> list[tuple[float, float]] | None:

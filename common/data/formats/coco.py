@@ -36,6 +36,7 @@ from common.data.formats.base import (
     Record,
     bad,
     beginning,
+    box_to_write,
     excerpt,
     finite_list,
     hull,
@@ -46,7 +47,7 @@ from common.data.formats.base import (
 )
 from common.data.formats.kept_file import read_or_keep
 from common.data.formats.parts import part_of
-from common.data.formats.writing import Target
+from common.data.formats.writing import Exported, Target
 from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
@@ -618,20 +619,20 @@ def write(target: Target) -> None:
         for number, image in enumerate(target.images, start=1):
             for thing in image.objects:
                 count += 1
-                entry = _annotation(count, number, numbers[str(thing.label)], thing)
+                entry = _annotation(count, number, numbers[str(thing.label)], thing, image)
                 if thing.difficult:
                     entry["ignore"] = 1
                 file.write((",\n" if count > 1 else "\n") + json.dumps(entry))
         file.write("]}\n")
 
 
-def _annotation(number: int, image: int, category: int, thing: Object) -> dict[str, Any]:
+def _annotation(number: int, image_id: int, category: int, thing: Object, image: Exported) -> dict[str, Any]:
     points = [(point.x, point.y, 2 if point.visible else 0) for point in thing.points]
-    x1, y1, x2, y2 = thing.box or hull([(x, y) for x, y, visible in points if visible] or [(0.0, 0.0)])
+    x1, y1, x2, y2 = box_to_write(thing, len(image.objects), image.width, image.height)
     width, height = x2 - x1, y2 - y1
     entry: dict[str, Any] = {
         "id": number,
-        "image_id": image,
+        "image_id": image_id,
         "category_id": category,
         "bbox": [x1, y1, width, height],
         "area": width * height,

@@ -207,7 +207,7 @@ def _write_points(target: Target, name: str, image: Exported) -> None:
         return
     if len(things) > 1:
         target.lost["further things with points of an image that has several"] += len(things) - 1
-    if things[0].box is not None:
+    if things[0].box not in (None, (0, 0, image.width, image.height)):
         target.lost["boxes beside the points"] += 1
     target.place(image, name)
     with target.text(stem(name) + ".txt") as file:

@@ -21,6 +21,7 @@ from common.data.formats.base import (
     MOST_CLASSES,
     MOST_OBJECTS,
     AnnotatedSet,
+    Box,
     FormatError,
     Object,
     Place,
@@ -28,6 +29,7 @@ from common.data.formats.base import (
     Record,
     bad,
     beside,
+    box_to_write,
     excerpt,
     finite_texts,
     hull,
@@ -310,7 +312,8 @@ def write(target: Target) -> None:
                 if thing.crowd or thing.difficult:
                     target.lost["crowd or difficult regions, which YOLO's texts cannot mark"] += 1
                     continue
-                file.write(_line(numbers[str(thing.label)], thing, image.width, image.height))
+                box = box_to_write(thing, len(image.objects), image.width, image.height)
+                file.write(_line(numbers[str(thing.label)], thing, box, image.width, image.height))
     if not target.classes and not target.keypoints:
         return
     if not (target.out / "data.yaml").exists():
@@ -322,9 +325,8 @@ def write(target: Target) -> None:
             yaml.safe_dump(content, file, allow_unicode=True, sort_keys=False)
 
 
-def _line(class_id: int, thing: Object, width: int, height: int) -> str:
-    visible = [(point.x, point.y) for point in thing.points if point.visible]
-    x1, y1, x2, y2 = thing.box or hull(visible or [(0.0, 0.0)])
+def _line(class_id: int, thing: Object, box: Box, width: int, height: int) -> str:
+    x1, y1, x2, y2 = box
     values = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
     for point in thing.points:
         values += [point.x / width, point.y / height, 2] if point.visible else [0, 0, 0]
