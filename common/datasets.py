@@ -15,6 +15,7 @@ import numpy as np
 from common.config.sections import DatasetConfig
 from common.data.boxes import objects_of
 from common.data.figures import listed
+from common.data.formats import txt
 from common.data.formats.base import AnnotatedSet, Place, inside
 from common.data.formats.recognise import READERS, choose, count_alike
 from common.data.hints import sentences
@@ -127,6 +128,8 @@ def load_datasets(
         for name, parts in sources.items()
         if (listings := [source.listing for source in parts if source.annotated is None])
     }
+    if task.does == "detection":
+        _say_other_names(dataset, own)
     ours = all(source.annotated is None for parts in sources.values() for source in parts)
     names = task.names(own) if ours else task.label_names(own)
     annotate = task.annotations(own, names)
@@ -172,6 +175,23 @@ def load_datasets(
         report,
         np.array(sorted(trained), np.uint64),
     )
+
+
+def _say_other_names(dataset: DatasetConfig, own: Mapping[str, Listing]) -> None:
+    """Warn where a classes.txt beside our own texts has names of dataset.classes in another order."""
+    given = dataset.chosen_classes or ()
+    for folder in dict.fromkeys(root for listing in own.values() for root in listing.roots):
+        names = txt.names_beside(Place(str(dataset.data_root), folder))
+        moved = [
+            f"{name} is {names.index(name)} there and {index} in dataset.classes"
+            for index, name in enumerate(given) if name in names and names.index(name) != index
+        ]  # fmt: skip
+        if moved:
+            warnings.warn(
+                f"{printable(folder)}: a classes.txt in it or above gives the ids other names than dataset.classes, "
+                f"which counts: {listed(moved)}"
+            )
+            return
 
 
 def _keep_apart(sets: dict[str, list[Sample]], marks: Mapping[str, int], report: Report) -> None:

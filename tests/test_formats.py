@@ -138,6 +138,19 @@ def test_faults_are_reported_with_file_and_line(tmp_path: Path) -> None:
     assert [Path(entry["file"]).name for entry in report["skipped"]] == ["e.jpg"]
 
 
+def test_a_classes_txt_that_gives_ids_other_names_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images(tmp_path / "train", "a.jpg")
+    text(tmp_path / "train" / "a.txt", "0,1,2,30,20\n1,5,5,20,20\n")
+    text(tmp_path / "classes.txt", "cat\ndog\n")
+    load(tmp_path, classes="cat,dog")
+    load(tmp_path, classes="katze,hund")
+    assert "classes.txt" not in caplog.text
+    load(tmp_path, classes="dog,cat")
+    assert "dog is 1 there and 0 in dataset.classes, cat is 0 there and 1" in caplog.text
+
+
 def test_xmls_of_one_set_count_alike_in_all_its_folders(tmp_path: Path) -> None:
     for folder, box in (("train", (0, 0, 20, 20)), ("more", (5, 5, 20, 20))):
         images(tmp_path / folder, f"{folder}.jpg")

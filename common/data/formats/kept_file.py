@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from common.container import ContainerError, read_container, write_container
 from common.data.scan_cache import SETTLED_NS, state_of
+from common.files import readable
 
 log = logging.getLogger("visualtl")
 
@@ -43,7 +44,7 @@ def read_or_keep(
     began, state = time.time_ns(), state_of(file)
     if kept is None or state[0] < LEAST_BYTES:
         return read(file)
-    key = f"{_code_key()} {list(state)}"
+    key = f"{_code_key()} {list(state)} {readable(file)}"
     try:
         # A number of two characters and a comma becomes eight bytes.
         stored = read_container(kept, 4 * state[0] + _ROOM)
