@@ -40,7 +40,7 @@ from common.errors import ConfigurationError, DataError, JobError, one_line
 from common.evaluation.markup import Words
 from common.files import replacing, spelled_out
 from common.images.decoding import ImageError, printable, probe
-from common.language import LANGUAGES, ask_for, spoken
+from common.language import LANGUAGES, ask_for, asked_in, said
 from common.networks.pretrained import models_folder, present
 from common.prepare import prepare
 from common.processes.pool import WorkerPool
@@ -238,30 +238,63 @@ class Suggestion:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Suggest as the command line says; the exit status."""
-    return carry_out(_suggest, _parser().parse_args(arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    ask_for(asked_in(words))
+    return carry_out(_suggest, _parser().parse_args(words))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python3 -m common.suggest",
-        description="Look at a folder of labelled images and at this machine, and write a configuration that trains "
-        "the best model that there is time for. Nothing is trained; the command that does it is printed.",
+        description=said(
+            "Look at a folder of labelled images and at this machine, and write a configuration that trains the best "
+            "model that there is time for. Nothing is trained; the command that does it is printed.",
+            "查看一个带标注的图像文件夹和本机，写出在给定时间内能训练出最好模型的配置。不进行训练，只给出训练命令。",
+        ),
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a set, or an export with several sets")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the configuration to write")
     parser.add_argument(
-        "--minutes", type=float, default=10.0, help="wall time of the job (default: %(default)g)"
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help=said("a set, or an export with several sets", "一个数据集，或含多个数据集的导出"),
     )
-    parser.add_argument("--task", choices=_TASKS, help="what the labels are for (default: found out)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=said("the configuration to write", "要写出的配置文件"),
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=10.0,
+        help=said(
+            "wall time of the job (default: %(default)g)", "整个任务的时长，单位为分钟（默认 %(default)g）"
+        ),
+    )
+    parser.add_argument(
+        "--task",
+        choices=_TASKS,
+        help=said("what the labels are for (default: found out)", "标注的用途（默认自动识别）"),
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="use VALUE for a key instead of what would be suggested; may be repeated",
+        help=said(
+            "use VALUE for a key instead of what would be suggested; may be repeated",
+            "用 VALUE 代替建议的参数值；可多次使用",
+        ),
     )
     parser.add_argument(
-        "--lang", choices=LANGUAGES, help="language of the reasons (default: as the locale says)"
+        "--lang",
+        choices=LANGUAGES,
+        help=said(
+            "language of the help and the reasons (default: as the locale says)",
+            "帮助和理由所用的语言（默认取决于系统语言环境）",
+        ),
     )
     return parser
 
@@ -278,12 +311,10 @@ def _suggest(options: argparse.Namespace) -> None:
     with replacing(options.out, "w") as file:
         json.dump(made.values, file, ensure_ascii=False, indent=2)
         file.write("\n")
-    ask_for(options.lang)
-    chinese = spoken() == "zh"
     for reason in made.reasons:
-        print(reason[chinese])
+        print(said(*reason))
     command = [_python(), made.script, "--config", str(options.out)]
-    print(("Train it with:", "开始训练：")[chinese])
+    print(said("Train it with:", "开始训练："))
     print(shlex.join(command), flush=True)
 
 
