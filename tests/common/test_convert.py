@@ -157,6 +157,15 @@ def test_keypoints_go_along(tmp_path: Path) -> None:
     assert "boxes beside the points" not in (tmp_path / "back" / "conversion.log").read_text()
 
 
+def test_keypoints_that_cannot_be_seen_go_along(tmp_path: Path) -> None:
+    images(tmp_path / "source", "a.jpg")
+    text(tmp_path / "source" / "a.txt", "2,3\n-1,-1\n9,9\n")
+    for to in ("coco", "yolo", "labelme"):
+        assert run(tmp_path / "source", tmp_path / to, to, "--task", "landmark") == 0
+        assert run(tmp_path / to, tmp_path / f"{to}_back", "txt", "--task", "landmark") == 0
+        assert (tmp_path / f"{to}_back" / "a.txt").read_text().split() == ["2,3", "-1,-1", "9,9"], to
+
+
 def test_classes_of_images_become_folders_or_a_table(tmp_path: Path) -> None:
     images(tmp_path / "source", "a.jpg", "b.jpg")
     text(tmp_path / "source" / "train.lst", "a.jpg cat\nb.jpg black dog\n")

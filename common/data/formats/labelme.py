@@ -250,8 +250,8 @@ def _shapes(group: int, thing: Object, target: Target) -> list[dict[str, Any]]:
         shapes.append(_shape(str(thing.label), [[x1, y1], [x2, y2]], number, "rectangle", flags))
     for place, point in enumerate(thing.points):
         label = point.name or (target.keypoints[place] if place < len(target.keypoints) else str(place))
-        if point.visible:
-            shapes.append(_shape(label, [[point.x, point.y]], number, "point", {}))
+        flags = {} if point.visible else {"invisible": True}
+        shapes.append(_shape(label, [[point.x, point.y]], number, "point", flags))
     return shapes
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 from common.data.formats import json_stream
@@ -45,7 +46,8 @@ from common.images.decoding import printable
 TASKS = ("detection",)
 
 _PEEK = 64 << 10
-_KINDS = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels")
+# The last one: of shapes whose labels are another control than the shape.
+_KINDS = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "labels")
 # What the server puts in front of the name of a file that is uploaded.
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 _LOCAL = re.compile(r"^/?data/local-files/\?d=")
@@ -183,7 +185,10 @@ def _record(file: str, line: int, results: list[Any]) -> Record:
         record.width, record.height = record.width or width, record.height or height
         labels = value[kind]
         label = label_text(labels[0]) if isinstance(labels, list) and labels else None
-        box = _box(value, kind, width, height)
+        if label is not None and len(labels) > 1:
+            reason = f"a region with {len(labels)} labels: {label!r} counts, the first"
+            record.problems.append(Problem(file, line, reason, True, "several labels"))
+        box = _box(value, width, height)
         if label is None or box is None:
             what = "a region without a label" if label is None else f"{label!r}: a region without a box"
             record.problems.append(Problem(file, line, what))
@@ -192,32 +197,41 @@ def _record(file: str, line: int, results: list[Any]) -> Record:
     return record
 
 
-def _box(value: dict[str, Any], kind: str, width: int, height: int) -> Box | None:
-    """In per cent of the image."""
-    if kind == "polygonlabels":
-        points = pairs(value.get("points"))
+def _box(value: dict[str, Any], width: int, height: int) -> Box | None:
+    """In per cent of the image; None for what is no rectangle, ellipse or polygon."""
+    aspect = width / height if width and height else 1.0
+    if "points" in value:
+        points = pairs(value["points"])
         return hull(points) if points else None
-    if kind == "ellipselabels":
+    if "radiusX" in value:
         numbers = finite_list([value.get(name) for name in ("x", "y", "radiusX", "radiusY")])
         if numbers is None:
             return None
         x, y, across, down = numbers
-        return x - across, y - down, x + across, y + down
-    if kind != "rectanglelabels":
-        return None
+        cos, sin = _direction(value)
+        # A turned ellipse; per cents differ in both directions.
+        half_width, half_height = (
+            math.hypot(across * cos, down * sin / aspect),
+            math.hypot(across * sin * aspect, down * cos),
+        )
+        return x - half_width, y - half_height, x + half_width, y + half_height
     numbers = finite_list([value.get(name) for name in ("x", "y", "width", "height")])
     if numbers is None:
         return None
     x, y, across, down = numbers
-    degrees = finite(value.get("rotation") or 0)
-    if not degrees:
+    cos, sin = _direction(value)
+    if not sin and cos == 1:
         # Drawn from the right or from below, sides are negative.
         return sorted_box(x, y, x + across, y + down)
-    # Turned about the corner x, y, in pixels: per cents differ in both directions.
-    aspect = width / height if width and height else 1.0
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # Turned about the corner x, y.
     corners = [(0.0, 0.0), (across, 0.0), (across, down), (0.0, down)]
     return hull([(x + u * cos - v * sin / aspect, y + u * sin * aspect + v * cos) for u, v in corners])
+
+
+def _direction(value: dict[str, Any]) -> tuple[float, float]:
+    """Cosine and sine of the angle by which a shape is turned."""
+    radians = math.radians(finite(value.get("rotation") or 0) or 0.0)
+    return math.cos(radians), math.sin(radians)
 
 
 def parse(image: str, entry: Record, width: int, height: int) -> Record:
@@ -226,9 +240,10 @@ def parse(image: str, entry: Record, width: int, height: int) -> Record:
         raise bad(
             entry.source, None, f"{len(entry.objects)} regions of one image; at most {MOST_OBJECTS} are read"
         )
+    record = replace(entry, objects=[])
     for thing in entry.objects:
-        assert thing.box is not None
-        x1, y1, x2, y2 = thing.box
+        x1, y1, x2, y2 = thing.box or (0.0, 0.0, 0.0, 0.0)
         left, top = snapped(x1 * width / 100), snapped(y1 * height / 100)
-        thing.box = left, top, snapped(x2 * width / 100), snapped(y2 * height / 100)
-    return entry
+        box = left, top, snapped(x2 * width / 100), snapped(y2 * height / 100)
+        record.objects.append(replace(thing, box=box))
+    return record

@@ -391,6 +391,25 @@ def test_label_studio_turned_regions_and_json_min(tmp_path: Path) -> None:
     assert box == [30, 10, 40, 30]
 
 
+def test_label_studio_regions_whose_labels_are_another_control(tmp_path: Path) -> None:
+    images(tmp_path, "a.jpg")
+    shape = {"x": 25, "y": 25, "width": 25, "height": 50, "rotation": 0}
+    ellipse = {"x": 50, "y": 50, "radiusX": 25, "radiusY": 10, "rotation": 90}
+    size = {"original_width": 80, "original_height": 40}
+    results = [
+        {"id": "1", "type": "rectangle", "value": shape, **size},
+        {"id": "1", "type": "labels", "value": {**shape, "labels": ["cat", "dog"]}, **size},
+        {"id": "2", "type": "ellipselabels", "value": {**ellipse, "ellipselabels": ["emu"]}, **size},
+    ]
+    text(tmp_path / "a.json", [{"data": {"image": "a.jpg"}, "annotations": [{"result": results}]}])
+    found = opened(tmp_path)
+    # The ellipse reaches 20 px and 4 px from its centre, turned 4 px and 20 px.
+    expected = {"a.jpg": [("cat", 20, 10, 40, 30), ("emu", 36, 0, 44, 40)]}
+    assert objects(found) == expected
+    assert objects(found) == expected  # what is read is not used up
+    assert "a region with 2 labels: 'cat' counts, the first" in told(records(found)["a.jpg"].problems)
+
+
 # ModelArts
 
 
