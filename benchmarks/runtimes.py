@@ -197,7 +197,7 @@ def by_ncnn(path: Path, names: Sequence[str], threads: int = 0) -> Run:
             load(data.shape)
         image = np.ascontiguousarray(data[0])
         extractor = network.create_extractor()
-        extractor.input("in0", ncnn.Mat(image))
+        extractor.input("in0", ncnn.Mat(image).clone())
         return [np.array(extractor.extract(f"out{number}")[1])[None] for number in range(len(names))]
 
     return run

@@ -20,7 +20,7 @@ image = (image[:, :, ::-1] / 255.0 - model["input"]["mean"]) / model["input"]["s
 
 extractor = network.create_extractor()
 data = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
-extractor.input("in0", ncnn.Mat(data))
+extractor.input("in0", ncnn.Mat(data).clone())
 boxes, scores = (np.array(extractor.extract(name)[1]) for name in ("out0", "out1"))
 for number, name in enumerate(model["classes"]):
     places = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist()
