@@ -35,12 +35,19 @@ _QUICK = (
     "vgg11",
     *(
         f"{name}{end}"
-        for name in ("yolo3_mobilenet1.0", "center_net_resnet18_v1b", "center_net_resnet18_v1b_dcnv2")
+        for name in (
+            *("yolo3_mobilenet1.0", "center_net_resnet18_v1b", "center_net_resnet18_v1b_dcnv2"),
+            *("ssd_mobilenetv2_1.0_lite", "ssd_mobilenet1.0_fpn", "ssd_resnet18_v1"),
+        )
         for end in ("", "-raw")
     ),
 )
 
 
+_SSD_NETWORKS = (
+    *("mobilenetv2_1.0_lite", "mobilenet1.0", "mobilenet1.0_fpn"),
+    *("resnet18_v1", "resnet50_v1", "vgg16_atrous"),
+)
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
@@ -70,6 +77,10 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
     from detect.center_net.network import BASE_NETWORKS as CENTER_NETS
     from detect.center_net.network import build_network as center_net
     from detect.center_net.network import initialise as begin_center_net
+    from detect.ssd.anchors import levels
+    from detect.ssd.network import build_network as ssd
+    from detect.ssd.network import initialise as begin_ssd
+    from detect.ssd.network import last_layers
     from detect.yolov3.network import BASE_NETWORKS as YOLO_NETWORKS
     from detect.yolov3.network import build_network as yolov3
     from detect.yolov3.network import initialise as begin_yolov3
@@ -113,6 +124,23 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
             )
         for head, suffix in ((heads.center_net_raw, "-raw"), (heads.detections, "")):
             yield f"center_net_{name}{suffix}", head(source(network, 224, 2)), (224, 224)
+    for name in _SSD_NETWORKS:
+        if quick and f"ssd_{name}" not in _QUICK:
+            continue
+        size = 320 if name.endswith("_fpn") else 300
+        network, _ = ssd(name, ["a", "b"], levels(name, size, ""), (size, size))
+        begin_ssd(network, [mx.cpu()], 0.01)
+        noise = mx.nd.random.uniform(-2, 2.4, (1, 3, size, size))
+        logits, offsets = network.predictions(mx.nd, noise)
+        for heads_of, values, deviation in (
+            (network.class_heads, logits, 1.5),
+            (network.box_heads, offsets, 0.5),
+        ):
+            factor = deviation / float(values.asnumpy().std())
+            for layer in last_layers(heads_of):
+                layer.weight.set_data(layer.weight.data() * factor)
+        for head, suffix in ((heads.ssd_raw, "-raw"), (heads.detections, "")):
+            yield f"ssd_{name}{suffix}", head(source(network, size, 2)), (size, size)
 
 
 def write(folder: Path, quick: bool) -> None:
