@@ -1,7 +1,7 @@
 """The child process of `common.reporting.server_process`, which calls `main` in it.
 
-It answers from memory within a fraction of a second of its start, long before TensorBoard is imported, and hands every
-other request to stock TensorBoard:
+It answers from memory within a fraction of a second of its start, and hands every other request to stock TensorBoard,
+which is imported when the first of them comes, or once the job has had the processors for itself while it begins:
 
     GET or POST /data/plugin/scalars/scalars?run=.&tag=progress
 
@@ -59,6 +59,7 @@ _PIECE = 1 << 16  # bytes of a request's body that are read at once
 _BODY = 1 << 20  # bytes of a body that TensorBoard is given; what it is asked takes a few hundred
 _READ_TIMEOUT = 10.0  # seconds that a client may take for each piece of its request
 _TENSORBOARD_TIMEOUT = 60.0  # seconds that a request for TensorBoard waits for it to be imported
+_UNASKED = 20.0  # seconds after which TensorBoard is imported though nobody has asked for it
 _RELOAD_INTERVAL = 2.0  # seconds between two looks of TensorBoard at the event files
 
 Environ = dict[str, Any]
@@ -139,6 +140,7 @@ class Endpoint:
         self._status: dict[str, Any] = {}
         self._seen = time.monotonic()
         self._tensorboard: Application | None = None
+        self._wanted = threading.Event()
         self._loaded = threading.Event()
 
     def add(self, line: bytes) -> None:
@@ -152,6 +154,10 @@ class Endpoint:
         wall, step, fraction = value
         self._seen = time.monotonic()
         self._points.append(json.dumps([float(wall), int(step), float(fraction)]))
+
+    def wait_until_tensorboard_is_wanted(self, seconds: float) -> None:
+        """Return when a request needs TensorBoard, and after `seconds` at the latest."""
+        self._wanted.wait(seconds)
 
     def tensorboard(self, application: Application | None) -> None:
         """TensorBoard's application is ready, or (None) there is none."""
@@ -213,6 +219,8 @@ class Endpoint:
         body, whole = _body_of(environ)
         if answer is None and not whole:
             answer = "413 CONTENT TOO LARGE", "text/plain; charset=utf-8", b"the body is too large"
+        if answer is None:
+            self._wanted.set()
         if answer is None and self._loaded.wait(_TENSORBOARD_TIMEOUT) and self._tensorboard is not None:
             for name in ("HTTP_TRANSFER_ENCODING", "wsgi.input_terminated"):
                 environ.pop(name, None)
@@ -393,6 +401,8 @@ def main(listening: int, log_dir: Path, parent: int, hosts: Sequence[str], stuck
 
 
 def _load(endpoint: Endpoint, log_dir: Path) -> None:
+    """TensorBoard takes half a second of a processor to import, and looks at the event files from then on."""
+    endpoint.wait_until_tensorboard_is_wanted(_UNASKED)
     try:
         load_tensorboard(endpoint, log_dir)
     except Exception as error:

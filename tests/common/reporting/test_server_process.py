@@ -95,12 +95,12 @@ def test_progress_is_served_where_tensorboard_cannot_be_imported(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with ProgressServer(tmp_path, 0) as running:
         running.publish([(1.0, 1, 0.5)])
-        eventually(
-            lambda: "TensorBoard cannot be used, progress can: no module named protobuf" in caplog.text
-        )
         began = time.monotonic()
         assert ask(running.port, "/")[0] == 503
         assert time.monotonic() - began < 30  # nobody waits for what will not come
+        eventually(
+            lambda: "TensorBoard cannot be used, progress can: no module named protobuf" in caplog.text
+        )
         assert points(running.port) == [[1.0, 1, 0.5]]
 
 
