@@ -19,6 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 logging.getLogger("visualtl").propagate = False
 
 
+# Hundreds of jobs import the project: they compile its modules once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
     """Processes that test beside one another share the processors: where each took all of them for its computation,

@@ -1,6 +1,6 @@
 """Whatever stands in a file: a result, a report, or an error that says where. Never a traceback.
 
-FUZZ=20 in the environment tries twenty times as many cases.
+A few hundred cases; `make soak` (FUZZ=10) tries sixty times as many. Every run takes others.
 """
 
 # ruff: noqa: PT017 (an error may come, and then something holds for it)
@@ -52,9 +52,10 @@ WIDTH, HEIGHT = 40, 30
 
 
 def cases(count: int) -> settings:
-    """So many cases of a property, found at random anew in every run."""
+    """So many cases of a property."""
+    factor = 1 if FACTOR == 1 else 6 * FACTOR
     return settings(
-        max_examples=count * FACTOR, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=count * factor, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
 
 
@@ -107,7 +108,7 @@ def check_problem(problem: Problem, folder: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", READERS)
-@cases(1200)
+@cases(200)
 @given(content=_contents)
 def test_any_text_beside_an_image_gives_annotations_or_a_report_with_file_and_line(
     tmp_path_factory: pytest.TempPathFactory, kind: str, content: bytes
@@ -131,7 +132,9 @@ def test_any_text_beside_an_image_gives_annotations_or_a_report_with_file_and_li
         check_problem(problem, folder, content)
     for array in found:
         assert array.dtype == np.float32
-        assert np.isfinite(array).all()
+        # A keypoint that is not visible has no place.
+        whole = array[~np.isnan(array).all(axis=-1)] if kind == "landmark" else array
+        assert np.isfinite(whole).all()
         if kind == "landmark" or array.shape == (1,):  # (1,): all of the image is a sample
             continue
         boxes = array.reshape(-1, 5)[:, 1:]
@@ -165,7 +168,7 @@ def put_image(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", READERS)
-@cases(60)
+@cases(20)
 @given(data=st.data())
 def test_any_folder_gives_samples_or_an_error_and_accounts_for_every_image(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
@@ -235,7 +238,7 @@ def keys_of(values: Any, prefix: str = "") -> set[str]:
     return found
 
 
-@cases(1500)
+@cases(200)
 @given(name=st.sampled_from(list(CONFIGS)), data=st.data())
 def test_any_values_give_a_configuration_or_errors_that_name_their_keys(
     name: str, data: st.DataObject
@@ -253,7 +256,7 @@ def test_any_values_give_a_configuration_or_errors_that_name_their_keys(
         check_error(error, None, keys_of(values) | set(known))
 
 
-@cases(1500)
+@cases(200)
 @given(name=st.sampled_from(list(CONFIGS)), data=st.data())
 def test_any_damage_to_a_configuration_file_is_harmless_or_told_with_its_place(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
@@ -354,7 +357,7 @@ def test_any_change_of_a_checkpoint_is_refused_in_one_line_or_builds_a_network(
     whole = read_checkpoint(path, task, CHECKPOINT_KEYS)
     built(task, tmp_path, whole)
 
-    @cases(25)
+    @cases(6)
     @given(data=st.data())
     def holds(data: st.DataObject) -> None:
         write_container(path, damaged(whole, data))

@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
     """A job of one epoch that its progress was asked of to the end, with the time that it lingers by default."""
     values = config("classification", tmp_path_factory.mktemp("job") / "out", data, epochs=1)
-    return fit(SCRIPTS["classification"], values, linger=None, polled=True)
+    return fit(SCRIPTS["classification"], values, linger=None, polled=True, fresh=True)
 
 
 @pytest.mark.slow
@@ -58,6 +58,35 @@ def test_a_default_folder_that_is_missing_counts_as_none(data: Path, tmp_path: P
     report = ended.json("check_report.json")
     assert ("valid" in report) == there
     assert "test" not in report
+
+
+@pytest.mark.parametrize(
+    ("sizes", "steps"),
+    [((0.3, 0.0), [3, 10, 20, 30]), ((0.3, 0.2), [7, 10, 20, 21, 30]), ((0.0, 0.0), [1, 10, 30])],
+)
+def test_sets_are_split_off_as_the_steps_say(
+    tmp_path: Path, data: Path, sizes: tuple[float, float], steps: list[int]
+) -> None:
+    values = config("classification", tmp_path / "out", data, epochs=1)
+    values["dataset"] |= {"valid_dir": None, "valid_size": sizes[0], "test_size": sizes[1]}
+    ended = fit(SCRIPTS["classification"], values, linger=1, polled=True)
+    assert ended.status == 0, ended.output
+    assert sorted({point[1] for point in ended.polls[-1][1]}) == steps
+    assert (tmp_path / "out" / "valid_data_result.json").exists() == bool(sizes[0])
+    assert (tmp_path / "out" / "test_data_result.json").exists() == bool(sizes[1])
+    if not sizes[0]:
+        assert "no validation set" in ended.log()
+
+
+def test_another_seed_gives_other_parameters(finished: Ended, data: Path, tmp_path: Path) -> None:
+    values = config("classification", tmp_path / "out", data, epochs=1, seed=1)
+    other = fit(SCRIPTS["classification"], values)
+    assert other.status == 0, other.output
+    first, second = (
+        read_checkpoint(ended.log_dir / "training_state.pkl", "classification")["parameters"]
+        for ended in (finished, other)
+    )
+    assert any((first[name] != second[name]).any() for name in first)
 
 
 RESULTS = ("*-symbol.json", "*-0000.params", "model.json", "*_data_result.json", "*.pkl")

@@ -67,13 +67,13 @@ def killed_at_random(task: str, folder: Path, data: Path, kills: int, seed: int)
     """
     instants, port, epochs = random.Random(seed), free_port(), 3
     began = time.monotonic()
-    finish(start(task, folder / "whole", data, epochs=epochs))
+    finish(start(task, folder / "whole", data, fresh=True, epochs=epochs))
     duration, wanted = time.monotonic() - began, parameters(task, folder / "whole")
     memory = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     runs, killed, states = 0, 0, dict[str, int]()
     while killed < kills:
         log_dir = folder / f"run{runs}"
-        process = start(task, log_dir, data, "--resume", port=port, epochs=epochs)
+        process = start(task, log_dir, data, "--resume", port=port, fresh=True, epochs=epochs)
         try:
             process.wait(instants.uniform(0.05, duration))
             output = finish(process)

@@ -132,8 +132,7 @@ def test_a_log_dir_that_cannot_be_made_is_an_error_in_one_line(tmp_path: Path, d
     assert "is not a folder" in last
 
 
-@pytest.mark.parametrize("task", SCRIPTS)
-@pytest.mark.parametrize("which", ["train", "valid"])
+@pytest.mark.parametrize(("task", "which"), [*((task, "train") for task in SCRIPTS), (TASK, "valid")])
 def test_data_that_cannot_be_read_are_an_error_before_any_loading(
     tmp_path: Path, data: Path, task: str, which: str
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from common.training.checkpoint import read_checkpoint
 from tests.helpers.jobs import (
+    Process,
     assert_gone,
     assert_same,
     children_of,
@@ -37,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("data"))
 
 
-def ended(process: subprocess.Popen[str], log_dir: Path, seconds: float = 300) -> dict[str, object]:
+def ended(process: Process, log_dir: Path, seconds: float = 300) -> dict[str, object]:
     """A job under a limit: it succeeds, or ends with a status and a reason that its last line and status.json share."""
     output, _ = process.communicate(timeout=seconds)
     found = status(log_dir)
@@ -100,7 +101,7 @@ def test_a_limit_of_processes_ends_a_job_with_a_reason_or_not_at_all(
     assert found["state"] == "finished" or found["error"]["kind"] == "memory"  # type: ignore[index]
 
 
-def wait_until_started(process: subprocess.Popen[str], log_dir: Path) -> None:
+def wait_until_started(process: Process, log_dir: Path) -> None:
     eventually(lambda: (log_dir / "status.json").exists() or process.poll() is not None, 60)
 
 

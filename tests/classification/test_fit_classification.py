@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
     """One whole job that the tests below look at."""
     more = {"dataset__test_dir": "test", "train__epochs": 25, "train__lr": 0.01}
-    return fit(SCRIPT, keys(data, tmp_path_factory.mktemp("job") / "out", **more))
+    return fit(SCRIPT, keys(data, tmp_path_factory.mktemp("job") / "out", **more), fresh=True)
 
 
 def test_a_whole_job_learns_and_leaves_its_files(job: Ended) -> None:

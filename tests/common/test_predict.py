@@ -44,6 +44,7 @@ def log_dirs(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Any:
             folder = tmp_path_factory.mktemp(task) / "out"
             values = config(task, folder, data, epochs=1, lr_decay_epoch="")
             values["valid"] = {"pictures": 2} | ({"score_thresh": 0.01} if KIND[task] == "boxes" else {})
+            values["export"] = {"onnx": task == "reid"}
             assert fit(SCRIPTS[task], values).status == 0
             finished[task] = folder
         return finished[task]

@@ -37,6 +37,7 @@ def config(data: Path, **keys: Any) -> dict[str, Any]:
         "model": {"base_network": "mobilenet1.0", "use_pretrained": False, "data_shape": [96, 64]},
         "train": {**QUICK, "epochs": 2},
         "valid": {"score_thresh": 0.01},
+        "export": {"onnx": False},
     }
     for path, value in keys.items():
         section, _, key = path.partition("__")
@@ -54,9 +55,10 @@ def job(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
     """One whole job that the tests below look at."""
     return fit(
         tmp_path_factory.mktemp("job") / "out",
-        config(data, train__epochs=12, train__lr=0.05, valid__interval=6),
+        config(data, train__epochs=6, train__lr=0.1, valid__interval=3),
         linger=1,
         polled=True,
+        fresh=True,
     )
 
 
@@ -78,7 +80,7 @@ def test_a_whole_job_ends_well_and_leaves_its_files(job: Ended) -> None:
     status = job.json("status.json")
     assert status["state"] == "finished"
     assert status["error"] is None
-    assert (status["epoch"], status["epochs"]) == (11, 12)
+    assert (status["epoch"], status["epochs"]) == (5, 6)
     assert status["best_metric"]["name"] == "mAP"
     advice = {piece["code"]: piece["text"] for piece in status["advice"]}
     assert "4 validation images" in advice["few_validation_images"]
@@ -158,9 +160,9 @@ def test_the_checkpoint_is_plain_data_with_all_that_it_should_hold(job: Ended) -
     checkpoint = read_checkpoint(job.log_dir / "best_checkpoint.pkl", "yolov3")
     assert checkpoint["classes"] == NAMES
     assert checkpoint["model"]["base_network"] == "mobilenet1.0"
-    assert checkpoint["configuration"]["train"]["epochs"] == 12
+    assert checkpoint["configuration"]["train"]["epochs"] == 6
     assert checkpoint["metric"]["name"] == "mAP"
-    assert checkpoint["epoch"] in (5, 11)
+    assert checkpoint["epoch"] in (2, 5)
     assert "EarlyStopping" in checkpoint["hooks"]
     momentum = checkpoint["optimizer"]["states"]
     assert len(momentum) > 100
@@ -174,19 +176,16 @@ def test_the_data_report_counts_every_class(job: Ended) -> None:
     assert report["valid"]["left_out"] == []
 
 
-def test_the_same_seed_gives_the_same_parameters_and_another_seed_others(tmp_path: Path, data: Path) -> None:
+def test_the_same_seed_gives_the_same_parameters_with_any_number_of_workers(
+    tmp_path: Path, data: Path
+) -> None:
     def parameters(name: str, **keys: Any) -> dict[str, np.ndarray]:
         ended = fit(tmp_path / name, config(data, train__epochs=1, **keys))
         assert ended.status == 0, ended.output
         return read_checkpoint(tmp_path / name / "best_checkpoint.pkl", "yolov3")["parameters"]
 
-    first, again, other = (
-        parameters("a"),
-        parameters("b", train__num_workers=0),
-        parameters("c", train__seed=1),
-    )
+    first, again = parameters("a"), parameters("b", train__num_workers=0)
     assert all((first[name] == again[name]).all() for name in first)
-    assert any((first[name] != other[name]).any() for name in first)
 
 
 def test_iterative_training_keeps_what_is_known_of_the_classes(
@@ -264,27 +263,6 @@ def test_missing_pretrained_parameters_are_named_with_file_and_folder(tmp_path: 
     assert ended.status == 1
     assert "yolo3_mobilenet1.0_coco-66dbbae6.params" in ended.last_line
     assert str(tmp_path / "home" / "models") in ended.last_line
-
-
-@pytest.mark.parametrize(
-    ("sizes", "steps"),
-    [((0.3, 0.0), [3, 10, 20, 30]), ((0.3, 0.2), [7, 10, 20, 21, 30]), ((0.0, 0.0), [1, 10, 30])],
-)
-def test_sets_are_split_off_as_the_steps_say(
-    tmp_path: Path, data: Path, sizes: tuple[float, float], steps: list[int]
-) -> None:
-    keys: dict[str, Any] = {
-        "dataset__valid_dir": None,
-        "dataset__valid_size": sizes[0],
-        "dataset__test_size": sizes[1],
-    }
-    ended = fit(tmp_path / "out", config(data, train__epochs=1, **keys), linger=1, polled=True)
-    assert ended.status == 0, ended.output
-    assert sorted({point[1] for point in ended.polls[-1][1]}) == steps
-    assert (tmp_path / "out" / "valid_data_result.json").exists() == bool(sizes[0])
-    assert (tmp_path / "out" / "test_data_result.json").exists() == bool(sizes[1])
-    if not sizes[0]:
-        assert "no validation set" in ended.log()
 
 
 def test_bad_samples_are_left_out_and_reported_and_the_job_goes_on(tmp_path: Path) -> None:

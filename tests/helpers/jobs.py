@@ -1,11 +1,13 @@
 """Jobs as a platform runs them, and the smallest of all scripts for tests that interrupt and disturb them.
 
-`fit` runs a job to its end; `start` gives a running one, for `finish`, `fail` and `wait_for`.
+`fit` runs a job to its end; `start` gives a running one, for `finish`, `fail` and `wait_for`. Both fork it from a
+process that has imported MXNet (`tests.helpers.warm`), unless it is to be `fresh`, with a Python of its own.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import socket
@@ -15,7 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ import numpy as np
 from PIL import Image
 
 from common.training.checkpoint import read_checkpoint
+from tests.helpers.warm import Forked, Starter
+
+Process = subprocess.Popen[str] | Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
@@ -46,12 +51,13 @@ _SECTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "landmark": {"model": _SMALL, "train": _SIZE, "dataset": {"num_joints": JOINTS}},
     "yolov3": {
         "model": {**_DETECT, "base_network": "mobilenet1.0"},
-        "train": {"no_random_shape": True},
+        # A step costs what 24 million parameters cost, however few images it has.
+        "train": {"no_random_shape": True, "batch_size": 12},
         "dataset": {"classes": ["dark", "light"]},
     },
     "centernet": {
         "model": {**_DETECT, "base_network": "resnet18_v1b"},
-        "train": {"pretrained_base": False},
+        "train": {"pretrained_base": False, "batch_size": 12},
         "dataset": {"classes": ["dark", "light"]},
     },
     "ssd": {
@@ -103,6 +109,7 @@ def config(task: str, log_dir: Path, data: Path, **train: Any) -> dict[str, Any]
         "dataset": {**folders, **sections.get("dataset", {})},
         "model": sections["model"],
         "train": {**common, **sections["train"], **train},
+        "export": {"onnx": False},  # for a detector a fifth of its job; tests of these files ask for them
     }
 
 
@@ -148,6 +155,11 @@ class Ended:
         return self.output.strip().splitlines()[-1]
 
 
+@functools.cache
+def _starter() -> Starter:
+    return Starter()
+
+
 def fit(
     script: str,
     values: dict[str, Any],
@@ -156,10 +168,12 @@ def fit(
     linger: float | None = 0,
     polled: bool = False,
     before: str = "",
+    fresh: bool = False,
 ) -> Ended:
     """Run a job of `script` (its path in the project) to its end.
 
-    polled: ask for its progress all the time. before: Python that is to run before the script, in its process.
+    polled: ask for its progress all the time. before: Python that is to run before the script, in its process, which is
+    then fresh.
     """
     port, polls = free_port(), []
     words = command(script, values, *options, port=port, linger=linger)
@@ -175,20 +189,23 @@ def fit(
     poller = threading.Thread(target=ask)
     if polled:
         poller.start()
+    process = _begin(words, {**os.environ, **(environment or {})}, fresh or bool(before))
     try:
-        done = subprocess.run(
-            words,
-            cwd=ROOT,
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
+        output, _ = process.communicate(timeout=900)
     finally:
+        process.kill()
         over.set()
         if polled:
             poller.join()
-    return Ended(done.returncode, done.stdout + done.stderr, Path(values["log_dir"]), polls)
+    return Ended(process.wait(), output, Path(values["log_dir"]), polls)
+
+
+def _begin(words: list[str], environment: dict[str, str], fresh: bool) -> Process:
+    if not fresh:
+        return _starter().start(words[1:], environment)
+    return subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def start(
@@ -197,24 +214,24 @@ def start(
     data: Path,
     *options: str,
     port: int = 0,
-    prefix: Iterable[str] = (),
+    prefix: Sequence[str] = (),
+    fresh: bool = False,
     **train: Any,
-) -> subprocess.Popen[str]:
-    """Start a job; prefix: a program that is to run it. Output is read by `finish` or `communicate`."""
+) -> Process:
+    """Start a job; prefix: a program that is to run it, which makes it fresh. Output is read by `finish` or
+    `communicate`."""
     words = command(SCRIPTS[task], config(task, log_dir, data, **train), *options, port=port)
-    return subprocess.Popen(
-        [*prefix, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return _begin([*prefix, *words], dict(os.environ), fresh or bool(prefix))
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Process) -> str:
     """Wait for a job that ends well; returns what it wrote."""
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
 
 
-def fail(process: subprocess.Popen[str], status: int | None = None) -> str:
+def fail(process: Process, status: int | None = None) -> str:
     """Wait for a job that fails, without a traceback; returns its last line without the word on trying again, which is
     held against the exit status. status: 1 or 3 unless given."""
     output, _ = process.communicate(timeout=900)
@@ -225,7 +242,7 @@ def fail(process: subprocess.Popen[str], status: int | None = None) -> str:
     return last
 
 
-def wait_for(log_dir: Path, text: str, process: subprocess.Popen[str]) -> None:
+def wait_for(log_dir: Path, text: str, process: Process) -> None:
     """Until `text` stands in the job's log."""
     for _ in range(6000):
         log = log_dir / "estimator.log"
@@ -260,12 +277,12 @@ def children_of(pid: int) -> list[int]:
     return children + [other for child in children for other in children_of(child)]
 
 
-def job_of(process: subprocess.Popen[str]) -> int:
+def job_of(process: Process) -> int:
     """Id of the process that a supervisor looks after: the job itself."""
     return children_of(process.pid)[0]
 
 
-def server_of(process: subprocess.Popen[str]) -> int:
+def server_of(process: Process) -> int:
     """Id of a job's progress server."""
     return next(
         child for child in children_of(process.pid) if b"common.reporting.http_server" in _command(child)
@@ -305,7 +322,7 @@ def status(log_dir: Path) -> dict[str, Any]:
     return found
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
+def workers_of(process: Process) -> list[int]:
     """Ids of the data workers of a job."""
     return [child for child in children_of(process.pid) if b"common.processes.worker" in _command(child)]
 

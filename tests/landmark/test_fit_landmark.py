@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
     """One whole job that the tests below look at; its training set is smaller than a batch."""
-    return fit(SCRIPT, keys(data, tmp_path_factory.mktemp("job") / "out"))
+    return fit(SCRIPT, keys(data, tmp_path_factory.mktemp("job") / "out"), fresh=True)
 
 
 def _no_other() -> Sample:

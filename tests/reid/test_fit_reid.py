@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
     """One whole job that the tests below look at: known identities in validation, a new one in the test."""
     more = {"dataset__test_dir": "test", "train__epochs": 30, "train__lr": 0.01, "train__batch_size": 12}
-    return fit(SCRIPT, keys(data, tmp_path_factory.mktemp("job") / "out", **more))
+    return fit(SCRIPT, keys(data, tmp_path_factory.mktemp("job") / "out", **more), fresh=True)
 
 
 def task(data: Path = Path("data"), **more: Any) -> ReIDTask:

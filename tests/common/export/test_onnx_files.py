@@ -362,12 +362,10 @@ def test_other_predictions_must_be_the_same_too(task_name: str) -> None:
 @pytest.mark.slow
 def test_a_job_writes_them_unless_told_otherwise(tmp_path: Path) -> None:
     data = jobs.make_data(tmp_path / "data", train=4, valid=17)
-    jobs.finish(jobs.start("landmark", tmp_path / "with", data, epochs=1, lr_decay_epoch=""))
-    jobs.finish(
-        jobs.start(
-            "landmark", tmp_path / "without", data, "--set", "export.onnx=false", epochs=1, lr_decay_epoch=""
-        )
-    )
+    for name, export in (("with", {}), ("without", {"onnx": False})):
+        values = jobs.config("landmark", tmp_path / name, data, epochs=1, lr_decay_epoch="")
+        ended = jobs.fit(jobs.SCRIPTS["landmark"], {**values, "export": export})
+        assert ended.status == 0, ended.output
     assert [path.name for path in (tmp_path / "with").glob("*.onnx")] == ["landmark_mobilenet0.25.onnx"]
     card = json.loads((tmp_path / "with" / "model.json").read_text())
     assert card["onnx"]["files"]["landmark_mobilenet0.25.onnx"]["images"] == 32

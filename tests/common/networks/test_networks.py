@@ -139,9 +139,11 @@ def test_width_and_height_may_differ(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["densenet121", "vgg11"])
-def test_networks_of_fixed_size_in_the_zoo_take_other_sizes(name: str, tmp_path: Path) -> None:
-    check_builds_trains_exports(tmp_path, name, (96, 40))
+@pytest.mark.parametrize(("name", "option"), [("densenet121", "use_gn"), ("vgg11", "batch_norm")])
+def test_networks_of_fixed_size_in_the_zoo_take_other_sizes_and_variants(
+    name: str, option: str, tmp_path: Path
+) -> None:
+    check_builds_trains_exports(tmp_path, name, (96, 40), **{option: True})
 
 
 @pytest.mark.slow
@@ -170,8 +172,6 @@ def test_the_embedding_is_the_zoos_at_224(name: str, tmp_path: Path) -> None:
         ("mobilenetv3_small", "use_gn"),
         ("resnet18_v1", "use_se"),
         ("resnet18_v1", "last_gamma"),
-        pytest.param("densenet121", "use_gn", marks=pytest.mark.slow),
-        pytest.param("vgg11", "batch_norm", marks=pytest.mark.slow),
     ],
 )
 def test_a_variant_builds_trains_and_exports(name: str, option: str, tmp_path: Path) -> None:
