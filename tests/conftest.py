@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import random
+import signal
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.engine.devices import physical_cores
@@ -19,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 logging.getLogger("visualtl").propagate = False
 
 
+# Those that the project handles.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGCHLD)
+
 # Hundreds of jobs import the project: they compile its modules once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -30,10 +37,37 @@ def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(physical_cores() // len(specs), 1)))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What is random without a generator of its own is the same whatever has run before, for fixtures as well."""
+    random.seed(0)
+    np.random.seed(0)
+    if mxnet := sys.modules.get("mxnet"):
+        mxnet.random.seed(0)
+
+
 @pytest.fixture(autouse=True)
-def _nothing_warned_of() -> None:
-    """A test begins as a job does, without what tests before it in this process were warned of."""
+def _process_as_it_was() -> Iterator[None]:
+    """A test begins as a job does, and leaves the process as it was: in any order tests see the same."""
     warnings.forget()
+    logger = logging.getLogger("visualtl")
+    handlers, level = list(logger.handlers), logger.level
+    folder, environment = Path.cwd(), dict(os.environ)
+    signals = {number: signal.getsignal(number) for number in _SIGNALS}
+    yield
+    os.chdir(folder)
+    for name in {*os.environ, *environment} - {"PYTEST_CURRENT_TEST"}:
+        if name not in environment:
+            del os.environ[name]
+        elif os.environ.get(name) != environment[name]:
+            os.environ[name] = environment[name]
+    for handler in set(logger.handlers) - set(handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(level)
+    for number, before in signals.items():
+        if signal.getsignal(number) != before:
+            signal.signal(number, before)
 
 
 @pytest.fixture(scope="session")

@@ -225,6 +225,20 @@ def test_a_large_body_costs_no_memory(path: str, chunked: bool) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
 
 
+def test_tensorboard_is_wanted_when_a_request_needs_it() -> None:
+    application = informed(TOLD)
+    application.tensorboard(None)
+    waiting = threading.Thread(target=application.wait_until_tensorboard_is_wanted, args=(60,))
+    with in_process(application) as port:
+        waiting.start()
+        for path in (PROGRESS, "/status.json", "/metrics", "/healthz"):
+            assert ask(port, path)[0] == 200
+        assert waiting.is_alive()
+        assert ask(port, "/")[0] == 503
+        waiting.join(30)
+        assert not waiting.is_alive()
+
+
 def test_tensorboard_gets_a_body_of_the_usual_size_whole() -> None:
     seen: list[tuple[str, bytes]] = []
 
