@@ -26,7 +26,7 @@ demo: $(VENV)/ready
 
 # Files of tests run beside one another; a file's own tests share the jobs that they look at, and stay together.
 test: $(VENV)/ready-for-development
-	@$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # What takes minutes to show: jobs of every script killed at many random instants, and many more fuzzed files.
 soak: $(VENV)/ready-for-development

@@ -37,6 +37,17 @@ def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(physical_cores() // len(specs), 1)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of whole jobs come first: what takes longest is not to be begun last, by one process while others idle."""
+    modules = {item.path: vars(item.module) for item in items if isinstance(item, pytest.Function)}
+    long = {
+        path
+        for path, names in modules.items()
+        if any(getattr(value, "__module__", None) == "tests.helpers.jobs" for value in names.values())
+    }
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """What is random without a generator of its own is the same whatever has run before, for fixtures as well."""
