@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
         help="the ONNX files that a job writes, anew; held against MXNet on the images of the result files",
     )
     parser.add_argument(
+        "--deform",
+        action="store_true",
+        help="with --onnx: deformable convolutions as DeformConv, of version 19 of ONNX's operators "
+        "(default: elementary ones, which every runtime has)",
+    )
+    parser.add_argument(
         "--uint8",
         nargs="?",
         const="nhwc",
@@ -77,6 +83,8 @@ def export(options: argparse.Namespace) -> None:
     """Write what was asked for. Raises JobError."""
     if not (options.onnx or options.uint8 or options.half or options.int8):
         raise ConfigurationError("nothing to do: --onnx, --uint8, --half or --int8 FOLDER is expected")
+    if options.deform and not options.onnx:
+        raise ConfigurationError("--deform: it is for --onnx")
     missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise ConfigurationError(
@@ -84,22 +92,25 @@ def export(options: argparse.Namespace) -> None:
         )
     card = read_card(options.model)
     if options.onnx:
-        _write_onnx(card)
+        _write_onnx(card, options.deform)
     if options.uint8 or options.half or options.int8:
         for path in _files(card):
             _write_variant(card, path, options)
 
 
-def _write_onnx(card: Card) -> None:
+def _write_onnx(card: Card, deform: bool) -> None:
     if card.onnx is not None:
         raise ConfigurationError(f"--onnx: {printable(str(card.onnx))} is an ONNX file already")
     if find_spec("mxnet") is None:
         raise ConfigurationError("--onnx: MXNet must be installed: each file is held against it")
     from common.engine.devices import contexts, load_mxnet
     from common.engine.inference import symbol_inference
-    from common.export.onnx.files import MIRRORED, PLAIN, Images, export_onnx, graphs
+    from common.export.onnx.files import MIRRORED, PLAIN, Images, deforms, export_onnx, graphs
+    from common.export.onnx.graph import DEFORM_CONV_OPSET
     from common.export.onnx.proof import chosen
 
+    if deform and not deforms(card):
+        raise ConfigurationError(f"--deform: {card.name} has no deformable convolution")
     load_mxnet()
     reading = card.reading()
     predictors = {}
@@ -109,7 +120,9 @@ def _write_onnx(card: Card) -> None:
             predictors[name] = open_predictor(card, compute, reading)
     samples = chosen(_samples(card))
     with WorkerPool(processors()) as pool, predictors[PLAIN].loader(samples, pool, _BATCH) as loader:
-        paths, problems = export_onnx(card.folder, predictors, Images.of(loader, card.shape))
+        images = Images.of(loader, card.shape)
+        opset = DEFORM_CONV_OPSET if deform else None
+        paths, problems = export_onnx(card.folder, predictors, images, opset=opset)
     for path in paths:
         print(path)
     if problems:

@@ -22,7 +22,8 @@ from common.loading.loader import Loader
 from common.predictor import Predictor
 from common.trained import Card, read_card
 
-Head = Callable[[Source], Written]
+Head = Callable[..., Written]
+"""From a `Source` and, unless it is the oldest that serves, a version of ONNX's operators."""
 
 # Of the suppression that a graph has inside: near it, a detection may fall either way.
 _OVERLAP = 0.45
@@ -70,6 +71,12 @@ def kinds(card: Card) -> list[Kind]:
 def graphs(card: Card) -> dict[str, str | None]:
     """File names of a model's graphs by what they are."""
     return {PLAIN: card.content["symbol"], MIRRORED: (card.content.get("flip_test") or {}).get("symbol")}
+
+
+def deforms(card: Card) -> bool:
+    """Whether a model has deformable convolutions."""
+    symbol = read_symbol(card.file("symbol").read_text(encoding="utf-8"))
+    return any(node.op == "_contrib_ModulatedDeformableConvolution" for node in symbol.nodes)
 
 
 def metadata(card: Card, written: Written) -> dict[str, str]:
@@ -126,12 +133,13 @@ def export_onnx(
     predictors: Mapping[str, Predictor],
     images: Images,
     known: Mapping[str, Sequence[np.ndarray]] | None = None,
+    opset: int | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Write the ONNX files of the model in `folder`, and what is to be known of them into its `model.json`.
 
     predictors: MXNet's, by graph; images: on which files are held against them; known: MXNet's predictions of these
-    images, by graph, where they are there already. Returns the files that were written, and a line for each reason why
-    some were not.
+    images, by graph, where they are there already; opset: version of ONNX's operators, None: the oldest that serves.
+    Returns the files that were written, and a line for each reason why some were not.
     """
     card = read_card(folder)
     parameters = read_parameter_file(card.file("params"))
@@ -142,7 +150,7 @@ def export_onnx(
     for kind in kinds(card):
         path = folder / f"{card.name}{kind.suffix}.onnx"
         try:
-            written = kind.head(source(card, kind.graph, parameters))
+            written = kind.head(source(card, kind.graph, parameters), *([opset] if opset else []))
             content = written.model(
                 metadata(card, written), str(card.content.get("version", ""))
             ).SerializeToString()

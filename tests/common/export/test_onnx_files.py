@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
@@ -295,10 +295,28 @@ def test_files_are_written_anew_from_the_models_own(job: tuple[Path, Any]) -> No
     assert all(entry["images"] == 6 for entry in entries.values())
 
 
+def test_deformable_convolutions_are_onnxs_own_where_that_is_asked_for(tmp_path: Path) -> None:
+    made, model = (make({"base_network": "resnet18_v1b_dcnv2"}, flip_test=False) for make in (task, settled))
+    export_model(model, made, tmp_path, {"name": "mAP", "value": 0.5, "epoch": 1}, {})
+    image = tmp_path / "a.png"
+    Image.fromarray(images().batches[0][0][0]).save(image)
+    (tmp_path / "valid_data_result.json").write_text(json.dumps({"Result": [{"image": str(image)}]}))
+    for options, used in (([], False), (["--deform"], True)):
+        assert export_command([str(tmp_path), "--onnx", *options]) == 0
+        paths = list(tmp_path.glob("*.onnx"))
+        assert len(paths) == 2
+        for path in paths:
+            model = onnx.load(str(path))
+            assert ("DeformConv" in {node.op_type for node in model.graph.node}) == used
+            assert [entry.version for entry in model.opset_import] == [19 if used else 11]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ([], "nothing to do"),
+        (["--half", "--deform"], "--deform: it is for --onnx"),
+        (["--onnx", "--deform"], "has no deformable convolution"),
         (["--int8", "nowhere"], "--int8: nowhere is not a folder"),
         (["--onnx"], "no image of its result files is there"),
     ],
