@@ -183,5 +183,17 @@ def _pace(job: Job, first: int) -> ByTime:
         proved=min(valid or test or len(data.train), _PROVED) if onnx else 0,
         exporting=_EXPORTING if onnx else _WITHOUT_ONNX,
     )
-    budget = Budget(config.train.minutes * 60.0, age)
-    return ByTime(budget, _schedule(job, first, 1), tail, first=first, interval=config.valid.interval)
+    keys = config.train
+    borders = [float(keys.first_plain_epoch)]
+    if keys.lr_mode == "step" and keys.lr_decay_period:
+        borders += range(keys.lr_decay_period, keys.epochs, keys.lr_decay_period)
+    elif keys.lr_mode == "step":
+        borders += keys.lr_decay_epoch
+    return ByTime(
+        Budget(keys.minutes * 60.0, age),
+        _schedule(job, first, 1),
+        tail,
+        first=first,
+        interval=config.valid.interval,
+        borders=borders,
+    )

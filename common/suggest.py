@@ -163,7 +163,7 @@ CHOICES: tuple[Choice, ...] = (
         "detect.config:SSDConfig",
         "detect.ssd.task:SSDTask",
         {"model": {"base_network": "mobilenetv2_1.0_lite"}, "train": {"lr_mode": "cosine"}},
-        sizes=(512, 416, 300, 224),
+        sizes=(512, 416, 300, 224, 160),
         batch=8,
         steps=250,
         passes=8,

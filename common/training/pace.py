@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.engine.schedule import Schedule
@@ -13,8 +13,8 @@ from common.training.estimator import Hook, TrainingState
 # An epoch is validated and kept when the training since the last such one has taken so many times as long as that.
 _TRAINED_TO_VALIDATED = 9.0
 # An epoch ends after this share of the training even if it has not seen all images: large sets are validated and kept
-# on the way too.
-_LONGEST_EPOCH = 0.05
+# on the way too. More often would cost: what is made ahead of an epoch's end is lost.
+_LONGEST_EPOCH = 0.25
 # Weight of the newest step in the mean time of one.
 _NEWEST = 0.2
 # A training that has less than this share of the time that is left is told to be short.
@@ -90,22 +90,30 @@ class ByTime(Hook):
     that it reaches 1 when the time is up, whatever has become slower or faster on the way. The learning rate is that of
     the schedule at this share of its epochs, from `first` on. Epochs are passes over the set, as many as there is time
     for, and those are validated and kept that are due. It must come before hooks that ask for any of this, and after it
-    `Kept` at their end. interval: of epochs between two that are due, at the least.
+    `Kept` at their end. interval: of epochs between two that are due, at the least. borders: places in the schedule, in
+    epochs, at which something changes that changes between epochs: there one ends and another begins.
     """
 
     def __init__(
-        self, budget: Budget, schedule: Schedule, tail: Tail, *, first: int = 0, interval: int = 1
+        self,
+        budget: Budget,
+        schedule: Schedule,
+        tail: Tail,
+        *,
+        first: int = 0,
+        interval: int = 1,
+        borders: Sequence[float] = (),
     ) -> None:
         self._budget = budget
         self._schedule = schedule
         self._tail = tail
         self._first = first
         self._interval = interval
+        self._borders = list(borders)
         self._share = 0.0
         self._steps = 0
         self._a_step = 0.0
         self._training = 1.0  # seconds of the whole training, as they were foreseen at its beginning
-        self._an_epoch = 0.0  # seconds of the last one
         self._rate: float | None = None  # of the first step of the last epoch
         # Moments, in seconds of the budget that were used.
         self._stepped = self._began = self._kept = 0.0
@@ -121,9 +129,8 @@ class ByTime(Hook):
         return self._first + self._share * (self._schedule.epochs - self._first)
 
     def plain(self, epochs: int) -> bool:
-        """Whether more than half of an epoch that begins now belongs to the last `epochs` of the schedule."""
-        middle = self._epoch + self._an_epoch / self._training / 2 * (self._schedule.epochs - self._first)
-        return epochs > 0 and middle >= self._schedule.epochs - epochs
+        """Whether an epoch that begins now is of the last `epochs` of the schedule."""
+        return epochs > 0 and self._epoch >= self._schedule.epochs - epochs
 
     def steps_down(self) -> bool:
         """Whether the rate is by half or more below that at the beginning of the last epoch; asked once an epoch."""
@@ -155,13 +162,14 @@ class ByTime(Hook):
         if 0 < state.images_per_second < math.inf:
             self._tail.trained(1.0 / state.images_per_second)
         left = self._budget.left - self._tail.seconds
+        before = self._epoch
         self._share = 1.0 if left <= 0 else self._share + (1.0 - self._share) * took / max(took + left, 1e-9)
-        self._an_epoch = now - self._began
+        crossed = any(before < border <= self._epoch for border in self._borders)
         longest = _LONGEST_EPOCH * self._training
         if left <= self._a_step / 2:
             self._share, state.cut, state.epochs = 1.0, True, state.epoch + 1
         else:
-            state.cut = self._an_epoch >= longest
+            state.cut = crossed or now - self._began >= longest
             an_epoch = max(min(self._a_step * state.steps, longest), 1e-3)
             state.epochs = state.epoch + 2 + int(left / an_epoch)
         self._tell(state)

@@ -141,7 +141,7 @@ def test_validation_takes_a_tenth_of_the_time_at_most_and_comes_at_the_end() -> 
 
 def test_a_set_that_is_not_seen_in_full_is_validated_on_the_way_too() -> None:
     found = trained(Machine(lambda n: 0.5), 600.0, batches=10_000, validation=3.0)
-    assert 5 <= len(found.seen.at) <= 20
+    assert 4 <= len(found.seen.at) <= 5
     assert found.state.epochs == found.state.epoch + 1
 
 
@@ -158,37 +158,37 @@ def test_a_training_that_begins_in_its_middle_has_the_rates_of_its_second_half()
     assert rates[-1] < 0.001
 
 
-def test_the_last_epochs_are_plain() -> None:
-    machine = Machine(lambda n: 0.5)
-    schedule = Schedule(0.1, "cosine", epochs=100, steps_per_epoch=1)
-    pace = ByTime(Budget(600.0, machine.age), schedule, Tail(0, 0))
-    asked: list[tuple[float, bool]] = []
-
-    class Asking(Hook):
-        def before_epoch(self, state: TrainingState) -> None:
-            assert state.share is not None
-            asked.append((state.share, pace.plain(10)))
-
-    Steps(machine).fit(Epochs(9), pace.learning_rate, [pace, Asking()], TrainingState(100, 9))  # type: ignore[arg-type]
-    assert all(plain == (share > 0.9) for share, plain in asked if abs(share - 0.9) > 0.01)
-    assert [asked[0][1], asked[-1][1]] == [False, True]
-    assert not pace.plain(0)
-
-
-def test_a_step_of_the_rate_is_seen_at_the_next_epoch_once() -> None:
+def shares_of(asked: Callable[[ByTime], bool], batches: int) -> tuple[list[float], list[float]]:
+    """Shares of the training at which epochs begin, those where the answer is yes, and all."""
     machine = Machine(lambda n: 0.5)
     schedule = Schedule(0.1, "step", epochs=100, steps_per_epoch=1, decay_epochs=(50,))
-    pace = ByTime(Budget(600.0, machine.age), schedule, Tail(0, 0))
-    seen: list[float] = []
+    pace = ByTime(Budget(600.0, machine.age), schedule, Tail(0, 0), borders=(50, 90))
+    yes: list[float] = []
+    every: list[float] = []
 
     class Asking(Hook):
         def before_epoch(self, state: TrainingState) -> None:
-            if pace.steps_down():
-                seen.append(state.fraction)
+            every.append(state.fraction)
+            if asked(pace):
+                yes.append(state.fraction)
 
-    Steps(machine).fit(Epochs(9), pace.learning_rate, [pace, Asking()], TrainingState(100, 9))  # type: ignore[arg-type]
+    Steps(machine).fit(Epochs(batches), pace.learning_rate, [pace, Asking()], TrainingState(100, batches))  # type: ignore[arg-type]
+    return yes, every
+
+
+@pytest.mark.parametrize("batches", [9, 100, 10_000])
+def test_the_last_epochs_are_plain_from_the_place_on_where_they_begin(batches: int) -> None:
+    plain, every = shares_of(lambda pace: pace.plain(10), batches)
+    assert plain[0] == pytest.approx(0.9, abs=0.002)
+    assert plain == [share for share in every if share >= plain[0]]
+    assert shares_of(lambda pace: pace.plain(0), batches)[0] == []
+
+
+@pytest.mark.parametrize("batches", [9, 100, 10_000])
+def test_a_step_of_the_rate_is_seen_once_where_it_is(batches: int) -> None:
+    seen, _ = shares_of(lambda pace: pace.steps_down(), batches)
     assert len(seen) == 1
-    assert seen[0] == pytest.approx(0.5, abs=0.02)
+    assert seen[0] == pytest.approx(0.5, abs=0.002)
 
 
 def test_a_training_that_is_resumed_has_what_earlier_runs_left() -> None:
