@@ -42,7 +42,9 @@ def draw_anew(folder: Path, rng: np.random.Generator) -> None:
 def test_other_validation_and_test_sets_change_nothing_of_what_is_learnt(
     task: str, tmp_path: Path, sets: tuple[Path, Path]
 ) -> None:
-    kind = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}.get(task, "classes")
+    kind = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes", "ssd": "boxes"}.get(
+        task, "classes"
+    )
     learnt, results = [], []
     for number, data in enumerate(sets):
         log_dir = tmp_path / f"out{number}"

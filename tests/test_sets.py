@@ -22,7 +22,7 @@ from tests.helpers.loaded_sets import load
 
 # What is made of a model is of no interest here, and takes as long as the rest of such a job.
 PLAIN = ("--set", "export.onnx=false")
-KINDS = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}
+KINDS = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes", "ssd": "boxes"}
 NO_FOLDER = ("--set", "dataset.valid_dir=null")
 SPLIT = (*NO_FOLDER, "--set", "dataset.valid_size=0.25")
 

@@ -22,6 +22,7 @@ from tests.helpers.jobs import SCRIPTS, config, fit, make_data
 KIND = {
     "yolov3": "boxes",
     "centernet": "boxes",
+    "ssd": "boxes",
     "landmark": "points",
     "classification": "classes",
     "reid": "classes",
