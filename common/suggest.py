@@ -263,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help=said("the configuration to write", "要写出的配置文件"),
+        help=said("the configuration to write; it must not exist", "要写出的配置文件，不能已存在"),
     )
     parser.add_argument(
         "--minutes",
@@ -302,10 +302,11 @@ def _parser() -> argparse.ArgumentParser:
 def _suggest(options: argparse.Namespace) -> None:
     if not 0 < options.minutes <= 1_000_000:
         raise ConfigurationError(f"--minutes: {options.minutes:g} is no time: it must be above 0")
-    if options.out.is_dir():
-        raise ConfigurationError(
-            f"--out: {printable(str(options.out))} is a folder; name a file, such as job.json"
+    if os.path.lexists(options.out):
+        what = (
+            "is a folder; name a file" if options.out.is_dir() else "exists; remove it, or name another file"
         )
+        raise ConfigurationError(f"--out: {printable(str(options.out))} {what}")
     made = suggest(options.folder, options.minutes, options.task, options.set, options.out)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(options.out, "w") as file:

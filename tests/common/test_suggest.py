@@ -233,6 +233,18 @@ def test_what_cannot_be_asked_for_is_told_in_a_line_and_nothing_is_written(
     assert not out.exists()
 
 
+def test_a_configuration_that_is_there_is_not_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "job.json"
+    out.write_text("mine")
+    assert command.main([str(BLOOD_CELLS), "--out", str(out)]) == 2
+    assert "exists; remove it, or name another file" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+    assert command.main([str(BLOOD_CELLS), "--out", str(tmp_path)]) == 2
+    assert "is a folder; name a file" in capsys.readouterr().err
+
+
 def test_every_choice_is_there() -> None:
     assert {choice.does for choice in CHOICES} == {"detection", "classification", "reid", "landmark"}
     for choice in CHOICES:
