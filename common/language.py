@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Sequence
 
 LANGUAGES = ("en", "zh")
@@ -23,6 +25,13 @@ def spoken() -> str:
         (os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), ""
     )
     return "zh" if locale.lower().startswith("zh") else "en"
+
+
+def write_anything() -> None:
+    """Let standard output and error write what their encoding does not have as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def said(english: str, chinese: str) -> str:

@@ -40,11 +40,12 @@ from common.errors import ConfigurationError, DataError, JobError, one_line
 from common.evaluation.markup import Words
 from common.files import replacing, spelled_out
 from common.images.decoding import ImageError, printable, probe
-from common.language import LANGUAGES, ask_for, asked_in, said
+from common.language import LANGUAGES, ask_for, asked_in, said, write_anything
 from common.networks.pretrained import models_folder, present
 from common.prepare import prepare
 from common.processes.pool import WorkerPool
 from common.reporting.progress import Step
+from common.task import Task
 from common.trial import time_a_step
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -239,6 +240,7 @@ class Suggestion:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Suggest as the command line says; the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
+    write_anything()
     ask_for(asked_in(words))
     return carry_out(_suggest, _parser().parse_args(words))
 
@@ -263,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help=said("the configuration to write; it must not exist", "要写出的配置文件，不能已存在"),
+        help=said("the configuration to write", "要写出的配置文件"),
     )
     parser.add_argument(
         "--minutes",
@@ -302,13 +304,16 @@ def _parser() -> argparse.ArgumentParser:
 def _suggest(options: argparse.Namespace) -> None:
     if not 0 < options.minutes <= 1_000_000:
         raise ConfigurationError(f"--minutes: {options.minutes:g} is no time: it must be above 0")
-    if os.path.lexists(options.out):
-        what = (
-            "is a folder; name a file" if options.out.is_dir() else "exists; remove it, or name another file"
+    if options.out.is_dir():
+        raise ConfigurationError(
+            f"--out: {printable(str(options.out))} is a folder; name a file, such as job.json"
         )
-        raise ConfigurationError(f"--out: {printable(str(options.out))} {what}")
     made = suggest(options.folder, options.minutes, options.task, options.set, options.out)
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(options.out):  # somebody may have worked on it
+        former = options.out.with_name(f"{options.out.name}~")
+        os.replace(options.out, former)
+        print(said(f"What was {options.out} is {former} now", f"原来的 {options.out} 现在是 {former}"))
     with replacing(options.out, "w") as file:
         json.dump(made.values, file, ensure_ascii=False, indent=2)
         file.write("\n")
@@ -360,9 +365,15 @@ def suggest(
         a_step = time_a_step(timed, sets, prepared.devices, pool)
         size = _size(chosen, sets, batch, seconds, a_step, measured)
         made.values = values_of(size)
+        task_made = _imported(chosen.task)(_checked(chosen, made.values, overrides))
         apply_overrides(made.values, overrides)
-        made.reasons += _said(chosen, sets, batch, size, a_step * (size / measured) ** 2, minutes, gpus)
+        made.reasons += _said(chosen, sets, task_made, a_step * _area(task_made) / _area(timed))
     return made
+
+
+def _area(task: Task[Any]) -> int:
+    """Pixels of the input."""
+    return task.shape[0] * task.shape[1]
 
 
 @contextmanager
@@ -496,22 +507,32 @@ def _needed(choice: Choice, sets: Datasets, batch: int) -> int:
     return max(choice.steps, choice.passes * -(-len(sets.train) // batch))
 
 
-def _said(
-    choice: Choice, sets: Datasets, batch: int, size: int, a_step: float, minutes: float, gpus: Sequence[int]
-) -> Iterator[Words]:
-    needed = _needed(choice, sets, batch)
-    steps = max(minutes * 60.0 - _AROUND, 0.0) * _STEPPING / a_step
-    epochs = steps * batch / len(sets.train)
+def _said(choice: Choice, sets: Datasets, task: Task[Any], a_step: float) -> Iterator[Words]:
+    """What comes of the configuration of `task` here. a_step: seconds."""
+    train, gpus, shape = task.config.train, task.config.gpus, f"{task.shape[0]} x {task.shape[1]}"
+    needed = _needed(choice, sets, train.batch_size)
+    a_pass = -(-len(sets.train) // train.batch_size)
     device: Words = (
         (f"GPU {gpus[0]}", f"GPU {gpus[0]}")
         if gpus
         else (f"{processors()} processors, no GPU", f"{processors()} 个处理器，无 GPU")
     )
+    if not train.minutes:
+        minutes = (train.epochs * a_pass * a_step / _STEPPING + _AROUND) / 60.0
+        yield (
+            f"Input {shape}, batches of {train.batch_size}, {train.epochs} epochs: about {minutes:.0f} minutes on this "
+            f"machine ({device[0]})",
+            f"输入 {shape}，批大小 {train.batch_size}，{train.epochs} 轮：在本机（{device[1]}）约需 {minutes:.0f} 分钟",
+        )
+        return
+    minutes = train.minutes
+    steps = max(minutes * 60.0 - _AROUND, 0.0) * _STEPPING / a_step
+    passes = steps / a_pass
     yield (
-        f"Input {size} x {size}, batches of {batch}: in {minutes:g} minutes this machine ({device[0]}) makes about "
-        f"{steps:.0f} steps, {epochs:.0f} passes over the images; such a network needs {needed} steps",
-        f"输入 {size} x {size}，批大小 {batch}：{minutes:g} 分钟内本机（{device[1]}）约训练 {steps:.0f} 步，"
-        f"遍历图像 {epochs:.0f} 次；这样的网络需要 {needed} 步",
+        f"Input {shape}, batches of {train.batch_size}: in {minutes:g} minutes this machine ({device[0]}) makes about "
+        f"{steps:.0f} steps, {passes:.0f} passes over the images; such a network needs {needed} steps",
+        f"输入 {shape}，批大小 {train.batch_size}：{minutes:g} 分钟内本机（{device[1]}）约训练 {steps:.0f} 步，"
+        f"遍历图像 {passes:.0f} 次；这样的网络需要 {needed} 步",
     )
     if steps < needed:
         enough = math.ceil((needed * a_step / _STEPPING + _AROUND) / 60.0)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 from common.config.key_lookup import leaves
 from common.config.sections import JobConfig
 from common.errors import one_line, shortened
-from common.language import LANGUAGES, ask_for, asked_in, said
+from common.language import LANGUAGES, ask_for, asked_in, said, write_anything
 
 _EXAMPLE_IN_CHINESE = """\
 示例：
@@ -281,6 +281,7 @@ def parse(
 
     Ends the process with status 2 and one line on standard error if they are wrong.
     """
+    write_anything()
     ask_for(asked_in(argv))
     made = parser(config_class, description, prog)
     rest, flags = _flags(made, list(leaves(config_class)), argv)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from detect.config import CenterNetConfig, SSDConfig, YOLOv3Config
 from landmark.config import LandmarkConfig
 from tests.helpers import label_trees as trees
 from tests.helpers.detection_jobs import BLOOD_CELLS, NAMES, subset
-from tests.helpers.jobs import make_data
+from tests.helpers.jobs import ROOT, make_data
 
 
 @pytest.fixture(autouse=True)
@@ -234,15 +237,41 @@ def test_what_cannot_be_asked_for_is_told_in_a_line_and_nothing_is_written(
 
 
 def test_a_configuration_that_is_there_is_not_lost(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    machine(monkeypatch, 0.2)
     out = tmp_path / "job.json"
     out.write_text("mine")
-    assert command.main([str(BLOOD_CELLS), "--out", str(out)]) == 2
-    assert "exists; remove it, or name another file" in capsys.readouterr().err
-    assert out.read_text() == "mine"
+    assert command.main([str(subset(tmp_path / "data")), "--out", str(out), "--lang", "en"]) == 0
+    assert (tmp_path / "job.json~").read_text() == "mine"
+    assert "model" in json.loads(out.read_text())
+    assert f"What was {out} is {out}~ now" in capsys.readouterr().out
     assert command.main([str(BLOOD_CELLS), "--out", str(tmp_path)]) == 2
     assert "is a folder; name a file" in capsys.readouterr().err
+
+
+def test_what_is_set_is_what_is_spoken_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 0.2)
+    data = subset(tmp_path / "data")
+
+    def reasons(*overrides: str) -> str:
+        made = suggest(data, 5.0, None, ("gpus=[]", *overrides), tmp_path / "job.json")
+        return " ".join(reason[0] for reason in made.reasons)
+
+    assert "Input 96 x 128, batches of 2: in 7 minutes" in reasons(
+        "model.data_shape=[96, 128]", "train.batch_size=2", "train.minutes=7"
+    )
+    assert "3 epochs: about 0 minutes" in reasons("train.minutes=0", "train.epochs=3")
+
+
+def test_a_terminal_that_knows_no_chinese_shows_escapes(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "zh_CN.UTF-8"}
+    for words in (["-m", "common.suggest"], ["detect/fit_ssd.py"]):
+        done = subprocess.run(
+            [sys.executable, *words, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "\\u" in done.stdout
 
 
 def test_every_choice_is_there() -> None:
