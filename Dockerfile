@@ -2,6 +2,7 @@
 #
 #   docker build -t visualtl:1.2.0 .                                  CPU
 #   docker build -t visualtl:1.2.0-gpu --build-arg VARIANT=gpu .      GPUs of compute capability 5.x to 8.x, and the CPU
+#   docker build -t visualtl:1.2.0-torch --build-arg VARIANT=torch .  newer GPUs too (Hopper, Blackwell), by PyTorch
 #   docker run --rm -p 8888:8888 -v DATA:/data -v OUT:/out visualtl:1.2.0 python3 detect/fit_yolov3.py --config /data/job.json
 #
 # BASE_IMAGE      a mirror's copy of the base, the base by its digest (python@sha256:...), or another Debian with Python 3.10
@@ -17,13 +18,14 @@ ARG PIP_INDEX_URL
 ARG VARIANT=cpu
 ARG MXNET=
 WORKDIR /build
-COPY requirements.lock requirements-gpu.lock ${MXNET:-requirements.lock} ./
+COPY requirements.lock requirements-gpu.lock requirements-torch.lock ${MXNET:-requirements.lock} ./
 # An entry of a lock is its pin and, on lines that a backslash joins to it, its hashes.
 RUN set -eu; \
     case "$VARIANT" in \
         cpu) cp requirements.lock chosen.lock ;; \
         gpu) sed '/^mxnet==/,/[^\\]$/d' requirements.lock > chosen.lock; cat requirements-gpu.lock >> chosen.lock ;; \
-        *) echo "VARIANT is '$VARIANT'; it must be cpu or gpu" >&2; exit 1 ;; \
+        torch) cat requirements.lock requirements-torch.lock > chosen.lock ;; \
+        *) echo "VARIANT is '$VARIANT'; it must be cpu, gpu or torch" >&2; exit 1 ;; \
     esac; \
     if [ -n "$MXNET" ]; then sed -i '/^mxnet[a-z0-9-]*==/,/[^\\]$/d' chosen.lock; fi; \
     python3 -m venv --without-pip /opt/venv; \

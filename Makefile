@@ -10,8 +10,9 @@ DEMO_MINUTES := 2
 PEERS := .venv-peers
 ORACLES := .venv-oracles
 ELSEWHERE := .venv-elsewhere
+TORCH := .venv-torch
 
-.PHONY: demo test soak bench test-oracles test-elsewhere check lock docs clean image image-test image-test-gpu
+.PHONY: demo test soak bench test-oracles test-elsewhere test-torch check lock docs clean image image-test image-test-gpu
 
 demo: $(VENV)/ready
 	@rm -rf $(DEMO_OUT) && mkdir $(DEMO_OUT)
@@ -68,6 +69,20 @@ test-elsewhere: $(VENV)/ready-for-development
 
 $(ELSEWHERE)/ready: requirements-onnx.lock tests/oracles/runtimes.lock .ci/elsewhere.sh
 	@bash .ci/elsewhere.sh $(ELSEWHERE) tests/oracles/runtimes.lock $(PYTHONS)
+# The engine of PyTorch beside MXNet's, in an environment of its own that looks into the other one; it needs PyTorch's
+# build for the CPU (0.2 GB; that for GPUs is 2.7 GB), where pip finds it: TORCH_OPTIONS are pip's, such as an
+# --extra-index-url that has it. Where it cannot be installed this says so.
+TORCH_OPTIONS ?=
+test-torch: $(VENV)/ready-for-development
+	-@$(MAKE) --no-print-directory $(TORCH)/ready
+	@if [ -e $(TORCH)/ready ]; then $(TORCH)/bin/python -m pytest -rs tests/common/engine/torch; \
+	else echo "test-torch: NOT TESTED: PyTorch's build for the CPU cannot be installed here (see TORCH_OPTIONS in the Makefile)"; fi
+
+$(TORCH)/ready: tests/common/engine/torch/requirements.lock
+	@"$$(readlink -f $(RUN))" -m venv $(TORCH)
+	@$(RUN) -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/visualtl.pth"
+	@$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCH_OPTIONS) -r $<
 	@touch $@
 
 # Formatting, linting and types, as the gate sees them.
@@ -85,11 +100,11 @@ $(VENV)/ready-for-development: requirements-dev.lock .ci/requirements.sh
 	@bash .ci/requirements.sh "$(PYTHON)" $(VENV) requirements-dev.lock
 	@touch $@ $(VENV)/ready
 
-# The container image, by docker or, where there is none, by buildah. VARIANT=gpu makes that for GPUs; BASE_IMAGE=,
-# PIP_INDEX_URL= and MXNET= are those of the Dockerfile.
+# The container image, by docker or, where there is none, by buildah. VARIANT=gpu makes that for GPUs by MXNet,
+# VARIANT=torch that by PyTorch; BASE_IMAGE=, PIP_INDEX_URL= and MXNET= are those of the Dockerfile.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 VARIANT ?= cpu
-IMAGE ?= visualtl:$(VERSION)$(if $(filter gpu,$(VARIANT)),-gpu)
+IMAGE ?= visualtl:$(VERSION)$(if $(filter-out cpu,$(VARIANT)),-$(VARIANT))
 BUILD ?= $(if $(shell command -v docker),docker build,buildah bud --format docker)
 BUILD_OPTIONS ?=
 image:
@@ -109,6 +124,7 @@ docs: $(VENV)/ready-for-development
 	$(RUN) configs/generate.py
 
 # Solve the dependencies of pyproject.toml anew; needs uv.
+PYTORCH := 2.13.0
 LOCK := uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url
 # What uv says of a package that all supported machines get, once another one differs between Python's versions.
 EVERYWHERE := python_full_version < '3.12' and platform_machine == 'x86_64' and sys_platform == 'linux'
@@ -117,6 +133,9 @@ lock:
 	$(LOCK) --group dev pyproject.toml -o requirements-dev.lock
 	@sed -i "s/ ; $(EVERYWHERE) / /" requirements.lock requirements-dev.lock
 	$(LOCK) --no-config requirements-onnx.in -o requirements-onnx.lock
+	@sed -n 's/^\([a-z0-9-]*==[^ ]*\).*/\1/p' requirements.lock > torch.constraints
+	echo 'torch==$(PYTORCH)' | $(LOCK) --no-config -c torch.constraints - | $(RUN) .ci/torch_lock.py > requirements-torch.lock
+	@rm torch.constraints
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(ORACLES) $(ELSEWHERE) $(DEMO_OUT)
+	rm -rf $(VENV) $(PEERS) $(ORACLES) $(ELSEWHERE) $(TORCH) $(DEMO_OUT)

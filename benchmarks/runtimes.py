@@ -71,8 +71,8 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
 
     from common.config.network_names import BASE_NETWORKS
     from common.engine.graph import export_symbol, settle
+    from common.engine.symbol import read_symbol
     from common.export.onnx import heads
-    from common.export.onnx.symbol import read_symbol
     from common.networks.base_networks import base_network, initialize
     from detect.center_net.network import BASE_NETWORKS as CENTER_NETS
     from detect.center_net.network import build_network as center_net

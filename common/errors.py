@@ -7,7 +7,7 @@ from pathlib import Path
 
 # What MXNet, CUDA's libraries and the C++ runtime say when memory runs out.
 _MEMORY = re.compile(
-    r"out of memory|bad_alloc|cannot allocate|failed to allocate|failed to map segment|ALLOC_FAILED|cudaMalloc",
+    r"out of memory|bad_alloc|can(?:no|')t allocate|failed to allocate|failed to map segment|ALLOC_FAILED|cudaMalloc",
     re.I,
 )
 

@@ -13,6 +13,7 @@ from common.data.report import Report
 from common.datasets import Datasets
 from common.engine.devices import visible_gpus
 from common.engine.engine import Engine
+from common.engine.opening import open_engine
 from common.errors import one_line
 from common.export.outputs import DATA_REPORT, remove_outputs
 from common.job_advice import give_advice, tell
@@ -52,9 +53,9 @@ def work(
     job = Job(prepared, prepared.data, prepared.devices, prepared.recipe, pool, progress, status, steps)
     _say(job.data)
     model = prepared.build(job.devices)
+    engine = _engine(job, model)
     remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)
     _write_run(job)
-    engine = _engine(job, model)
     predictor = _predictor(job.task, model, engine)
     show_configuration(config, progress)
     best = train(job, model, engine, predictor)
@@ -87,23 +88,23 @@ def _write_run(job: Job) -> None:
     }
     fingerprints["images"] = hashlib.sha256(data.trained.tobytes()).hexdigest()
     gpus = [str(gpu) for gpu in visible_gpus() if gpu.index in config.gpus]
-    device = {"gpus": gpus, "precision": job.recipe.precision}
+    device = {"engine": job.prepared.engine, "gpus": gpus, "precision": job.recipe.precision}
     write_run(config.log_dir, config.model_dump(mode="json"), fingerprints, device)
 
 
 def _engine(job: Job, model: Model) -> Engine:
     """What computes: the steps of the training, and predictions with the parameters that the model has at the time."""
-    from common.engine.mxnet_engine import MXNetEngine
-
-    recipe = job.recipe
-    return MXNetEngine(
+    recipe, config = job.recipe, job.task.config
+    return open_engine(
+        job.prepared.engine,
         model.blocks(),
         job.devices,
+        config.gpus,
         recipe.optimizer,
         precision=recipe.precision,
         limit=recipe.limit,
         compiled=recipe.compiled,
-        ema_decay=job.task.config.train.ema_decay,
+        ema_decay=config.train.ema_decay,
     )
 
 

@@ -16,7 +16,7 @@ from common.config.command_line import Options
 from common.config.sections import JobConfig, with_model
 from common.data.report import Report
 from common.datasets import Datasets, load_datasets
-from common.engine.devices import check_gpus, contexts, load_mxnet, visible_gpus
+from common.engine.devices import choose_engine, contexts, load_mxnet, visible_gpus
 from common.engine.memory import Gauge
 from common.errors import one_line
 from common.processes.pool import WorkerPool
@@ -35,13 +35,15 @@ Attempt = Callable[[], AbstractContextManager[Any]]
 class Prepared:
     """What a job begins with.
 
-    task: by a configuration whose model section is that of the checkpoint, where there is one. devices: the framework's
-    contexts, and recipe: of the training on them; None where they cannot be had. checkpoint: what parameters come from,
+    task: by a configuration whose model section is that of the checkpoint, where there is one. engine: who computes,
+    "mxnet" or "torch". devices: MXNet's contexts, on which the network is made, and recipe: of the training; None where
+    they cannot be had. checkpoint: what parameters come from,
     if any; saved: the state of the training that is resumed, if one is. loaded: the training began with a checkpoint
     given with --load. data: None where it cannot be read.
     """
 
     task: Task[Any]
+    engine: str
     devices: Sequence[Any] | None
     recipe: Recipe | None
     checkpoint: dict[str, Any] | None
@@ -70,8 +72,10 @@ class Prepared:
         else:
             assert self.data is not None
             assert self.devices is not None
-            gauge = Gauge(config.gpus)
-            batch = batch_that_fits(self.task, self.data, self.devices, pool, gauge, self.checkpoint)
+            gauge = Gauge(config.gpus, engine=self.engine)
+            batch = batch_that_fits(
+                self.task, self.data, self.devices, pool, gauge, self.checkpoint, self.engine
+            )
         train = config.train.model_copy(update={"batch_size": batch})
         task = type(self.task)(config.model_copy(update={"train": train}))
         return replace(self, task=task, recipe=task.recipe(on_gpu=bool(config.gpus)))
@@ -103,9 +107,10 @@ def prepare(
     task_name: "module:class". steps, report, keep: see `load_datasets`. attempt: a context for each part, which may
     take an error of it for later; what that part decides is then missing. Raises JobError else.
     """
+    engine = "mxnet"
     with attempt():
-        check_gpus(config.gpus, visible_gpus())
-    load_mxnet(options.threads, synchronised=config.synchronised)
+        engine = choose_engine(config.engine, config.gpus, visible_gpus())
+    load_mxnet(options.threads, synchronised=config.synchronised and engine == "mxnet")
     from common.training import resume
 
     task = _task(task_name, config)
@@ -119,12 +124,17 @@ def prepare(
             task = _task(task_name, with_model(config, checkpoint["model"]))
             log.info("The model is that of the checkpoint: %s", one_line(str(checkpoint["model"])))
     with attempt():
-        devices = contexts(config.gpus)
+        if engine == "torch":
+            from common.engine.torch.devices import describe, torch_device
+
+            log.info("PyTorch computes: %s", describe(torch_device(config.gpus)))
+        # Where PyTorch computes the network is made on the CPU.
+        devices = contexts(config.gpus if engine == "mxnet" else ())
         recipe = task.recipe(on_gpu=bool(config.gpus))
     with attempt():
         data = load_datasets(task, steps, pool, report, keep=keep, trained=resume.trained_images(checkpoint))
     loaded = saved["loaded"] if saved else options.load is not None
-    return Prepared(task, devices, recipe, checkpoint, saved, loaded, data)
+    return Prepared(task, engine, devices, recipe, checkpoint, saved, loaded, data)
 
 
 def _task(name: str, config: JobConfig) -> Task[Any]:

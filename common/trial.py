@@ -11,6 +11,7 @@ from typing import Any
 from common.datasets import Datasets
 from common.engine.devices import return_memory
 from common.engine.memory import Gauge
+from common.engine.opening import open_engine
 from common.loading.loader import Batch, Loader
 from common.processes.pool import WorkerPool
 from common.task import Task
@@ -47,11 +48,13 @@ def batch_that_fits(
     pool: WorkerPool,
     gauge: Gauge,
     checkpoint: dict[str, Any] | None = None,
+    engine: str = "mxnet",
 ) -> int:
     """The largest batch, up to train.batch_size, whose training step there is memory for.
 
-    checkpoint: that the network comes from. What a step takes grows with its images: two small batches are measured,
-    and what lies between them is what an image takes. Validation keeps nothing for a way back, and takes less.
+    engine: who computes, as for `common.engine.opening`. checkpoint: that the network comes from. What a step takes
+    grows with its images: two small batches are measured, and what lies between them is what an image takes. Validation
+    keeps nothing for a way back, and takes less.
     """
     most, least = task.config.train.batch_size, max(len(devices), 1)
     sizes = [size * least for size in (_SMALL, _LARGER)]
@@ -64,7 +67,7 @@ def batch_that_fits(
     free = gauge.free()
     taken = []
     for size in sizes:
-        with _Trial(task, data, devices, pool, size, shape, checkpoint) as trial:
+        with _Trial(task, data, devices, pool, size, shape, checkpoint, engine) as trial:
             gauge.reset()
             for number, _ in enumerate(trial.steps()):
                 if number == 1:
@@ -97,21 +100,22 @@ class _Trial:
         batch_size: int,
         shape: tuple[int, int],
         checkpoint: dict[str, Any] | None = None,
+        engine: str = "mxnet",
     ) -> None:
-        from common.engine.mxnet_engine import MXNetEngine
-
         recipe, samples = task.recipe(on_gpu=bool(task.config.gpus)), data.train
         model = task.build(data.classes, devices, checkpoint)
-        engine = MXNetEngine(
+        opened = open_engine(
+            engine,
             model.blocks(),
             devices,
+            task.config.gpus,
             recipe.optimizer,
             precision=recipe.precision,
             limit=recipe.limit,
             compiled=recipe.compiled,
             ema_decay=task.config.train.ema_decay,
         )
-        self._estimator = Estimator(model, engine)
+        self._estimator = Estimator(model, opened)
         self._loader = Loader(
             samples,
             task.training_transform(samples),

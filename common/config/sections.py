@@ -462,6 +462,14 @@ class JobConfig(Section):
         "训练使用的 GPU 编号；[] 表示用 CPU 训练。",
         changeable=True,
     )
+    engine: Annotated[str, one_of("auto", "mxnet", "torch")] = key(
+        "auto",
+        "Who computes: mxnet; torch (PyTorch, where installed; on one GPU or the CPU); auto: MXNet where it holds "
+        "code for the GPUs, else PyTorch where it is installed. Model, checkpoints and results are the same.",
+        "由谁计算：mxnet；torch（PyTorch，需已安装；单个 GPU 或 CPU）；auto：MXNet 含有该 GPU 的代码时用 MXNet，"
+        "否则在装有 PyTorch 时用 PyTorch。模型、检查点和结果相同。",
+        changeable=True,
+    )
     model: Section
     train: TrainConfig
     valid: ValidConfig

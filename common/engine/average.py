@@ -8,9 +8,7 @@ from typing import Any
 
 import mxnet as mx
 
-# After n updates the average reaches back over about n / 9 of them, until `decay` limits it: short trainings and long
-# ones alike are averaged over their last tenth.
-_RAMP = 10.0
+from common.engine.averaging import kept_share
 
 
 class MovingAverage:
@@ -29,7 +27,7 @@ class MovingAverage:
 
     def update(self) -> None:
         """Take in the parameters as they are now."""
-        decay = min(self._decay, (1.0 + self._updates) / (_RAMP + self._updates))
+        decay = kept_share(self._updates, self._decay)
         self._updates += 1
         for name, average in self._averages.items():
             # average += (1 - decay) * (value - average), in one pass over memory where the arithmetic takes three.

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import mxnet as mx
 import numpy as np
-from mxnet import autograd, gluon
-
-from common.engine.arrays import on_device
-from common.engine.graph import Normalisation, statistics_graph
 
 # A quarter of the images that were trained on since the last time is looked at, which takes a twelfth of their time,
 # but at least and at most so many, as far as whole batches allow, in pieces of as many as this: how far these differ
@@ -19,7 +15,16 @@ from common.engine.graph import Normalisation, statistics_graph
 LEAST, MOST, PIECE = 32, 64, 16
 
 
-class BatchStatistics:
+@dataclass(frozen=True)
+class Normalisation:
+    """A BatchNorm of a graph: the names of its running statistics' parameters, and what it adds to the variance."""
+
+    mean: str
+    variance: str
+    epsilon: float
+
+
+class BatchStatistics(ABC):
     """Mean and variance of what reaches every BatchNorm of a network, over the images that it was last trained on.
 
     BatchNorm's running statistics follow the parameters of single steps. Averaged parameters give their maps another
@@ -28,17 +33,30 @@ class BatchStatistics:
     "Rethinking 'Batch' in BatchNorm", Wu & Johnson 2021, 3). Late in a training the averages of running statistics,
     over many more images, are the better ones. So each layer has something between the two, the nearer to these the
     less the difference exceeds what measuring so few images is uncertain by ("Estimation with Quadratic Loss", James &
-    Stein 1961). block: from uint8 images (B, H, W, 3) to the network's outputs. precision: as for
-    `common.engine.lowering.lower`.
+    Stein 1961). An engine says how the network is run and where its statistics are.
     """
 
-    def __init__(self, block: gluon.HybridBlock, context: Any, precision: str = "float32") -> None:
-        self._block = block
-        self._context = context
-        self._precision = precision
+    def __init__(self) -> None:
         self._recent: deque[np.ndarray] = deque()
         self._trained = 0  # images since statistics were measured
-        self._measured: dict[str, Any] | None = None
+        self._measured: dict[str, np.ndarray] | None = None
+
+    @abstractmethod
+    def layers(self) -> Sequence[Normalisation]:
+        """The BatchNorms that go by the batch in training."""
+
+    @abstractmethod
+    def reach(self, images: np.ndarray) -> list[np.ndarray]:
+        """What reaches the layers, in their order, when uint8 images (B, H, W, 3) run as in training: for each the mean
+        of every channel, and one over the square root of its variance plus epsilon."""
+
+    @abstractmethod
+    def read(self, name: str) -> np.ndarray:
+        """The running statistics of a name."""
+
+    @abstractmethod
+    def write(self, name: str, value: np.ndarray) -> None:
+        """Put statistics in the place of the running ones."""
 
     def remember(self, images: np.ndarray) -> None:
         """Take note of a batch (B, H, W, 3) uint8 that was trained on: the parameters have changed since `apply`."""
@@ -62,28 +80,19 @@ class BatchStatistics:
         """
         if self._measured is None:
             self._measured = self._measure() if self._recent else {}
-        parameters = self._block.collect_params()
         for name, value in self._measured.items():
-            parameters[name].set_data(mx.nd.array(value, dtype="float32"))
-
-    @cached_property
-    def _graph(self) -> tuple[gluon.SymbolBlock | None, list[Normalisation]]:
-        """Made when it is needed: a training begins without it."""
-        return statistics_graph(self._block, self._precision, self._context.device_type)
+            self.write(name, value)
 
     def _measure(self) -> dict[str, np.ndarray]:
         """The statistics by name of the parameter that holds them."""
-        graph, layers = self._graph
-        if graph is None:
+        layers = self.layers()
+        if not layers:
             return {}
         self._forget(min(max(self._trained // 4, LEAST), MOST))
         pieces = []
         for images in self._recent:
             for piece in np.array_split(images, -(-len(images) // PIECE)):
-                with autograd.train_mode():
-                    outputs = graph(on_device(piece, self._context))
-                pieces.append([output.asnumpy().astype(np.float64) for output in outputs])
-        parameters = self._block.collect_params()
+                pieces.append([output.astype(np.float64) for output in self.reach(piece)])
         statistics: dict[str, np.ndarray] = {}
         for number, layer in enumerate(layers):
             means = np.array([piece[2 * number] for piece in pieces])
@@ -92,7 +101,7 @@ class BatchStatistics:
                 continue  # maps that overflow say nothing
             variances = inverse**-2  # with epsilon
             deviation = np.sqrt(variances.mean(0))
-            before = [parameters[name].list_data()[0].asnumpy() for name in (layer.mean, layer.variance)]
+            before = [self.read(name) for name in (layer.mean, layer.variance)]
             mean = shrunk(means.mean(0) / deviation, means / deviation, before[0] / deviation)
             variance = shrunk(
                 np.log(variances.mean(0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 import math
 import os
 import signal
@@ -67,11 +68,46 @@ def best_gpus() -> list[int]:
     return []
 
 
+def choose_engine(
+    asked: str, gpus: Sequence[int], visible: Sequence[Gpu], library: Path | None = None
+) -> str:
+    """Who computes: "mxnet" or "torch". Loads neither. Raises DeviceError.
+
+    asked: one of these, or "auto": MXNet where it holds code for the GPUs, else PyTorch where that is installed, else
+    the error that MXNet would give. library: as for `check_gpus`.
+    """
+    installed = importlib.util.find_spec("torch") is not None
+    if asked == "torch" and not installed:
+        raise DeviceError(
+            "engine: torch asked for, and PyTorch is not installed here: install it (the image with VARIANT=torch has "
+            "it), or let MXNet compute (engine: mxnet)"
+        )
+    library = library or mxnet_library()
+    code = device_code(library) if library else None
+    served = code and all(index < len(visible) and code.serves(visible[index].capability) for index in gpus)
+    if asked == "torch" or (asked == "auto" and gpus and installed and not served):
+        check_visible(gpus, visible)
+        return "torch"
+    check_gpus(gpus, visible, library)
+    return "mxnet"
+
+
+_ON_THE_CPU = "`gpus: []` (--set 'gpus=[]') trains on the CPU"
+
+
+def check_visible(gpus: Sequence[int], visible: Sequence[Gpu], remedy: str = _ON_THE_CPU) -> None:
+    """Raise DeviceError unless every id of `gpus` is visible."""
+    shown = "; ".join(str(gpu) for gpu in visible) or "none"
+    missing = [index for index in gpus if index >= len(visible)]
+    if missing:
+        raise DeviceError(f"gpus: {missing} asked for and not there; visible GPUs: {shown}; {remedy}")
+
+
 def check_gpus(
     gpus: Sequence[int],
     visible: Sequence[Gpu],
     library: Path | None = None,
-    remedy: str = "`gpus: []` (--set 'gpus=[]') trains on the CPU",
+    remedy: str = _ON_THE_CPU,
 ) -> None:
     """Raise DeviceError unless every id of `gpus` is visible and MXNet has code for it. Loads no framework.
 
@@ -80,17 +116,15 @@ def check_gpus(
     """
     if not gpus:
         return
-    shown = "; ".join(str(gpu) for gpu in visible) or "none"
-    missing = [index for index in gpus if index >= len(visible)]
-    if missing:
-        raise DeviceError(f"gpus: {missing} asked for and not there; visible GPUs: {shown}; {remedy}")
+    check_visible(gpus, visible, remedy)
     library = library or mxnet_library()
     code = device_code(library) if library else None
     unserved = [visible[index] for index in gpus if code and not code.serves(visible[index].capability)]
     if unserved:
         raise DeviceError(
             f"gpus: MXNet, as it is installed here, holds no code for {'; '.join(map(str, unserved))}, but for compute "
-            f"capability {code}; take an MXNet wheel that was built for it (--build-arg MXNET=); {remedy}"
+            f"capability {code}; PyTorch has it (the image with VARIANT=torch; see engine), or an MXNet wheel that was "
+            f"built for it (--build-arg MXNET=); {remedy}"
         )
 
 
@@ -187,30 +221,40 @@ def load_mxnet(threads: int | None = None, *, synchronised: bool = False) -> Non
     MXNet computes on every core, and its operators share one temporary memory instead of four, which costs no time;
     variables of the environment that are set stay as they are. Both come without SciPy, which takes 38 MB and a sixth
     of the time: MXNet asks for it on behalf of sparse arrays and quantization, and does without it where it is missing;
-    GluonCV for a reader of files that jobs have none of. A crash in native code stays the signal that it is: MXNet's
-    own handlers would end the process with status 255. synchronised: devices will wait for one another in the middle of
-    a network, which takes memory for workspaces.
+    GluonCV for a reader of files that jobs have none of. GluonCV refuses to be imported where it sees PyTorch 2: it
+    sees none. A crash in native code stays the signal that it is: MXNet's own handlers would end the process with
+    status 255. synchronised: devices will wait for one another in the middle of a network, which takes memory for
+    workspaces.
     """
     use_all_cores(threads)
     if synchronised:
         _let_devices_wait()
     os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else it prints a line whenever it binds a graph
-    if "scipy" in sys.modules:
-        importlib.import_module("gluoncv")
-        _leave_crashes_alone()
-        return
-    stands_in = ModuleType("scipy")
-    try:
-        # To import it now fails as if it were not installed.
-        sys.modules["scipy"] = None  # type: ignore[assignment]
-        importlib.import_module("mxnet")
-        sys.modules["scipy"] = sys.modules["scipy.io"] = stands_in
-        importlib.import_module("gluoncv")
-    finally:
-        for name in ("scipy", "scipy.io"):
-            sys.modules.pop(name, None)
+    with _without("torch"):
+        if "scipy" in sys.modules:
+            importlib.import_module("gluoncv")
+        else:
+            stands_in = ModuleType("scipy")
+            with _without("scipy"):
+                importlib.import_module("mxnet")
+                sys.modules["scipy"] = sys.modules["scipy.io"] = stands_in
+                importlib.import_module("gluoncv")
+            sys.modules.pop("scipy.io", None)
     _leave_crashes_alone()
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Within the block, to import a package fails as if it were not installed."""
+    imported = sys.modules.pop(package, None)
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        if imported is not None:
+            sys.modules[package] = imported
 
 
 def _leave_crashes_alone() -> None:

@@ -50,7 +50,8 @@ MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtime
 class Engine(ABC):
     """Computes the steps of a training, on one device or several, and predictions between them.
 
-    A step is `take`, `forward`, `backward`, a look at `losses` and `norms`, and then either `update` or `skip`.
+    A step is `take`, `forward`, `backward`, a look at `losses` and `norms`, and then either `update` or `skip`. The
+    next step's `take` may come before that look: what is taken is on its way while the device computes.
     """
 
     @abstractmethod
@@ -59,7 +60,8 @@ class Engine(ABC):
 
     @abstractmethod
     def take(self, split: Sequence[np.ndarray], shared: Sequence[np.ndarray] = ()) -> None:
-        """Make ready to compute with these inputs of the training block, in its order.
+        """Bring these inputs of the training block, in its order, to where the next `forward` computes with them; the
+        step that is under way goes on. They must hold until `forward` has returned.
 
         split: batch axis first, divided over the devices. shared: the same on every device.
         """

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mxnet as mx
 from mxnet import autograd, gluon
 
+from common.engine.batch_statistics import Normalisation
 from common.engine.lowering import lower
 from common.engine.mxnet_internals import finish_initialisation, forget_graph
 
@@ -71,15 +71,6 @@ def trace(
         output = mx.sym.Group(list(output))
     names = [variable.name for variable in variables]
     return lower(output, precision, device, names, dict(block.collect_params().items())), variables
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """A BatchNorm of a graph: the names of its running statistics' parameters, and what it adds to the variance."""
-
-    mean: str
-    variance: str
-    epsilon: float
 
 
 def statistics_graph(

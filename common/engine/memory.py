@@ -12,18 +12,19 @@ _KIB = 1024
 class Gauge:
     """Measures the memory of the devices of a training: of each GPU, else of this process.
 
-    gpus: their ids; none: the CPU.
+    gpus: their ids; none: the CPU. engine: who computes there, "mxnet" or "torch".
     """
 
-    def __init__(self, gpus: Sequence[int], root: Path = Path("/")) -> None:
+    def __init__(self, gpus: Sequence[int], root: Path = Path("/"), engine: str = "mxnet") -> None:
         self._gpus = list(gpus)
+        self._of_gpu = _of_gpu_by_torch if engine == "torch" else _of_gpu
         self._root = root
 
     def free(self) -> int:
         """Bytes that can still be had: of the GPU that has the least, or of the machine and the limits of its
         container."""
         if self._gpus:
-            return min(_of_gpu(gpu)[0] for gpu in self._gpus)
+            return min(self._of_gpu(gpu)[0] for gpu in self._gpus)
         available = _field(self._root / "proc/meminfo", "MemAvailable")
         rooms = [room for group in _memory_groups(self._root) if (room := _room(group)) is not None]
         return min([available, *rooms])
@@ -31,7 +32,7 @@ class Gauge:
     def reset(self) -> None:
         """Begin a measurement."""
         if self._gpus:
-            self._before = [_of_gpu(gpu)[0] for gpu in self._gpus]
+            self._before = [self._of_gpu(gpu)[0] for gpu in self._gpus]
             return
         with contextlib.suppress(OSError):
             (self._root / "proc/self/clear_refs").write_text("5")  # the peak is what there is now
@@ -40,7 +41,9 @@ class Gauge:
     def taken(self) -> int:
         """Bytes more than at the last `reset` that were taken at the most since then, of the GPU with the most."""
         if self._gpus:
-            return max(before - _of_gpu(gpu)[0] for gpu, before in zip(self._gpus, self._before, strict=True))
+            return max(
+                before - self._of_gpu(gpu)[0] for gpu, before in zip(self._gpus, self._before, strict=True)
+            )
         return max(_field(self._root / "proc/self/status", "VmHWM") - self._before[0], 0)
 
 
@@ -49,6 +52,13 @@ def _of_gpu(gpu: int) -> tuple[int, int]:
     import mxnet as mx
 
     free, total = mx.context.gpu_memory_info(gpu)
+    return int(free), int(total)
+
+
+def _of_gpu_by_torch(gpu: int) -> tuple[int, int]:
+    import torch
+
+    free, total = torch.cuda.mem_get_info(gpu)
     return int(free), int(total)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from common.engine.arrays import norms
+from common.engine.arrays import norms, on_device
 from common.engine.average import MovingAverage
-from common.engine.batch_statistics import BatchStatistics
+from common.engine.block_statistics import BlockStatistics
 from common.engine.devices import return_memory
 from common.engine.engine import Blocks, Engine, OptimizerSettings
 from common.engine.inference import DeviceInference
@@ -21,6 +21,7 @@ from common.engine.loss_scale import LossScale
 from common.engine.mxnet_internals import named_parameters, value_of
 from common.engine.optimizers import Updater
 from common.engine.parameters import parameters, set_parameters, set_value
+from common.engine.tracing import begins_at_0
 from common.engine.training_graph import RecordedStep, TrainingGraph, TrainingStep
 
 
@@ -64,7 +65,7 @@ class MXNetEngine(Engine):
         trained = [parameter for _, parameter in every if parameter.grad_req != "null"]
         self._updater = Updater({name_of[p]: p for p in trained}, optimizer, self._contexts)
         self._trained = trained
-        self._begins_at_0 = [_begins_at_0(parameter) for parameter in trained]
+        self._begins_at_0 = [begins_at_0(parameter) for parameter in trained]
         own = set(self._network.collect_params().values())
         self._companions = {
             name: parameter
@@ -77,9 +78,10 @@ class MXNetEngine(Engine):
             if parameter in own or name in self._companions
         }
         self._average = MovingAverage(averaged, ema_decay) if ema_decay else None
-        self._batch_statistics = BatchStatistics(blocks.inference, self._contexts[0], precision)
+        self._batch_statistics = BlockStatistics(blocks.inference, self._contexts[0], precision)
         self._images_at = list(blocks.inputs).index("images")
-        self._images = np.empty(0, np.uint8)  # of the first device, as they were taken
+        self._next: list[list[Any]] = []  # what was taken, by device
+        self._images = self._next_images = np.empty(0, np.uint8)  # of the first device
         self._statistics = [parameter for name, parameter in every if "running_" in name]
         self._keep_statistics()
 
@@ -91,11 +93,16 @@ class MXNetEngine(Engine):
 
     def take(self, split: Sequence[np.ndarray], shared: Sequence[np.ndarray] = ()) -> None:
         pieces = [np.array_split(array, len(self._contexts)) for array in split]
-        for number, step in enumerate(self._steps):
-            step.take([*(piece[number] for piece in pieces), *shared])
-        self._images = pieces[self._images_at][0]
+        self._next = [
+            [self._sent(array, context) for array in (*(piece[number] for piece in pieces), *shared)]
+            for number, context in enumerate(self._contexts)
+        ]
+        self._next_images = pieces[self._images_at][0]
 
     def forward(self) -> None:
+        for step, arrays in zip(self._steps, self._next, strict=True):
+            step.take(arrays)
+        self._next, self._images = [], self._next_images
         self._outputs = [step.forward() for step in self._steps]
 
     def backward(self) -> None:
@@ -150,6 +157,11 @@ class MXNetEngine(Engine):
                 kept.copyto(array)
         return self._scale.reduce()
 
+    @staticmethod
+    def _sent(array: np.ndarray, context: Any) -> Any:
+        """An array on its way to a GPU, which copies while it computes; on the CPU it is where it is needed."""
+        return array if context.device_type == "cpu" else on_device(array, context)
+
     @property
     def _rows(self) -> int:
         """Images of the batch that was taken."""
@@ -167,10 +179,10 @@ class MXNetEngine(Engine):
             return
         multipliers = [parameter.lr_mult for parameter in self._trained]
         sizes = norms([parameter.list_data()[0] for parameter in self._trained])
-        for parameter, multiplier, size, gradient, begins_at_0 in zip(
+        for parameter, multiplier, size, gradient, at_0 in zip(
             self._trained, multipliers, sizes, gradient_norms, self._begins_at_0, strict=True
         ):
-            weight = Weight(parameter.shape, size, gradient, multiplier, begins_at_0)
+            weight = Weight(parameter.shape, size, gradient, multiplier, at_0)
             factor = self._limit.factor(weight, learning_rate)
             if factor == 1.0:
                 continue
@@ -245,7 +257,3 @@ class MXNetEngine(Engine):
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
         return self._predict(images)
-
-
-def _begins_at_0(parameter: Any) -> bool:
-    return parameter.init == "zeros" or isinstance(parameter.init, mx.init.Zero)

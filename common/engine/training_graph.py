@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -29,8 +30,9 @@ class TrainingStep(ABC):
     """
 
     @abstractmethod
-    def take(self, arrays: Sequence[np.ndarray]) -> None:
-        """Make ready to compute with these inputs; waits for what the device is at."""
+    def take(self, arrays: Sequence[Any]) -> None:
+        """Make ready to compute with these inputs, NDArrays of the device or NumPy arrays; for these it waits for what
+        the device is at."""
 
     @abstractmethod
     def forward(self) -> Sequence[Any]:
@@ -74,7 +76,7 @@ class TrainingGraph(TrainingStep):
         self._largest_size = 0
         self._current: Any = None
 
-    def take(self, arrays: Sequence[np.ndarray]) -> None:
+    def take(self, arrays: Sequence[Any]) -> None:
         self._current = self._executor(arrays)
         for name, array in zip(self._inputs, arrays, strict=True):
             self._current.arg_dict[name][:] = array
@@ -88,11 +90,11 @@ class TrainingGraph(TrainingStep):
         for name in self._trained:  # autograd would say so to the trainer
             mark_fresh(self._parameters[name], self._context)
 
-    def _executor(self, arrays: Sequence[np.ndarray]) -> Any:
+    def _executor(self, arrays: Sequence[Any]) -> Any:
         """The graph bound to memory for arrays of these shapes."""
         shapes = tuple(array.shape for array in arrays)
         if shapes not in self._executors:
-            size = sum(array.nbytes for array in arrays)
+            size = sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays)
             if size > self._largest_size:  # the memory of the others is given back before it takes its own
                 self._executors.clear()
                 self._largest = self._current = None
@@ -105,7 +107,7 @@ class TrainingGraph(TrainingStep):
                 self._largest, self._largest_size = self._executors[shapes], size
         return self._executors[shapes]
 
-    def _bind(self, arrays: Sequence[np.ndarray]) -> Any:
+    def _bind(self, arrays: Sequence[Any]) -> Any:
         arguments = {
             name: mx.nd.empty(array.shape, ctx=self._context, dtype=array.dtype)
             for name, array in zip(self._inputs, arrays, strict=True)
@@ -134,7 +136,7 @@ class RecordedStep(TrainingStep):
         self._arrays: Sequence[Any] = ()
         self._outputs: Sequence[Any] = ()
 
-    def take(self, arrays: Sequence[np.ndarray]) -> None:
+    def take(self, arrays: Sequence[Any]) -> None:
         self._arrays = on_device(list(arrays), self._context)
 
     def forward(self) -> Sequence[Any]:

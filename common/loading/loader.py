@@ -124,6 +124,8 @@ class Loader:
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`; workers begin at once. An epoch that was begun before ends here.
 
+        A batch's arrays hold until the next but one is asked for.
+
         Raises:
             DataError: no image can be read any more.
             WorkerError: workers died too often.
@@ -164,17 +166,17 @@ class Loader:
         return _Epoch(number, len(order), rows.reshape(shape), _occurrences(rows).reshape(shape), shapes)
 
     def _reserve(self, size: int) -> None:
-        """Have memory for the batches of `size` bytes that are under way, and the one that is with the caller."""
+        """Have memory for the batches of `size` bytes that are under way, and the two that are with the caller."""
         if self._memory is not None and self._memory.slot_size >= size:
             return
         self.close()
         ahead = max(2, min(2 * self._pool.count, _AHEAD_BYTES // size)) if self._pool.count else 0
-        self._memory = Memory.make(size, ahead + 1)
+        self._memory = Memory.make(size, ahead + 2)
         self._table = share(self.samples)
         self._key = self._pool.install(
             Maker,
             size,
-            ahead + 1,
+            ahead + 2,
             self._transform,
             self.batch_size,
             self._seed,
@@ -209,7 +211,7 @@ class Loader:
             epoch.pending.clear()
 
     def _batches(self, epoch: _Epoch) -> Iterator[Batch]:
-        failed = 0
+        failed, before = 0, None
         try:
             while epoch.pending:
                 batch, slot, count, tickets = epoch.pending[0]
@@ -220,7 +222,9 @@ class Loader:
                 yield finished
                 if self._current is not epoch:
                     raise RuntimeError("another epoch of this loader was begun, or it was closed")
-                epoch.free.append(slot)
+                if before is not None:
+                    epoch.free.append(before)
+                before = slot
                 self._submit(epoch)
         finally:
             if self._current is epoch:

@@ -5,7 +5,7 @@ configuration        complete, as it was used: with every default, and the netwo
 command              the command line, word by word
 versions             of this software, Python, and what computes, reads and exports
 data                 {set: {"samples", "fingerprint"}}, and `images`, the fingerprint of the images trained on
-device               {"gpus", "processor", "processors", "threads", "precision"}
+device               {"engine", "gpus", "processor", "processors", "threads", "precision"}
 host, started        where, and when in seconds since 1970
 ==================== ================================================================================
 

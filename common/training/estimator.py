@@ -90,6 +90,16 @@ class Hook:
         """Take up what `state` returned."""
 
 
+@dataclass(frozen=True)
+class _UnderWay:
+    """A step whose gradients are being computed: its number, images, inputs and learning rate."""
+
+    number: int
+    count: int
+    inputs: Inputs
+    learning_rate: float
+
+
 class Estimator:
     """Trains a model: feeds batches to an engine, and tells hooks.
 
@@ -136,22 +146,37 @@ class Estimator:
         sums = np.zeros(len(self.model.losses))
         taken, images, began = 0, 0, time.monotonic()
         state.evaluation = None
-        for step, batch in enumerate(loader.epoch(state.epoch), start=1):
-            state.step = step
-            state.learning_rate = schedule(state.epoch * state.steps + state.step - 1)
-            losses = self.step(batch, state.learning_rate)
+
+        def finish(step: _UnderWay) -> None:
+            nonlocal taken, images
+            losses = self._finish(step.inputs, step.learning_rate)
+            state.step, state.learning_rate = step.number, step.learning_rate
             if losses is None:
                 state.skipped += 1
             else:
-                sums += losses
+                np.add(sums, losses, out=sums)
                 taken += 1
-                images += batch.count
+                images += step.count
             state.losses = dict(zip(self.model.losses, sums / max(taken, 1), strict=True))
             state.images_per_second = images / max(time.monotonic() - began, 1e-9)
             for hook in hooks:
                 hook.after_step(state)
-            if state.cut:
-                break
+
+        # While the device computes a step, the next batch is awaited, its targets are made and it is on its way.
+        under_way: _UnderWay | None = None
+        for number, batch in enumerate(loader.epoch(state.epoch), start=1):
+            inputs = self.model.training_inputs(batch)
+            there = self._take(inputs)
+            if under_way:
+                finish(under_way)
+                under_way = None
+                if state.cut:
+                    break
+            self._compute(inputs, there)
+            rate = schedule(state.epoch * state.steps + number - 1)
+            under_way = _UnderWay(number, batch.count, inputs, rate)
+        if under_way:
+            finish(under_way)
 
     def step(self, batch: Batch, learning_rate: float) -> np.ndarray | None:
         """One update. Returns the batch's mean losses, or None where it was left out because they are not finite.
@@ -159,6 +184,11 @@ class Estimator:
         Raises TrainingError after MAX_SKIPPED such batches in a row.
         """
         inputs = self.model.training_inputs(batch)
+        self._compute(inputs)
+        return self._finish(inputs, learning_rate)
+
+    def _finish(self, inputs: Inputs, learning_rate: float) -> np.ndarray | None:
+        """The end of a step whose gradients are being computed; see `step`."""
         norms, losses = self._computed(inputs)
         if np.isfinite(norms).all() and np.isfinite(losses).all():
             self._skipped_in_a_row = 0
@@ -174,31 +204,56 @@ class Estimator:
             )
         return None
 
-    def _computed(self, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
-        """Norms of the gradients and losses of a batch: at once or, once memory has run out, in parts."""
+    # A batch is computed at once or, when memory has run out, in parts.
+
+    def _take(self, inputs: Inputs) -> int:
+        """Bring a batch on its way. Returns in how many parts: 0, not at all, where it has to be taken in several."""
+        if self.parts > 1:
+            return 0
+        try:
+            self.engine.take(inputs.split, inputs.shared)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return 0  # there is no room for two; alone it may do
+        return 1
+
+    def _compute(self, inputs: Inputs, there: int = 0) -> None:
+        """Begin to compute gradients. there: what `_take` said; memory may have run out since."""
         while True:
             try:
-                self._compute(inputs)
+                pieces = [np.array_split(array, self.parts) for array in inputs.split]
+                for number in range(self.parts):
+                    if number:
+                        self.engine.hold()
+                    if there != self.parts:
+                        self.engine.take([piece[number] for piece in pieces], inputs.shared)
+                    self.engine.forward()
+                    self.engine.backward()
+                return
+            except Exception as error:
+                self._divide(inputs, error)
+
+    def _computed(self, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+        """Norms of the gradients and losses, when they are there."""
+        while True:
+            try:
                 return self.engine.norms(), self.engine.losses()
             except Exception as error:
-                rows = len(inputs.split[0])
-                if not is_out_of_memory(error) or 2 * self.parts * self.engine.least_rows > rows:
-                    raise
-                self.engine.let_go()
-            self.parts *= 2
-            warn(
-                f"memory ran out: batches of {rows} are computed in {self.parts} parts from here on, and their "
-                f"gradients added up; train.batch_size {max(rows // self.parts, 1)} would need no parts"
-            )
+                self._divide(inputs, error)
+            self._compute(inputs)
 
-    def _compute(self, inputs: Inputs) -> None:
-        pieces = [np.array_split(array, self.parts) for array in inputs.split]
-        for number in range(self.parts):
-            if number:
-                self.engine.hold()
-            self.engine.take([piece[number] for piece in pieces], inputs.shared)
-            self.engine.forward()
-            self.engine.backward()
+    def _divide(self, inputs: Inputs, error: Exception) -> None:
+        """Compute in more parts from here on. Raises the error where that is no remedy."""
+        rows = len(inputs.split[0])
+        if not is_out_of_memory(error) or 2 * self.parts * self.engine.least_rows > rows:
+            raise error
+        self.engine.let_go()
+        self.parts *= 2
+        warn(
+            f"memory ran out: batches of {rows} are computed in {self.parts} parts from here on, and their "
+            f"gradients added up; train.batch_size {max(rows // self.parts, 1)} would need no parts"
+        )
 
     def optimizer_state(self) -> dict[str, Any]:
         """What `restore_optimizer` needs, as plain data: the engine's, and how many steps were left out of late."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 import onnx
 import onnxruntime
 
 from common.engine.graph import export_symbol
+from common.engine.symbol import read_symbol
 from common.export.onnx.graph import BATCH, OPSET, Graph
 from common.export.onnx.heads import Source
-from common.export.onnx.symbol import read_symbol
 from common.export.onnx.translate import Translation
 
 
@@ -45,16 +44,6 @@ def run(model: onnx.ModelProto, data: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def run_symbol(symbol: Any, parameters: Mapping[str, np.ndarray], data: np.ndarray) -> list[np.ndarray]:
-    """The outputs of a symbol, by MXNet."""
-    known = {name: parameters[name].shape for name in symbol.list_inputs() if name != "data"}
-    bound = symbol.simple_bind(mx.cpu(), grad_req="null", data=data.shape, **known)
-    for arrays in (bound.arg_dict, bound.aux_dict):
-        for name, array in arrays.items():
-            array[:] = data if name == "data" else parameters[name]
-    return [output.asnumpy() for output in bound.forward(is_train=False)]
-
-
 def source_of(block: Any, network: Any, width: int, height: int, classes: int) -> Source:
     """A block with the parameters of `network`, as the export takes it."""
     symbol = export_symbol(block)
@@ -63,21 +52,3 @@ def source_of(block: Any, network: Any, width: int, height: int, classes: int) -
         name: value.data().asnumpy() for name, value in network.collect_params().items() if name in used
     }
     return Source(read_symbol(symbol.tojson()), parameters, width, height, classes)
-
-
-def unmatched(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[int, int]:
-    """Rows of detections (ids, scores, boxes) that have none of the same class, score and place in the other ones:
-    how many of both together, and the number of rows that were wanted."""
-    missing = count = 0
-    for rows, others in zip(np.concatenate(wanted, -1), np.concatenate(found, -1), strict=True):
-        rows, left = rows[rows[:, 0] >= 0], others[others[:, 0] >= 0]
-        count += len(rows)
-        for row in rows:
-            near = np.abs(left - row) < [0.1, 1e-3, 0.05, 0.05, 0.05, 0.05]
-            same = near.all(axis=1).nonzero()[0]
-            if len(same):
-                left = np.delete(left, same[0], axis=0)
-            else:
-                missing += 1
-        missing += len(left)
-    return missing, count

@@ -12,10 +12,10 @@ import numpy as np
 
 from common.engine.onnx_inference import OnnxInference
 from common.engine.parameter_file import read_parameter_file
+from common.engine.symbol import read_symbol
 from common.export.onnx import heads
 from common.export.onnx.heads import Source, Written
 from common.export.onnx.proof import compare
-from common.export.onnx.symbol import read_symbol
 from common.export.outputs import MODEL_CARD
 from common.files import replacing, write_json
 from common.loading.loader import Loader

@@ -12,6 +12,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from common.engine.symbol import UnsupportedError
+
 #: The oldest version of ONNX's operators that has what detections need (Range, GatherND, ScatterND, Equal of numbers).
 OPSET = 11
 #: The oldest that has what the other files need (Slice by inputs, Resize).
@@ -29,10 +31,6 @@ _SPREAD = 1 << 17
 # Numbers of a parameter that is large.
 _LARGE = 4096
 _END = np.iinfo(np.int64).max
-
-
-class UnsupportedError(Exception):
-    """A graph that cannot be written as ONNX: which operator or attribute, of which node."""
 
 
 @dataclass(frozen=True)

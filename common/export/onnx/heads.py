@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from common.export.onnx.graph import BATCH, OPSET, PLAIN_OPSET, Graph, Tensor, UnsupportedError
+from common.engine.symbol import Attributes, Symbol, UnsupportedError
+from common.export.onnx.graph import BATCH, OPSET, PLAIN_OPSET, Graph, Tensor
 from common.export.onnx.suppression import gather_rows, sorted_detections, suppress, top
-from common.export.onnx.symbol import Attributes, Symbol
 from common.export.onnx.translate import Translation
 
 #: Names of the outputs.

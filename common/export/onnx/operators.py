@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.engine.symbol import Attributes, UnsupportedError
 from common.export.onnx.deformable import deform_conv, sampled_convolution
-from common.export.onnx.graph import DEFORM_CONV_OPSET, Graph, Tensor, UnsupportedError, broadcast, grows
+from common.export.onnx.graph import DEFORM_CONV_OPSET, Graph, Tensor, broadcast, grows
 from common.export.onnx.suppression import box_nms
-from common.export.onnx.symbol import Attributes
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from common.export.onnx.graph import Graph, Tensor, UnsupportedError
+from common.engine.symbol import Attributes, Symbol, UnsupportedError
+from common.export.onnx.graph import Graph, Tensor
 from common.export.onnx.operators import OPERATORS, Call
-from common.export.onnx.symbol import Attributes, Symbol
+
+# Attributes of training alone, that change no number of an inference.
+_OF_TRAINING = ("momentum", "use_global_stats")
 
 Entry = tuple[int, int]  # index of a node, and of its output
 
@@ -58,7 +61,7 @@ class Translation:
             return [self.graph.constant(self._parameters[node.name], name=node.name)]
         if node.op not in OPERATORS:
             raise UnsupportedError(f"{node.name}: the operator {node.op} cannot be exported")
-        attributes = Attributes(node.attributes)
+        attributes = Attributes(node.attributes, _OF_TRAINING)
         inputs = [self._written[source][output] for source, output in node.inputs]
         try:
             made = OPERATORS[node.op](Call(self.graph, node.name, inputs, attributes, self.classes))

@@ -10,7 +10,8 @@ import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
 
-from common.engine.batch_statistics import BatchStatistics, shrunk
+from common.engine.batch_statistics import shrunk
+from common.engine.block_statistics import BlockStatistics
 from common.engine.graph import Inference
 
 CONTEXT = mx.cpu()
@@ -58,7 +59,7 @@ def test_they_are_mean_and_variance_of_what_reaches_each_layer(
 ) -> None:
     made = network(norm, **options)
     forget(made)
-    statistics = BatchStatistics(Inference(made), CONTEXT, precision)
+    statistics = BlockStatistics(Inference(made), CONTEXT, precision)
     batch = images(32)
     statistics.remember(batch)
     batch[...] = 0  # the loader will fill it with others
@@ -75,7 +76,7 @@ def test_they_are_mean_and_variance_of_what_reaches_each_layer(
 @pytest.mark.parametrize(("batches", "looked_at"), [(2, 2), (20, 5), (100, 8)])
 def test_after_less_training_fewer_images_are_looked_at(batches: int, looked_at: int) -> None:
     made = network()
-    statistics = BatchStatistics(Inference(made), CONTEXT)
+    statistics = BlockStatistics(Inference(made), CONTEXT)
     content = [images(8, seed) for seed in range(batches)]
     for _ in range(2):  # of the first time nothing is left
         forget(made)
@@ -88,7 +89,7 @@ def test_after_less_training_fewer_images_are_looked_at(batches: int, looked_at:
 
 def test_they_follow_the_parameters_when_there_was_a_step() -> None:
     made = network()
-    statistics = BatchStatistics(Inference(made), CONTEXT)
+    statistics = BlockStatistics(Inference(made), CONTEXT)
 
     def variance() -> np.ndarray:
         forget(made)
@@ -106,7 +107,7 @@ def test_they_follow_the_parameters_when_there_was_a_step() -> None:
 def test_layers_whose_maps_overflow_keep_their_statistics() -> None:
     made = network()
     made[0].weight.set_data(made[0].weight.data() * 1e30)
-    statistics = BatchStatistics(Inference(made), CONTEXT)
+    statistics = BlockStatistics(Inference(made), CONTEXT)
     statistics.remember(images(32))
     statistics.apply()
     assert [value.tolist() for value in running(made, 1)] == [[0.0] * 16, [1.0] * 16]
@@ -147,7 +148,7 @@ class Mirrored(gluon.HybridBlock):
 def test_a_network_that_runs_twice_is_measured_on_the_images_as_they_are() -> None:
     made = network()
     forget(made)
-    statistics = BatchStatistics(Mirrored(made), CONTEXT)
+    statistics = BlockStatistics(Mirrored(made), CONTEXT)
     for seed in range(2):
         statistics.remember(images(8, seed))
     statistics.apply()
@@ -158,7 +159,7 @@ def test_a_network_that_runs_twice_is_measured_on_the_images_as_they_are() -> No
 
 def test_layers_that_keep_their_statistics_and_networks_without_any_stay_as_they_are() -> None:
     made = network(use_global_stats=True)
-    statistics = BatchStatistics(Inference(made), CONTEXT)
+    statistics = BlockStatistics(Inference(made), CONTEXT)
     statistics.apply()  # nothing has been trained on
     assert [value.tolist() for value in running(made, 4)] == [[0.0] * 8, [1.0] * 8]
     statistics.remember(images(32))
@@ -168,6 +169,6 @@ def test_layers_that_keep_their_statistics_and_networks_without_any_stay_as_they
     plain = nn.HybridSequential()
     plain.add(nn.Conv2D(4, 3, in_channels=3))
     plain.initialize()
-    statistics = BatchStatistics(Inference(plain), CONTEXT)
+    statistics = BlockStatistics(Inference(plain), CONTEXT)
     statistics.remember(images(4))
     statistics.apply()

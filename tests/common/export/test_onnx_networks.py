@@ -25,7 +25,8 @@ from detect.yolov3.network import build_network, initialise
 from landmark.network import build_landmark
 from reid.network import build_embedding
 from tests.helpers.centernet_models import settle_statistics, settled
-from tests.helpers.onnx_models import run, source_of, unmatched
+from tests.helpers.onnx_models import run, source_of
+from tests.helpers.operator_cases import unmatched
 
 # Of a kind of network one stands for the others in the quick suite, and its variants for theirs outside of `make soak`.
 _QUICK = {

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.export.onnx.graph import UnsupportedError
-
-# What tells a device how to compute, and training alone; it changes no number of an inference.
-_WITHOUT_EFFECT = frozenset(
+#: What tells a device how to compute; it changes no number.
+WITHOUT_EFFECT = frozenset(
     {
         "cudnn_algo_verbose",
         "cudnn_off",
         "cudnn_tune",
-        "momentum",
-        "use_global_stats",
         "workspace",
     }
 )
 
 
+class UnsupportedError(Exception):
+    """A graph that cannot be translated: which operator or attribute, of which node."""
+
+
 class Attributes:
     """The attributes of a node. `close` refuses those that nobody has asked for: none is ignored by mistake."""
 
-    def __init__(self, values: Mapping[str, str]) -> None:
+    def __init__(self, values: Mapping[str, str], without_effect: Iterable[str] = ()) -> None:
+        """without_effect: names that may be ignored beside WITHOUT_EFFECT."""
         # Attributes of the framework itself (__dtype__, __lr_mult__ …) are no operator's.
         self._values = {key: value for key, value in values.items() if not key.startswith("__")}
-        self._left = set(self._values) - _WITHOUT_EFFECT
+        self._left = set(self._values) - WITHOUT_EFFECT - set(without_effect)
 
     def get(self, name: str, default: Any) -> Any:
         """The value of an attribute: number, text, tuple, True, False or None."""
@@ -61,7 +62,7 @@ class Attributes:
         """Raise UnsupportedError unless an attribute is absent or has one of the values."""
         value = self.get(name, allowed[0])
         if value not in allowed:
-            raise UnsupportedError(f"{name}={value}; only {' and '.join(map(str, allowed))} can be exported")
+            raise UnsupportedError(f"{name}={value}; only {' and '.join(map(str, allowed))} is known")
 
     def close(self) -> None:
         """Raise UnsupportedError if an attribute has not been looked at."""

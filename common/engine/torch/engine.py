@@ -1,0 +1,385 @@
+"""The engine that computes with PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.engine.averaging import kept_share
+from common.engine.batch_statistics import BatchStatistics, Normalisation
+from common.engine.engine import Engine, OptimizerSettings
+from common.engine.limits import StepLimit, Weight
+from common.engine.loss_scale import LossScale
+from common.engine.symbol import read_symbol
+from common.engine.torch import lists
+from common.engine.torch.copies import Copies
+from common.engine.torch.graph import TorchGraph
+from common.engine.torch.operators import Pass
+from common.engine.torch.optimizers import Updater, array
+from common.engine.torch.program import Program
+
+_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TorchEngine(Engine):
+    """Trains a program on one device.
+
+    precision, limit, ema_decay: as for `common.engine.mxnet_engine.MXNetEngine`. keep: is given the network's
+    parameters when they are set from outside, so that whoever exports has them.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        device: torch.device,
+        optimizer: OptimizerSettings,
+        *,
+        precision: str = "float32",
+        limit: StepLimit | None = None,
+        ema_decay: float = 0.0,
+        keep: Callable[[dict[str, np.ndarray]], None] | None = None,
+    ) -> None:
+        _set_up(device)
+        self._device = device
+        self.least_rows = 1
+        self._precision = _PRECISIONS[precision]
+        self._limit = limit
+        self._keep = keep
+        self._scale = LossScale(precision)
+        self._training = TorchGraph(read_symbol(program.training))
+        self._inference = TorchGraph(read_symbol(program.inference))
+        self._inputs = list(program.inputs)
+        self._images_at = self._inputs.index("images")
+        self._values = {
+            name: _in_order(torch.from_numpy(parameter.value.copy()).to(device))
+            for name, parameter in program.parameters.items()
+        }
+        trained = {name: p for name, p in program.parameters.items() if p.trained}
+        self._trained = [self._values[name].requires_grad_() for name in trained]
+        self._trained_as = list(trained.values())
+        self._rates = [p.lr_mult for p in self._trained_as]
+        self._decays = [p.wd_mult for p in self._trained_as]
+        self._updater = Updater({p.name: self._values[name] for name, p in trained.items()}, optimizer)
+        self._own = {own: name for name, p in program.parameters.items() for own in p.own}
+        self._multipliers = {
+            own: (p.lr_mult, p.wd_mult) for p in program.parameters.values() for own in p.own
+        }
+        self._companions = {
+            p.name: self._values[name] for name, p in program.parameters.items() if p.trained and not p.own
+        }
+        averaged = {
+            p.name: self._values[name]
+            for name, p in program.parameters.items()
+            if p.own or p.name in self._companions
+        }
+        self._average = _Average(averaged, ema_decay) if ema_decay else None
+        self._batch_statistics = _Statistics(self)
+        self._copies = Copies(device)
+        self._taken: list[Tensor] = []
+        self._images = self._next_images = np.empty(0, np.uint8)
+        self._losses: list[Tensor] = []
+        self._gradients: list[Tensor] = []
+        self._figures: Tensor = torch.empty(0)
+        self._rows = self._count = 0
+        self._sums: Tensor = torch.empty(0)
+        # Of earlier parts of a batch: sums of losses, gradients, rows.
+        self._held: tuple[Tensor, list[Tensor], int] | None = None
+        self._run = Pass(training=True)
+
+    def begin_epoch(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    # A step
+
+    def take(self, split: Sequence[np.ndarray], shared: Sequence[np.ndarray] = ()) -> None:
+        self._taken = self._copies.to_device([*split, *shared])
+        self._next_images = split[self._images_at]
+
+    def forward(self) -> None:
+        self._copies.wait()
+        self._rows, self._images = len(self._next_images), self._next_images
+        self._run = Pass(training=True)
+        values = {**self._values, **dict(zip(self._inputs, self._taken, strict=True))}
+        self._taken = []
+        self._losses = self._training(values, self._run, self._device, self._precision)
+
+    def backward(self) -> None:
+        total = self._losses[0].float().sum() * self._scale.value
+        self._gradients = [
+            torch.zeros_like(weight) if gradient is None else _like(gradient, weight)
+            for weight, gradient in zip(
+                self._trained, torch.autograd.grad(total, self._trained, allow_unused=True), strict=True
+            )
+        ]
+        with torch.no_grad():
+            self._count = len(self._losses)
+            sums = torch.stack([loss.detach().float().sum() for loss in self._losses])
+            if self._held:
+                before, gradients, rows = self._held
+                self._held = None
+                sums = sums + before
+                # Not in place: autograd may give two parameters the same tensor.
+                self._gradients = [one + other for one, other in zip(self._gradients, gradients, strict=True)]
+                self._rows += rows
+            self._sums = sums
+            sizes = [lists.norms(tensors) for tensors in (self._gradients, self._trained)]
+            # All that the host has to know of a step comes in one copy.
+            self._figures = self._copies.to_host(torch.cat([sums, *(each.float() for each in sizes)]))
+        self._losses = []
+
+    def hold(self) -> None:
+        self._held = self._sums, self._gradients, self._rows
+        self._copies.wait_for_host()  # what fails for want of memory fails here
+
+    def let_go(self) -> None:
+        self._held = None
+        self._losses, self._gradients, self._taken = [], [], []
+        self._copies.forget()
+
+    def losses(self) -> np.ndarray:
+        return self._read(0, self._count) / self._rows
+
+    def norms(self) -> np.ndarray:
+        read = self._read(self._count, self._count + len(self._trained))
+        return read / (self._rows * self._scale.value)
+
+    def update(self, learning_rate: float, norms: np.ndarray) -> None:
+        sizes = self._read(self._count + len(self._trained), None)
+        rates, factors = self._within_limit(learning_rate, sizes, norms)
+        divisor = self._rows * self._scale.value
+        with torch.no_grad():
+            # Not in place: autograd may give two parameters the same tensor.
+            gradients = lists.scaled(self._gradients, [factor / divisor for factor in factors])
+            self._updater.update(gradients, rates, self._decays)
+            self._gradients = []
+            self._move_statistics()
+            if self._average:
+                self._average.update()
+                self._batch_statistics.remember(self._images)
+        self._scale.keep()
+
+    def skip(self) -> bool:
+        self._gradients = []
+        return self._scale.reduce()
+
+    def _read(self, first: int, last: int | None) -> np.ndarray:
+        """Figures of the step, once they are there."""
+        self._copies.wait_for_host()
+        return self._figures[first:last].numpy().astype(np.float64)
+
+    def _within_limit(
+        self, learning_rate: float, sizes: np.ndarray, norms: np.ndarray
+    ) -> tuple[list[float], list[float]]:
+        """Learning rates of the parameters, and factors of their gradients, that keep to the limit."""
+        rates = [learning_rate * multiplier for multiplier in self._rates]
+        factors = [1.0] * len(rates)
+        if self._limit is None:
+            return rates, factors
+        for number, (parameter, multiplier) in enumerate(zip(self._trained_as, self._rates, strict=True)):
+            weight = Weight(
+                parameter.value.shape,
+                float(sizes[number]),
+                float(norms[number]),
+                multiplier,
+                parameter.begins_at_0,
+            )
+            factor = self._limit.factor(weight, learning_rate)
+            (factors if self._limit.of_gradient else rates)[number] *= factor
+        return rates, factors
+
+    def _move_statistics(self) -> None:
+        """Let running statistics follow what the step has seen."""
+        for name, seen in self._run.statistics.items():
+            mean, variance = self._values[name], self._values[seen.variance]
+            mean.lerp_(seen.mean.float(), 1.0 - seen.momentum)
+            batch = (seen.inverse.float() ** -2 - seen.epsilon).clamp_(min=0.0)
+            variance.lerp_(batch, 1.0 - seen.momentum)
+
+    # The average
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        if not self._average:
+            yield
+            return
+        with self._average.applied():
+            self._batch_statistics.apply()
+            yield
+
+    def adopt_average(self) -> None:
+        if self._average:
+            self._average.adopt()
+            self._updater.forget_momentum()
+
+    def average_state(self) -> dict[str, Any] | None:
+        return self._average.state() if self._average else None
+
+    def restore_average(self, state: dict[str, Any] | None) -> None:
+        if self._average and state:
+            self._average.restore(state)
+
+    # Parameters
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        return {own: array(self._values[name]) for own, name in self._own.items()}
+
+    def set_parameters(self, values: dict[str, np.ndarray]) -> None:
+        for own, name in self._own.items():
+            _assign(self._values[name], values[own])
+        if self._keep:
+            self._keep(values)
+
+    def companions(self) -> dict[str, np.ndarray]:
+        return {name: array(tensor) for name, tensor in self._companions.items()}
+
+    def set_companions(self, values: dict[str, np.ndarray]) -> None:
+        for name, tensor in self._companions.items():
+            _assign(tensor, values[name])
+
+    def multipliers(self) -> dict[str, list[float]]:
+        return {own: [*pair] for own, pair in self._multipliers.items()}
+
+    def set_multipliers(self, values: dict[str, list[float]]) -> None:
+        for own, (rate, decay) in values.items():
+            if own not in self._multipliers:
+                raise KeyError(own)
+            self._multipliers[own] = (rate, decay)
+        for number, parameter in enumerate(self._trained_as):
+            for own in parameter.own:
+                self._rates[number], self._decays[number] = self._multipliers[own]
+
+    def optimizer_state(self) -> dict[str, Any]:
+        return {**self._updater.state(), "loss_scale": self._scale.state()}
+
+    def restore_optimizer(self, state: dict[str, Any]) -> None:
+        self._updater.restore(state)
+        self._scale.restore(state["loss_scale"])
+
+    # Predictions
+
+    def predict(self, images: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+            outputs = self._inference({**self._values, "images": given}, Pass(training=False), self._device)
+            return [array(output.float()) for output in outputs]
+
+    def look(self, images: np.ndarray) -> Pass:
+        """What BatchNorms see of uint8 images (B, H, W, 3) in training."""
+        run = Pass(training=True)
+        with torch.no_grad():
+            given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+            self._inference({**self._values, "images": given}, run, self._device, self._precision)
+        return run
+
+    def value(self, name: str) -> Tensor:
+        """A parameter by its name in the graphs."""
+        return self._values[name]
+
+
+class _Statistics(BatchStatistics):
+    """Those of an engine's BatchNorms."""
+
+    def __init__(self, engine: TorchEngine) -> None:
+        super().__init__()
+        self._engine = engine
+        self._layers: list[Normalisation] | None = None
+
+    def layers(self) -> Sequence[Normalisation]:
+        if self._layers is None:
+            seen = self._engine.look(self._recent[-1][:1]).statistics
+            self._layers = [Normalisation(name, each.variance, each.epsilon) for name, each in seen.items()]
+        return self._layers
+
+    def reach(self, images: np.ndarray) -> list[np.ndarray]:
+        seen = self._engine.look(images).statistics.values()
+        return [array(part.float()) for each in seen for part in (each.mean, each.inverse)]
+
+    def read(self, name: str) -> np.ndarray:
+        return array(self._engine.value(name))
+
+    def write(self, name: str, value: np.ndarray) -> None:
+        _assign(self._engine.value(name), value)
+
+
+class _Average:
+    """The moving average of parameters by name; see `common.engine.average.MovingAverage`."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+        self._names, self._values = list(parameters), [value.detach() for value in parameters.values()]
+        self._decay = decay
+        self._updates = 0
+        self._averages = [value.clone() for value in self._values]
+
+    def update(self) -> None:
+        """Take in the parameters as they are now."""
+        share = 1.0 - kept_share(self._updates, self._decay)
+        self._updates += 1
+        lists.approach(self._averages, self._values, share)
+
+    def adopt(self) -> None:
+        """Give the parameters their averages as values."""
+        lists.copy(self._values, self._averages)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the parameters have their averages as values."""
+        trained = [value.clone() for value in self._values]
+        self.adopt()
+        try:
+            yield
+        finally:
+            lists.copy(self._values, trained)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, in the form of MXNet's engine."""
+        pairs = list(zip(self._names, self._values, self._averages, strict=True))
+        return {
+            "updates": self._updates,
+            "trained": {name: array(value) for name, value, _ in pairs},
+            "statistics": {name: array(average) for name, _, average in pairs if "running_" in name},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` returned, where the parameters' values are the averages."""
+        self._updates = state["updates"]
+        lists.copy(self._averages, self._values)
+        place = {name: number for number, name in enumerate(self._names)}
+        for name, value in state["statistics"].items():
+            _assign(self._averages[place[name]], value)
+        for name, value in state["trained"].items():
+            _assign(self._values[place[name]], value)
+
+
+def _set_up(device: torch.device) -> None:
+    """What PyTorch does for all of a process."""
+    if device.type == "cpu":
+        # The same run twice gives the same numbers; memory that nothing has been written to needs no filling for that.
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    else:
+        # What is called float32 is: who wants less precision says so by train.dtype or model.amp.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def _in_order(tensor: Tensor) -> Tensor:
+    """Convolutions like channels last, of maps and of weights."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _like(gradient: Tensor, weight: Tensor) -> Tensor:
+    """A gradient in its weight's order of memory."""
+    return (
+        gradient.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else gradient.contiguous()
+    )
+
+
+def _assign(tensor: Tensor, value: np.ndarray) -> None:
+    if tuple(tensor.shape) != value.shape:
+        raise ValueError(f"an array of shape {value.shape} where {tuple(tensor.shape)} is needed")
+    with torch.no_grad():
+        tensor.copy_(torch.from_numpy(np.array(value)))
