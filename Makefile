@@ -75,10 +75,10 @@ $(ELSEWHERE)/ready: requirements-onnx.lock tests/oracles/runtimes.lock .ci/elsew
 TORCH_OPTIONS ?=
 test-torch: $(VENV)/ready-for-development
 	-@$(MAKE) --no-print-directory $(TORCH)/ready
-	@if [ -e $(TORCH)/ready ]; then $(TORCH)/bin/python -m pytest -rs tests/common/engine/torch; \
+	@if [ -e $(TORCH)/ready ]; then $(TORCH)/bin/python -m pytest -rs tests/common/engine/pytorch; \
 	else echo "test-torch: NOT TESTED: PyTorch's build for the CPU cannot be installed here (see TORCH_OPTIONS in the Makefile)"; fi
 
-$(TORCH)/ready: tests/common/engine/torch/requirements.lock
+$(TORCH)/ready: tests/common/engine/pytorch/requirements.lock
 	@"$$(readlink -f $(RUN))" -m venv $(TORCH)
 	@$(RUN) -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 		> "$$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/visualtl.pth"
