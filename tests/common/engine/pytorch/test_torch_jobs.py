@@ -1,0 +1,60 @@
+"""A job that PyTorch trains leaves what one of MXNet's leaves, and either goes on where the other was cut off."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed here; make test-torch has it")
+
+from common.training.checkpoint import read_checkpoint
+from tests.helpers.jobs import SCRIPTS, config, fit, make_data
+
+SCRIPT = SCRIPTS["classification"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"), 8, 4)
+
+
+def job(folder: Path, data: Path, engine: str, epochs: int = 2) -> dict[str, Any]:
+    return {**config("classification", folder, data, epochs=epochs, optimizer="sgd"), "engine": engine}
+
+
+def parameters(folder: Path) -> dict[str, np.ndarray]:
+    state = read_checkpoint(folder / "training_state.pkl", "classification")
+    found: dict[str, np.ndarray] = state["parameters"]
+    return found
+
+
+def test_a_job_is_resumed_bit_for_bit_and_goes_on_with_the_other_engine(tmp_path: Path, data: Path) -> None:
+    begun = tmp_path / "begun"
+    assert fit(SCRIPT, job(begun, data, "torch", 1)).status == 0
+    ends = {}
+    for engine in ("torch", "mxnet"):
+        folder = tmp_path / engine
+        shutil.copytree(begun, folder)
+        assert fit(SCRIPT, job(folder, data, engine), "--resume").status == 0
+        assert json.loads((folder / "run.json").read_text())["device"]["engine"] == engine
+        ends[engine] = parameters(folder)
+    whole = tmp_path / "whole"
+    assert fit(SCRIPT, job(whole, data, "torch")).status == 0
+    wanted = parameters(whole)
+    assert all((ends["torch"][name] == value).all() for name, value in wanted.items())
+    assert ends["mxnet"].keys() == wanted.keys()
+    both = [np.concatenate([end[name].ravel() for name in wanted]) for end in (ends["mxnet"], wanted)]
+    assert np.linalg.norm(both[0] - both[1]) < 0.1 * np.linalg.norm(both[1])
+    files = [{path.name for path in folder.iterdir()} for folder in (whole, tmp_path / "mxnet")]
+    assert {name for name in files[0] if not name.startswith("events")} <= files[1]
+
+
+def test_a_check_names_the_engine_that_is_not_there(tmp_path: Path, data: Path) -> None:
+    ended = fit(SCRIPT, {**job(tmp_path / "out", data, "torch"), "gpus": [0]}, "--check")
+    assert ended.status != 0
+    assert "gpus: [0] asked for and not there" in ended.output
