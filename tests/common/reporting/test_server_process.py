@@ -59,33 +59,30 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def empty(log_dir: Path) -> Iterator[ProgressServer]:
-    """A server without points."""
+def watched(log_dir: Path) -> Iterator[ProgressServer]:
+    """A server with points and curves."""
     with ProgressServer(log_dir, 0) as running:
+        progress = Progress(log_dir, running.publish)
+        with progress.step(Step.LOAD_TRAIN_DATA):
+            pass
+        progress.begin(Step.TRAIN)
+        for fraction in (0.1, 0.2, 1 / 3):
+            time.sleep(Progress.interval)
+            progress.advance(fraction)
+        progress.scalar("loss", 2.5, 1)
+        progress.scalar("learning_rate", 0.001, 1)
+        progress.scalar("valid/mAP", float("nan"), 1)
+        progress.close()
+        last = pytest.approx(1 / 3)
+        assert eventually(lambda: ask(running.port)[0] == 200 and points(running.port)[-1][2] == last)
         yield running
 
 
-@pytest.fixture(scope="module")
-def watched(log_dir: Path, empty: ProgressServer) -> ProgressServer:
-    """The same server, later: with points and curves."""
-    progress = Progress(log_dir, empty.publish)
-    with progress.step(Step.LOAD_TRAIN_DATA):
-        pass
-    progress.begin(Step.TRAIN)
-    for fraction in (0.1, 0.2, 1 / 3):
-        time.sleep(Progress.interval)
-        progress.advance(fraction)
-    progress.scalar("loss", 2.5, 1)
-    progress.scalar("learning_rate", 0.001, 1)
-    progress.scalar("valid/mAP", float("nan"), 1)
-    progress.close()
-    return empty
-
-
-def test_before_the_first_point_the_answer_is_that_of_tensorboard(empty: ProgressServer) -> None:
-    status, body = ask(empty.port)
-    assert status == 404
-    assert (status, body) == ask(empty.port, PROGRESS + "&format=csv")  # which TensorBoard itself answers
+def test_before_the_first_point_the_answer_is_that_of_tensorboard(tmp_path: Path) -> None:
+    with ProgressServer(tmp_path, 0) as empty:
+        status, body = ask(empty.port)
+        assert status == 404
+        assert (status, body) == ask(empty.port, PROGRESS + "&format=csv")  # which TensorBoard itself answers
 
 
 def test_progress_is_served_where_tensorboard_cannot_be_imported(
@@ -239,16 +236,18 @@ def test_clients_that_stop_in_the_middle_of_a_request_do_not_keep_others_out(wat
             connection.close()
 
 
-def test_a_child_that_is_killed_is_replaced_and_nothing_is_lost(watched: ProgressServer) -> None:
-    before = points(watched.port)
-    for _ in range(2):
-        first = watched.pid
-        assert first is not None
-        os.kill(first, signal.SIGKILL)
-        assert eventually(lambda old=first: gone(old))
-        assert points(watched.port) == before  # at the first try
-    watched.publish([(1.0, 10, 0.5)])
-    assert eventually(lambda: points(watched.port) == [*before, [1.0, 10, 0.5]])
+def test_a_child_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+    with ProgressServer(tmp_path, 0) as running:
+        running.publish([(0.5, 1, 0.0)])
+        before = eventually(lambda: ask(running.port)[0] == 200 and points(running.port))
+        for _ in range(2):
+            first = running.pid
+            assert first is not None
+            os.kill(first, signal.SIGKILL)
+            assert eventually(lambda old=first: gone(old))
+            assert points(running.port) == before  # at the first try
+        running.publish([(1.0, 10, 0.5)])
+        assert eventually(lambda: points(running.port) == [*before, [1.0, 10, 0.5]])
 
 
 JOB = """
