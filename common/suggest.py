@@ -35,8 +35,8 @@ from common.data.problems import BadSample
 from common.data.report import Report
 from common.data.set_names import set_folders
 from common.datasets import Datasets
-from common.engine.devices import best_gpus, bfloat16_supported, processors
-from common.errors import ConfigurationError, DataError, JobError, one_line
+from common.engine.devices import bfloat16_supported, choose_engine, processors, visible_gpus
+from common.errors import ConfigurationError, DataError, DeviceError, JobError, one_line
 from common.evaluation.markup import Words
 from common.files import replacing, spelled_out
 from common.images.decoding import ImageError, printable, probe
@@ -335,7 +335,7 @@ def suggest(
 ) -> Suggestion:
     """A configuration that trains on `folder` in so many minutes. out: the file that it is for. Raises JobError."""
     data = look(folder, task)
-    gpus = best_gpus()
+    gpus = _usable_gpus()
     made = Suggestion("", {})
     made.reasons.append(
         (
@@ -362,13 +362,25 @@ def suggest(
         values_of = partial(_values, data, chosen, minutes, gpus, out, batch)
         measured = chosen.sizes[len(chosen.sizes) // 2]
         timed = _imported(chosen.task)(_checked(chosen, values_of(measured), overrides))
-        a_step = time_a_step(timed, sets, prepared.devices, pool)
+        a_step = time_a_step(timed, sets, prepared.devices, pool, prepared.engine)
         size = _size(chosen, sets, batch, seconds, a_step, measured)
         made.values = values_of(size)
         task_made = _imported(chosen.task)(_checked(chosen, made.values, overrides))
         apply_overrides(made.values, overrides)
         made.reasons += _said(chosen, sets, task_made, a_step * _area(task_made) / _area(timed))
     return made
+
+
+def _usable_gpus() -> list[int]:
+    """The first GPU that any engine here can compute on, as a list; none where there is none."""
+    visible = visible_gpus()
+    for gpu in visible:
+        try:
+            choose_engine("auto", [gpu.index], visible)
+        except DeviceError:
+            continue
+        return [gpu.index]
+    return []
 
 
 def _area(task: Task[Any]) -> int:

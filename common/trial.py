@@ -27,12 +27,14 @@ _SMALL, _LARGER, _SHARE = 2, 6, 0.8
 _LOOKED_AT = 1000
 
 
-def time_a_step(task: Task[Any], data: Datasets, devices: Sequence[Any], pool: WorkerPool) -> float:
-    """Seconds of a training step of the task, with its usual input."""
+def time_a_step(
+    task: Task[Any], data: Datasets, devices: Sequence[Any], pool: WorkerPool, engine: str = "mxnet"
+) -> float:
+    """Seconds of a training step of the task, with its usual input. engine: as for `batch_that_fits`."""
     moments: list[float] = []
     with ExitStack() as stack:
         trial = stack.enter_context(
-            _Trial(task, data, devices, pool, task.config.train.batch_size, task.shape)
+            _Trial(task, data, devices, pool, task.config.train.batch_size, task.shape, engine=engine)
         )
         for _ in trial.steps():
             moments.append(time.monotonic())
