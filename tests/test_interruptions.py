@@ -50,7 +50,7 @@ def killed_and_resumed(task: str, log_dir: Path, data: Path, epoch: int, whole: 
     """Kill a job when the log tells of `epoch`, resume it, and hold all that it left against an uninterrupted one."""
     port = free_port()
     process = start(task, log_dir, data, port=port)
-    wait_for(log_dir, f"[Epoch {epoch}]", process)
+    wait_for(log_dir, f"[Epoch {epoch}] lr", process)
     before = poll(port)
     process.kill()
     process.communicate()
@@ -174,7 +174,7 @@ def test_a_job_with_a_loaded_checkpoint_and_other_classes_resumes_bit_for_bit(
     load = ("--load", str(whole / "best_checkpoint.pkl"))
     finish(start(TASK, tmp_path / "whole", other, *load))
     process = start(TASK, tmp_path / "out", other, *load)
-    wait_for(tmp_path / "out", "[Epoch 1]", process)
+    wait_for(tmp_path / "out", "[Epoch 1] lr", process)
     process.kill()
     process.communicate()
     finish(start(TASK, tmp_path / "out", other, "--resume"))
@@ -223,7 +223,7 @@ def test_a_signal_ends_the_job_soon_and_says_so(tmp_path: Path, data: Path, numb
     # Under nohup SIGHUP is ignored, by what is started there too.
     prefix = ("env", "--default-signal=HUP")
     process = start(TASK, log_dir, data, prefix=prefix, epochs=1000)
-    wait_for(log_dir, "[Epoch 1]", process)
+    wait_for(log_dir, "[Epoch 1] lr", process)
     children = children_of(process.pid)
     began = time.monotonic()
     process.send_signal(number)
@@ -262,13 +262,13 @@ def test_killed_workers_change_nothing_and_one_too_many_ends_the_job_with_the_re
     finish(start(TASK, tmp_path / "whole", data, epochs=10))
     process = start(TASK, tmp_path / "out", data, epochs=10)
     for epoch in (1, 3):
-        wait_for(tmp_path / "out", f"[Epoch {epoch}]", process)
+        wait_for(tmp_path / "out", f"[Epoch {epoch}] lr", process)
         os.kill(workers_of(process)[0], signal.SIGKILL)
     finish(process)
     assert_same(parameters(TASK, tmp_path / "whole"), parameters(TASK, tmp_path / "out"))
     process = start(TASK, tmp_path / "ended", data, epochs=1000)
     for epoch in (1, 3, 5):
-        wait_for(tmp_path / "ended", f"[Epoch {epoch}]", process)
+        wait_for(tmp_path / "ended", f"[Epoch {epoch}] lr", process)
         os.kill(workers_of(process)[0], signal.SIGKILL)
     last = fail(process)
     assert "a data worker was killed by signal 9 (SIGKILL)" in last
@@ -280,7 +280,7 @@ def test_a_second_job_in_the_same_folder_is_refused(tmp_path: Path, data: Path) 
     log_dir = tmp_path / "out"
     first = start(TASK, log_dir, data, epochs=1000)
     try:
-        wait_for(log_dir, "[Epoch 0]", first)
+        wait_for(log_dir, "[Epoch 0] lr", first)
         second = start(TASK, log_dir, data)
         output, _ = second.communicate(timeout=60)
         assert second.returncode == 1

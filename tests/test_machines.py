@@ -58,7 +58,7 @@ def test_a_disk_that_fills_up_ends_the_job_with_old_files_whole_and_it_goes_on_l
     with small_disk(tmp_path / "disk", "40m") as disk:
         log_dir, filler = disk / "out", disk / "filler"
         process = start(TASK, log_dir, data, epochs=1000)
-        wait_for(log_dir, "[Epoch 2]", process)
+        wait_for(log_dir, "[Epoch 2] lr", process)
         with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
@@ -97,7 +97,7 @@ def uses_shared_memory(pid: int) -> bool:
 def test_nothing_of_a_job_lies_in_dev_shm(tmp_path: Path, data: Path) -> None:
     process = start(TASK, tmp_path / "out", data, epochs=1000)
     try:
-        wait_for(tmp_path / "out", "[Epoch 1]", process)
+        wait_for(tmp_path / "out", "[Epoch 1] lr", process)
         assert len(children_of(process.pid)) >= 2
         assert [pid for pid in (process.pid, *children_of(process.pid)) if uses_shared_memory(pid)] == []
     finally:

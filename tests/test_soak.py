@@ -57,7 +57,7 @@ def test_workers_and_server_that_are_stopped_at_random_change_nothing(tmp_path: 
     finish(start(TASK, tmp_path / "whole", data, epochs=60))
     instants = random.Random(0)
     process = start(TASK, tmp_path / "out", data, epochs=60)
-    wait_for(tmp_path / "out", "[Epoch 0]", process)
+    wait_for(tmp_path / "out", "[Epoch 0] lr", process)
     stopped = 0
     while process.poll() is None:
         time.sleep(instants.uniform(0.5, 3.0))
