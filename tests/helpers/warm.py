@@ -170,6 +170,9 @@ def _become(words: list[str], environment: dict[str, str], output: int) -> None:
     for stream in (1, 2):
         os.dup2(output, stream)
     os.close(output)
+    # As Python makes them for a pipe.
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     for name in set(os.environ) - set(environment):
         del os.environ[name]
     os.environ.update(environment)
