@@ -56,7 +56,8 @@ def validated(log_dir: Path) -> set[bytes]:
     return {Path(row["image"]).read_bytes() for row in rows}
 
 
-@pytest.mark.parametrize("task", SCRIPTS)
+# SSD reads, splits and keeps its sets with YOLOv3's code.
+@pytest.mark.parametrize("task", [task for task in SCRIPTS if task != "ssd"])
 def test_a_job_on_a_grown_set_never_validates_on_what_it_was_trained_on(task: str, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", train=8, valid=1)
     folder = data / f"{KINDS.get(task, 'classes')}_train"
