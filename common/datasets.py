@@ -162,7 +162,7 @@ def load_datasets(
             for sentence in summary.get("warnings", ()):
                 warnings.warn(f"The {WORDS[name]} set: {sentence}")
         if task.does == "detection":
-            _check_objects(everything, sets["train"], classes, absent)
+            _check_objects(everything, sets["train"], classes, absent, report.problems_of("train"))
         trained |= {marks[sample.image] for sample in sets["train"]}
         report.note("trained_images", {"count": len(trained), "marks": _text(trained)})
     finally:
@@ -291,10 +291,12 @@ def _check_objects(
     training: Sequence[Sample],
     classes: Sequence[str],
     absent: Mapping[str, int],
+    problems: Sequence[Problem],
 ) -> None:
     """Raise DataError where no image that is trained on shows an object.
 
     everything: the training set before the split. absent: objects of it by labels that dataset.classes does not name.
+    problems: what was left out of it.
     """
     if any(len(objects_of(sample.annotation)) for sample in training):
         return
@@ -313,6 +315,11 @@ def _check_objects(
         raise DataError(
             "no image of the training set shows an object that counts: all are crowds, difficult, or without area"
         )
+    if problems:
+        raise DataError(
+            f"no image of the training set shows an object: {len(problems)} entries were left out, such as "
+            f"{problems[0]}"
+        )
     raise DataError("no image of the training set shows an object: all its labels are empty")
 
 
@@ -321,8 +328,18 @@ def _text(marks: Collection[int]) -> str:
 
 
 def list_folders(folders: Folders) -> dict[str, list[Listing]]:
-    """What lies in the folders of the sets, by name; one within another belongs to that other set no more."""
+    """What lies in the folders of the sets, by name; one within another belongs to that other set no more. Raises
+    DataError for one that a set has twice."""
     paths = {name: list(map(str, getattr(folders, name))) for name in WORDS if getattr(folders, name)}
+    for name, own in paths.items():
+        known: dict[tuple[int, int], str] = {}
+        for path in own:
+            status = os.stat(path)
+            first = known.setdefault((status.st_dev, status.st_ino), path)
+            if first is not path:
+                raise DataError(
+                    f"dataset.{name}_dir: {printable(first)} and {printable(path)} are the same folder; name it once"
+                )
     everything = [path for part in paths.values() for path in part]
     return {name: [Listing(path, everything) for path in part] for name, part in paths.items()}
 

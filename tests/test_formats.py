@@ -138,6 +138,36 @@ def test_faults_are_reported_with_file_and_line(tmp_path: Path) -> None:
     assert [Path(entry["file"]).name for entry in report["skipped"]] == ["e.jpg"]
 
 
+@pytest.mark.parametrize("again", ["./train/", "link"])
+def test_a_folder_counts_once_whatever_its_name(tmp_path: Path, again: str) -> None:
+    images(tmp_path / "train", "a.jpg")
+    text(tmp_path / "train" / "a.txt", "0,1,2,30,20\n")
+    (tmp_path / "link").symlink_to("train")
+    with pytest.raises(DataError, match=r"dataset.train_dir: .* are the same folder; name it once"):
+        load(tmp_path, train_dir=["train", again])
+
+
+def test_a_set_without_objects_says_what_was_left_out(tmp_path: Path) -> None:
+    images(tmp_path / "train", "a.jpg")
+    file = text(tmp_path / "train" / "_annotations.coco.json", coco(["a.jpg"], [{"image_id": 1}], {1: "x"}))
+    with pytest.raises(DataError, match=r"1 entries were left out, such as .* has no category_id"):
+        load(tmp_path)
+    text(file, coco(["a.jpg"], [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}], {}))
+    with pytest.raises(DataError, match="lists no categories"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["0 10 20 30 40", "cat 0.5 0.5 0.2 0.2"])
+def test_texts_apart_from_the_images_are_yolos_whatever_is_in_them(
+    tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    images(tmp_path / "train" / "images", "a.jpg")
+    text(tmp_path / "train" / "labels" / "a.txt", line)
+    with pytest.raises(DataError, match=r"shares of the image|in numbers"):
+        load(tmp_path)
+    assert f"labels/a.txt:1: '{line}'" in caplog.text
+
+
 def test_a_classes_txt_that_gives_ids_other_names_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,6 +33,10 @@ class Report:
         """The report on the folder of a set."""
         self._folders[name] = folder
 
+    def problems_of(self, name: str) -> list[Problem]:
+        """What was left out of the set `name` so far."""
+        return self._folders[name].problems if name in self._folders else []
+
     def summarise(self, name: str, summary: dict[str, Any]) -> None:
         """The task's figures of a set."""
         self._summaries[name] = summary

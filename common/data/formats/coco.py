@@ -270,6 +270,8 @@ def _read_file(file: str) -> _Content:
     if not images:
         what = "lists no image" if "images" in seen else "is no COCO file: it has no list of images"
         raise FormatError(file, None, what)
+    if columns.image and not categories:
+        raise FormatError(file, None, "lists no categories, so that nothing says what its annotations are")
     arrays = {
         name: np.frombuffer(column, kind) if (column := getattr(columns, name)) else np.empty(0, kind)
         for name, (kind, _) in _ARRAYS.items()

@@ -71,7 +71,9 @@ def recognise(place: Place, listing: Listing) -> str | None:
     where = printable(roots[0][1]) if roots else "beside the images"
     if looked and good == looked:
         return f"the texts {where} hold shares of the image"
-    if roots and not looked and listing.images and os.path.isdir(roots[0][1]):
+    # Texts there are YOLO's, whatever is wrong with them: ours lie beside the images.
+    apart = listing.images and not any(os.path.isfile(beside(image, ".txt")) for image in listing.images)
+    if roots and apart and os.path.isdir(roots[0][1]):
         return f"the labels lie in {where}"
     return None
 
