@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def job(data: Path, log_dir: Path, name: str, *options: str) -> Ended:
-    values = {**config("centernet", log_dir, data, epochs=1), "export": {"onnx": False}}
+    values = config("centernet", log_dir, data, epochs=1)
     if name != "txt":
         values["dataset"] |= {"train_dir": f"{name}/train", "valid_dir": f"{name}/valid"}
     return fit(SCRIPTS["centernet"], values, *options)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,19 +14,12 @@ from PIL import Image
 
 from common.errors import DataError
 from common.training.checkpoint import read_checkpoint
-from tests.helpers import jobs
-from tests.helpers.jobs import SCRIPTS, finish, make_data
+from tests.helpers.jobs import SCRIPTS, finish, make_data, start
 from tests.helpers.loaded_sets import load
 
-# What is made of a model is of no interest here, and takes as long as the rest of such a job.
-PLAIN = ("--set", "export.onnx=false")
-KINDS = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes", "ssd": "boxes"}
+KINDS = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}
 NO_FOLDER = ("--set", "dataset.valid_dir=null")
 SPLIT = (*NO_FOLDER, "--set", "dataset.valid_size=0.25")
-
-
-def start(task: str, log_dir: Path, data: Path, *options: str, **train: Any) -> subprocess.Popen[str]:
-    return jobs.start(task, log_dir, data, *PLAIN, *options, **train)
 
 
 @pytest.fixture(scope="module")
