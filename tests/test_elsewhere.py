@@ -31,11 +31,21 @@ from tests.helpers.detection_jobs import BLOOD_CELLS, ROOT
 
 # ELSEWHERE names another folder of environments.
 FOLDER = Path(os.environ.get("ELSEWHERE", ROOT / ".venv-elsewhere"))
-VERSIONS = ("3.10", "3.11", "3.12", "3.13")
-NOT_THERE = "is not installed: make test-elsewhere"
-RUNTIMES = FOLDER / "runtimes" / "bin" / "python"
 
-with_runtimes = pytest.mark.skipif(not RUNTIMES.exists(), reason=f"{RUNTIMES} {NOT_THERE}")
+
+def python(environment: str) -> Path:
+    """The interpreter of an environment."""
+    return FOLDER / environment / "bin" / "python"
+
+
+def where_there(environment: str) -> pytest.MarkDecorator:
+    """A test's mark that it needs an environment."""
+    reason = f"{FOLDER.name}/{environment} is not installed: make test-elsewhere"
+    return pytest.mark.skipif(not python(environment).exists(), reason=reason)
+
+
+VERSIONS = [pytest.param(version, marks=where_there(version)) for version in ("3.10", "3.11", "3.12", "3.13")]
+RUNTIMES = python("runtimes")
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +66,10 @@ def wanted(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Objects:
 def test_predict_and_evaluate_need_no_framework(
     version: str, job: Path, wanted: Objects, tmp_path: Path
 ) -> None:
-    python = FOLDER / version / "bin" / "python"
-    if not python.exists():
-        pytest.skip(f"{python} {NOT_THERE}")
+    interpreter = python(version)
     there = "import importlib.util as u; print([n for n in ('mxnet', 'gluoncv') if u.find_spec(n)])"
-    assert output([python, "-c", there]).strip() == "[]"
-    agree(wanted, objects(job, tmp_path / "onnx", "auto", python), 1e-4, 0.01)
+    assert output([interpreter, "-c", there]).strip() == "[]"
+    agree(wanted, objects(job, tmp_path / "onnx", "auto", interpreter), 1e-4, 0.01)
 
     data = tmp_path / "set"
     data.mkdir()
@@ -69,7 +77,9 @@ def test_predict_and_evaluate_need_no_framework(
         for path in (image, image.with_suffix(".txt")):
             os.link(path, data / path.name)
     words = ["--data", data, "--workers", "0"]
-    output([python, "-m", "common.evaluate", read_card(job).onnx_file(), *words, "--out", tmp_path / "a"])
+    output(
+        [interpreter, "-m", "common.evaluate", read_card(job).onnx_file(), *words, "--out", tmp_path / "a"]
+    )
     assert evaluate([str(word) for word in [job, *words, "--out", tmp_path / "b"]]) == 0
     figures = [
         re.search(r'"figures": {[^}]*}', (tmp_path / name / "evaluation.json").read_text()) for name in "ab"
@@ -81,12 +91,12 @@ def test_predict_and_evaluate_need_no_framework(
     assert first
 
 
-@with_runtimes
+@where_there("runtimes")
 def test_openvino(job: Path, wanted: Objects) -> None:
     agree(wanted, printed([RUNTIMES, "docs/detect_openvino.py", read_card(job).onnx_file(), PHOTO, SCORE]))
 
 
-@with_runtimes
+@where_there("runtimes")
 def test_ncnn(job: Path, wanted: Objects, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(next(job.glob("*-raw.onnx")).read_bytes())
     where = "import importlib.util as u; print(u.find_spec('pnnx').submodule_search_locations[0])"
