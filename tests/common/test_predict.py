@@ -181,11 +181,11 @@ def test_memory_does_not_grow_with_the_number_of_images(log_dirs: Any, data: Pat
     tracemalloc.start()
     try:
         # From a thousand images on: so many are under way together.
-        few, many = peak(1100), peak(2100)
+        few, many = peak(1030), peak(1530)
     finally:
         tracemalloc.stop()
     # The name of its file; an embedding alone has 5 kB.
-    assert (many - few) / 1000 < 500
+    assert (many - few) / 500 < 500
 
 
 def test_a_gallery_is_searched(log_dirs: Any, data: Path, tmp_path: Path) -> None:

@@ -167,8 +167,10 @@ def serve(descriptor: int) -> None:
 
 
 def _become(words: list[str], environment: dict[str, str], output: int) -> None:
-    for stream in (1, 2):
+    for stream, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
         os.dup2(output, stream)
+        # The one that Python has made may take it for a file, with a place in it: pytest's own is one.
+        setattr(sys, name, open(stream, "w", 1, encoding="utf-8", errors=errors, closefd=False))  # noqa: SIM115
     os.close(output)
     # As Python makes them for a pipe.
     sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
