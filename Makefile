@@ -71,11 +71,13 @@ $(ELSEWHERE)/ready: requirements-onnx.lock tests/oracles/runtimes.lock .ci/elsew
 	@bash .ci/elsewhere.sh $(ELSEWHERE) tests/oracles/runtimes.lock $(PYTHONS)
 # The engine of PyTorch beside MXNet's, in an environment of its own that looks into the other one; it needs PyTorch's
 # build for the CPU (0.2 GB; that for GPUs is 2.7 GB), where pip finds it: TORCH_OPTIONS are pip's, such as an
-# --extra-index-url that has it. Where it cannot be installed this says so.
+# --extra-index-url that has it. Where it cannot be installed this says so. TORCH_TESTS are pytest's options: -m soak tries
+# every network.
 TORCH_OPTIONS ?=
+TORCH_TESTS ?=
 test-torch: $(VENV)/ready-for-development
 	-@$(MAKE) --no-print-directory $(TORCH)/ready
-	@if [ -e $(TORCH)/ready ]; then $(TORCH)/bin/python -m pytest -rs tests/common/engine/pytorch; \
+	@if [ -e $(TORCH)/ready ]; then $(TORCH)/bin/python -m pytest -rs tests/common/engine/pytorch $(TORCH_TESTS); \
 	else echo "test-torch: NOT TESTED: PyTorch's build for the CPU cannot be installed here (see TORCH_OPTIONS in the Makefile)"; fi
 
 $(TORCH)/ready: tests/common/engine/pytorch/requirements.lock

@@ -35,16 +35,16 @@ def parameters(folder: Path) -> dict[str, np.ndarray]:
 
 def test_a_job_is_resumed_bit_for_bit_and_goes_on_with_the_other_engine(tmp_path: Path, data: Path) -> None:
     begun = tmp_path / "begun"
-    assert fit(SCRIPT, job(begun, data, "torch", 1)).status == 0
+    assert fit(SCRIPT, job(begun, data, "torch", 1), fresh=True).status == 0
     ends = {}
     for engine in ("torch", "mxnet"):
         folder = tmp_path / engine
         shutil.copytree(begun, folder)
-        assert fit(SCRIPT, job(folder, data, engine), "--resume").status == 0
+        assert fit(SCRIPT, job(folder, data, engine), "--resume", fresh=True).status == 0
         assert json.loads((folder / "run.json").read_text())["device"]["engine"] == engine
         ends[engine] = parameters(folder)
     whole = tmp_path / "whole"
-    assert fit(SCRIPT, job(whole, data, "torch")).status == 0
+    assert fit(SCRIPT, job(whole, data, "torch"), fresh=True).status == 0
     wanted = parameters(whole)
     assert all((ends["torch"][name] == value).all() for name, value in wanted.items())
     assert ends["mxnet"].keys() == wanted.keys()
@@ -55,6 +55,6 @@ def test_a_job_is_resumed_bit_for_bit_and_goes_on_with_the_other_engine(tmp_path
 
 
 def test_a_check_names_the_engine_that_is_not_there(tmp_path: Path, data: Path) -> None:
-    ended = fit(SCRIPT, {**job(tmp_path / "out", data, "torch"), "gpus": [0]}, "--check")
+    ended = fit(SCRIPT, {**job(tmp_path / "out", data, "torch"), "gpus": [0]}, "--check", fresh=True)
     assert ended.status != 0
     assert "gpus: [0] asked for and not there" in ended.output

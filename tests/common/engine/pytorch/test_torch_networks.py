@@ -44,6 +44,7 @@ from landmark.network import build_landmark
 from reid.network import EmbeddingInference, ReidTraining, build_embedding
 from tests.helpers.centernet_models import batch, settled
 from tests.helpers.operator_cases import unmatched
+from tests.helpers.ssd_models import task as ssd_task
 
 CPU = torch.device("cpu")
 CLASSES = ["a", "b", "c"]
@@ -91,6 +92,12 @@ def center_net(base: str) -> Given:
     return Given(model.blocks(), model.training_inputs(batch()).split)
 
 
+def ssd(base: str, **train: Any) -> Given:
+    model = ssd_task({"base_network": base}, **train).build(CLASSES, [mx.cpu()], None)
+    inputs = model.training_inputs(detections(4, 64))
+    return Given(model.blocks(), inputs.split, inputs.shared)
+
+
 def classifier(name: str, **variants: bool) -> Given:
     network = build_classifier(name, 4, [mx.cpu()], **variants)
     settle(network, (1, 3, 64, 64))
@@ -121,28 +128,47 @@ def landmark(loss: str) -> Given:
     )
 
 
-QUICK = {"resnet18_v1", "resnet18_v2", "mobilenet0.25", "mobilenetv2_0.25", "mobilenetv3_small"}
+# A network of each kind in the quick suite; `make test-torch TORCH_TESTS="-m soak"` has all of them.
+QUICK = {
+    ("resnet18_v1", "use_se"),
+    ("resnet18_v2", None),
+    ("mobilenetv2_0.25", None),
+    ("mobilenetv3_small", None),
+}
 
 
 def cases() -> list[Any]:
     made = [
         pytest.param(lambda: yolov3("mobilenet1.0"), id="yolov3"),
         pytest.param(lambda: yolov3("darknet53"), id="yolov3-darknet53", marks=pytest.mark.soak),
-        pytest.param(lambda: center_net("resnet18_v1b"), id="center_net"),
+        pytest.param(lambda: ssd("mobilenetv2_1.0_lite"), id="ssd"),
+        pytest.param(lambda: ssd("mobilenet1.0_fpn"), id="ssd-pyramid", marks=pytest.mark.soak),
+        pytest.param(
+            lambda: ssd("mobilenet1.0", box_loss="ciou", class_loss="focal"),
+            id="ssd-focal",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(lambda: center_net("resnet18_v1b"), id="center_net", marks=pytest.mark.soak),
         pytest.param(lambda: center_net("resnet18_v1b_dcnv2"), id="center_net-deformable"),
         pytest.param(reid, id="reid"),
-        *(pytest.param(lambda loss=loss: landmark(loss), id=f"landmark-{loss}") for loss in LOSSES),
+        *(
+            pytest.param(
+                lambda loss=loss: landmark(loss),
+                id=f"landmark-{loss}",
+                marks=() if loss == "smooth_l1" else pytest.mark.soak,
+            )
+            for loss in LOSSES
+        ),
     ]
     for name in BASE_NETWORKS:
         for variant in (None, *(option for option in VARIANTS if name in VARIANTS[option])):
-            quick = name in QUICK and variant in (None, "use_se")
             made.append(
                 pytest.param(
                     lambda name=name, variant=variant: classifier(
                         name, **({variant: True} if variant else {})
                     ),
                     id=f"{name}-{variant}",
-                    marks=() if quick else pytest.mark.soak,
+                    marks=() if (name, variant) in QUICK else pytest.mark.soak,
                 )
             )
     return made
