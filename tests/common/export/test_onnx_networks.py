@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ import mxnet as mx
 
 from common.config.network_names import BASE_NETWORKS, VARIANTS
 from common.engine.graph import settle
+from common.engine.onnx_inference import suppressed
 from common.export.onnx import heads
 from common.export.onnx.graph import DEFORM_CONV_OPSET, OPSET, PLAIN_OPSET
 from common.networks.base_networks import base_network, initialize
 from detect.center_net.network import BASE_NETWORKS as CENTER_NETS
 from detect.center_net.task import WithMirror
+from detect.ssd.network import last_layers
 from detect.yolov3.network import BASE_NETWORKS as YOLO_NETWORKS
 from detect.yolov3.network import build_network, initialise
 from landmark.network import build_landmark
@@ -27,6 +30,7 @@ from reid.network import build_embedding
 from tests.helpers.centernet_models import settle_statistics, settled
 from tests.helpers.onnx_models import run, source_of
 from tests.helpers.operator_cases import unmatched
+from tests.helpers.ssd_models import task as ssd_task
 
 # Of a kind of network one stands for the others in the quick suite, and its variants for theirs outside of `make soak`.
 _QUICK = {
@@ -208,6 +212,44 @@ def test_center_nets_raw_boxes_are_those_of_its_peaks() -> None:
                 scores[image, :, its_class] - best[image, row]
             )
             assert away.min() < 1e-2
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "mobilenetv2_1.0_lite",
+        "mobilenet1.0_fpn",
+        *(
+            pytest.param(b, marks=pytest.mark.slow)
+            for b in ("mobilenet1.0", "resnet18_v1", "resnet50_v1", "vgg16_atrous")
+        ),
+    ],
+)
+def test_ssd_gives_the_same_detections_and_the_boxes_that_they_are_chosen_from(base: str) -> None:
+    mx.random.seed(0)
+    np.random.seed(0)
+    batch = images(64, 96)
+    made = ssd_task({"base_network": base, "data_shape": [96, 64]}).build(["a", "b", "c"], [mx.cpu()], None)
+    network = made.network
+    outputs = network.predictions(mx.nd, mx.nd.array(batch))
+    for parts, values, spread in zip(
+        (network.class_heads, network.box_heads), outputs, (1.5, 0.5), strict=True
+    ):
+        factor = spread / float(values.asnumpy().std())
+        for layer in last_layers(parts):
+            layer.weight.set_data(layer.weight.data() * factor)
+    wanted = [array.asnumpy() for array in network(mx.nd.array(batch))]
+    source = source_of(network, network, 96, 64, 3)
+    raw = heads.ssd_raw(source)
+    assert raw.suppression is not None
+    boxes, scores = run(raw.model({}, "test"), batch)
+    for found in (
+        run(heads.detections(source).model({}, "test"), batch),
+        suppressed(boxes, scores, **asdict(raw.suppression)),
+    ):
+        missing, count = unmatched(wanted, found)
+        assert count > 20
+        assert missing <= 2  # of those that are nearly equal the last may be others
 
 
 def test_operators_of_deformable_convolutions_are_elementary_unless_asked_otherwise() -> None:
