@@ -51,7 +51,17 @@ def built(name: str, folder: Path, **train: Any) -> Any:
     samples = [Sample(str(image), 40, 40, rows.astype(np.float32))] * 4
     data: Any = SimpleNamespace(classes=[] if name == "landmark" else ["dark", "light"], train=samples)
     task = kind(configuration(config_class, values))
-    return Prepared(task, [mx.cpu()], task.recipe(on_gpu=False), None, None, False, data).build([mx.cpu()])
+    prepared = Prepared(
+        task=task,
+        engine="mxnet",
+        devices=[mx.cpu()],
+        recipe=task.recipe(on_gpu=False),
+        checkpoint=None,
+        saved=None,
+        loaded=False,
+        data=data,
+    )
+    return prepared.build([mx.cpu()])
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -65,7 +65,8 @@ class MovingAverage:
         self._updates = state["updates"]
         self._averages = {name: self._value(name).copy() for name in self._parameters}
         for name, value in state["statistics"].items():
-            self._averages[name][:] = value
+            if name in self._averages:
+                self._averages[name][:] = value
         self._set({name: mx.nd.array(value, dtype=value.dtype) for name, value in state["trained"].items()})
 
     def _value(self, name: str) -> Any:
@@ -74,5 +75,7 @@ class MovingAverage:
 
     def _set(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
+            if name not in self._parameters:  # a constant, which earlier versions and other engines keep too
+                continue
             for array in self._parameters[name].list_data():
                 value.copyto(array)

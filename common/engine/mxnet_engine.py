@@ -18,7 +18,7 @@ from common.engine.engine import Blocks, Engine, OptimizerSettings
 from common.engine.inference import DeviceInference
 from common.engine.limits import StepLimit, Weight
 from common.engine.loss_scale import LossScale
-from common.engine.mxnet_internals import named_parameters, value_of
+from common.engine.mxnet_internals import descendants, named_parameters, operator_options, value_of
 from common.engine.optimizers import Updater
 from common.engine.parameters import parameters, set_parameters, set_value
 from common.engine.tracing import begins_at_0
@@ -72,10 +72,12 @@ class MXNetEngine(Engine):
             for name, parameter in by_name.items()
             if parameter.grad_req != "null" and parameter not in own
         }
+        moving = {*trained, *_moving_statistics(blocks.training)}
         averaged = {
             name: parameter
             for name, parameter in by_name.items()
-            if parameter in own or name in self._companions
+            # The average of what stays as it is, as anchors do, would be something else, by rounding.
+            if (parameter in own or name in self._companions) and parameter in moving
         }
         self._average = MovingAverage(averaged, ema_decay) if ema_decay else None
         self._batch_statistics = BlockStatistics(blocks.inference, self._contexts[0], precision)
@@ -257,3 +259,13 @@ class MXNetEngine(Engine):
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
         return self._predict(images)
+
+
+def _moving_statistics(block: Any) -> set[Any]:
+    """The running statistics of the BatchNorms of a block that do not keep to them."""
+    return {
+        statistic
+        for layer in descendants(block)
+        if isinstance(layer, mx.gluon.nn.BatchNorm) and not operator_options(layer)["use_global_stats"]
+        for statistic in (layer.running_mean, layer.running_var)
+    }
