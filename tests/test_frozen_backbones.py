@@ -88,10 +88,11 @@ def test_a_step_moves_what_stands_behind_it_alone(tmp_path: Path) -> None:
     make_data(tmp_path, 1, 1)
     model = built("ssd", tmp_path, freeze_backbone=True)
     before = parameters(model.network)
-    estimator = estimator_of(model, momentum=0.9, wd=1e-2)
-    for _ in range(2):
+    estimator = estimator_of(model, momentum=0.9, wd=1e-2, ema_decay=0.99)
+    for _ in range(3):
         estimator.step(batch(4), 0.01)
-    after = parameters(model.network)
+    with estimator.engine.averaged():  # what is validated and exported
+        after = parameters(model.network)
     changed = {name for name, value in before.items() if (after[name] != value).any()}
     assert {name.split(".")[0] for name in changed} == {"features", "class_heads", "box_heads"}
     assert not [name for name in changed if name.startswith("features.stages.")]

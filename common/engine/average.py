@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +16,13 @@ class MovingAverage:
 
     The parameters of single steps scatter around the point that they move to, the more so the higher the learning rate
     and the smaller the batch; their average lies nearer to it. parameters: by name. decay: weight of what has been
-    averaged so far in an update, reached gradually.
+    averaged so far in an update, reached gradually. constants: names of others, which never move: by rounding, their
+    average would be something else. A state of another engine may hold them.
     """
 
-    def __init__(self, parameters: Mapping[str, Any], decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, Any], decay: float, constants: Collection[str] = ()) -> None:
         self._parameters = dict(parameters)
+        self._constants = frozenset(constants)
         self._decay = decay
         self._updates = 0
         self._averages = {name: self._value(name).copy() for name in self._parameters}
@@ -65,9 +67,15 @@ class MovingAverage:
         self._updates = state["updates"]
         self._averages = {name: self._value(name).copy() for name in self._parameters}
         for name, value in state["statistics"].items():
-            if name in self._averages:
+            if name not in self._constants:
                 self._averages[name][:] = value
-        self._set({name: mx.nd.array(value, dtype=value.dtype) for name, value in state["trained"].items()})
+        self._set(
+            {
+                name: mx.nd.array(value, dtype=value.dtype)
+                for name, value in state["trained"].items()
+                if name not in self._constants
+            }
+        )
 
     def _value(self, name: str) -> Any:
         """The parameter's values on the first device: trained parameters are the same on all, statistics nearly so."""
@@ -75,7 +83,5 @@ class MovingAverage:
 
     def _set(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
-            if name not in self._parameters:  # a constant, which earlier versions and other engines keep too
-                continue
             for array in self._parameters[name].list_data():
                 value.copyto(array)

@@ -76,10 +76,10 @@ class MXNetEngine(Engine):
         averaged = {
             name: parameter
             for name, parameter in by_name.items()
-            # The average of what stays as it is, as anchors do, would be something else, by rounding.
             if (parameter in own or name in self._companions) and parameter in moving
         }
-        self._average = MovingAverage(averaged, ema_decay) if ema_decay else None
+        constants = [name for name, parameter in by_name.items() if parameter not in moving]
+        self._average = MovingAverage(averaged, ema_decay, constants) if ema_decay else None
         self._batch_statistics = BlockStatistics(blocks.inference, self._contexts[0], precision)
         self._images_at = list(blocks.inputs).index("images")
         self._next: list[list[Any]] = []  # what was taken, by device
