@@ -25,6 +25,8 @@ _HALVE, _SHRINK, _SHRINK_BY_ONE = "halve", "shrink", "shrink by one"
 COVERED = 0.5
 
 _FIT_ROUNDS = 50
+# Digits to which shares of an image are told apart: objects of equal sizes at different places differ in the last bits.
+_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def fitted(plan: Sequence[Level], samples: Sequence[Sample]) -> list[Level]:
     Farhadi 2017, 2). Where a level has no more different objects than anchors, the anchors that are left stay.
     """
     boxes = object_shares(samples)
-    sizes = boxes[:, 2:] - boxes[:, :2]
+    sizes = (boxes[:, 2:] - boxes[:, :2]).round(_DIGITS).clip(10.0**-_DIGITS)
     if not len(sizes):
         return list(plan)
     typical = np.log([np.sqrt(level.anchors.prod(1)).mean() for level in plan])

@@ -191,6 +191,15 @@ def test_a_level_with_few_objects_keeps_the_anchors_that_are_left() -> None:
     np.testing.assert_allclose(found.anchors, [[0.12, 0.12], [0.3, 0.3]], atol=1e-6)
 
 
+def test_objects_of_one_size_at_many_places_fit_one_anchor() -> None:
+    plan = levels("mobilenetv2_1.0_lite", 300, "voc")
+    places = [7, 52, 103, 199, 247, 311, 402, 428, 5, 77, 91]
+    samples = [Sample("a.jpg", 585, 585, np.array([[0, x, x, x + 157, x + 157]], np.float32)) for x in places]
+    after = fitted(plan, samples)
+    changed = [(a.anchors != b.anchors).any(axis=1) for a, b in zip(after, plan, strict=True)]
+    assert sum(rows.sum() for rows in changed) == 1
+
+
 def test_clusters_are_means_of_what_is_alike() -> None:
     rng = np.random.default_rng(1)
     centres = np.array([[0.1, 0.1], [0.1, 0.4], [0.5, 0.5]])
