@@ -8,6 +8,7 @@ benchmarks/QUALITY.md. Every choice is said with its reason.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import json
 import math
@@ -303,13 +304,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _suggest(options: argparse.Namespace) -> None:
     if not 0 < options.minutes <= 1_000_000:
-        raise ConfigurationError(f"--minutes: {options.minutes:g} is no time: it must be above 0")
+        raise ConfigurationError(
+            f"--minutes: {options.minutes:g} is not allowed: it must be a number above 0 and at most 1000000"
+        )
     if options.out.is_dir():
         raise ConfigurationError(
             f"--out: {printable(str(options.out))} is a folder; name a file, such as job.json"
         )
+    try:  # before the time is spent
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(options.out.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigurationError(
+            f"--out: {printable(str(options.out))} cannot be written: {error.strerror}"
+        ) from None
     made = suggest(options.folder, options.minutes, options.task, options.set, options.out)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(options.out):  # somebody may have worked on it
         former = options.out.with_name(f"{options.out.name}~")
         os.replace(options.out, former)
@@ -357,7 +367,6 @@ def suggest(
         made.reasons.append(_counts(data, sets))
         chosen = _choose(data, sets)
         made.script = chosen.script
-        made.reasons.append(chosen.reason)
         batch, seconds = _batch(chosen, sets), minutes * 60.0 - _AROUND
         values_of = partial(_values, data, chosen, minutes, gpus, out, batch)
         measured = chosen.sizes[len(chosen.sizes) // 2]
@@ -366,6 +375,8 @@ def suggest(
         size = _size(chosen, sets, batch, seconds, a_step, measured)
         made.values = values_of(size)
         task_made = _imported(chosen.task)(_checked(chosen, made.values, overrides))
+        if _kept(chosen, task_made.config):
+            made.reasons.append(chosen.reason)
         apply_overrides(made.values, overrides)
         made.reasons += _said(chosen, sets, task_made, a_step * _area(task_made) / _area(timed))
     return made
@@ -381,6 +392,12 @@ def _usable_gpus() -> list[int]:
             continue
         return [gpu.index]
     return []
+
+
+def _kept(choice: Choice, config: JobConfig) -> bool:
+    """Whether the model is the one that was chosen, and not what --set says."""
+    section = config.model
+    return all(getattr(section, key) == value for key, value in choice.keys["model"].items())
 
 
 def _area(task: Task[Any]) -> int:
@@ -427,18 +444,24 @@ def look(folder: Path, task: str | None = None) -> Data:
 def _purpose(root: str, folder: str, listing: Listing, task: str | None) -> tuple[str, str, str]:
     """What a set is labelled for, the format, and the reason for that."""
     found: dict[str, tuple[str, str]] = {}
+    unread: JobError | None = None  # labels that say nothing to one task may be fine for another
     for does in (task,) if task else _TASKS:
-        kind, why = recognise(Place(root, folder, None, "train", does), listing)
-        if why != "nothing else was recognised":
-            found[does] = kind, why
+        try:
+            kind, why = recognise(Place(root, folder, None, "train", does), listing)
+            known = why != "nothing else was recognised"
+            # Boxes alone, in a format that has points too, are no landmarks.
+            if known and (does != "landmark" or _joints(Place(root, folder, None, "train"), listing, kind)):
+                found[does] = kind, why
+        except JobError as error:
+            unread = unread or error
+    if not found and unread:
+        raise unread
     if not found:
         what = task or "boxes, classes or keypoints"
         raise DataError(
             f"FOLDER: {printable(folder)} has no labels for {what} that are known: beside the images, or in folders of "
             "classes (docs/data.md)"
         )
-    if "landmark" in found and not _joints(Place(root, folder, None, "train"), listing, found["landmark"][0]):
-        del found["landmark"]  # boxes alone, in a format that has points too
     if "reid" in found and "classification" in found:
         del found["reid"]  # --task reid says otherwise
     does = next(does for does in ("reid", "landmark", "detection", "classification") if does in found)

@@ -363,7 +363,7 @@ _NAMES_SCHEMA = {"anyOf": [{"type": "array", "items": {"type": ["string", "integ
 
 Whole = Annotated[int, Kind(whole, "a whole number", "整数", text=_WHOLE)]
 BatchSize = Annotated[
-    int, Kind(whole, "a whole number", "整数", text=rf"({_WHOLE}|\s*[Aa][Uu][Tt][Oo]\s*)")
+    int, Kind(whole, '"auto" or a whole number', '"auto" 或整数', text=rf"({_WHOLE}|\s*[Aa][Uu][Tt][Oo]\s*)")
 ]  # "auto" is taken out by the section
 Number = Annotated[float, Kind(number, "a number", "数", text=_NUMBER)]
 Flag = Annotated[bool, Kind(flag, "true or false", "true 或 false", schema=_FLAG_SCHEMA)]

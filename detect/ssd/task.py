@@ -12,6 +12,7 @@ import numpy as np
 from common.data.samples import Sample
 from common.engine.mxnet_internals import value_of
 from common.engine.parameters import set_value
+from common.errors import ConfigurationError
 from common.images.resize import Resize
 from common.loading.loader import Batch, Transform
 from common.recipe import Recipe
@@ -63,6 +64,12 @@ class SSDModel(Model):
         self._anchors = value_of(self.network.anchors)[0]
         self._corners = corners(self._anchors)
         self._allowed = self._negatives.allowed(self._anchors, self.section.input_shape)
+        if not self._allowed.any():
+            raise ConfigurationError(
+                f"train.negative_min_size: {self._negatives.min_size:g} with train.negative_region "
+                f"{_listed(self._negatives.region)} leaves none of the {len(self._anchors)} anchors to learn "
+                "background from; make the size smaller or the region larger"
+            )
 
     def fit_anchors(self, samples: Sequence[Sample]) -> None:
         """Give the network anchors of the sizes of a training set's objects."""
@@ -190,6 +197,10 @@ class SSDTask(DetectionTask[SSDConfig]):
     def anchor_overlaps(self, samples: Sequence[Sample]) -> np.ndarray:
         model = self.config.model
         return best_overlaps(plan_of(model), model.input_shape, object_shares(samples))
+
+
+def _listed(region: Sequence[float] | None) -> str:
+    return "null" if region is None else str([round(float(side), 6) for side in region])
 
 
 def plan_of(section: SSDModelConfig) -> list[Level]:

@@ -129,6 +129,14 @@ def test_a_folder_without_images_or_labels_is_told_in_a_line(tmp_path: Path) -> 
         look(tmp_path)
 
 
+def test_labels_that_say_nothing_to_one_task_are_none_of_the_others_business(tmp_path: Path) -> None:
+    txt_boxes(tmp_path)
+    trees.text(tmp_path / "train" / "_annotations.coco.json", '{"images": [], "annotations": []}')
+    assert look(tmp_path).does == "detection"
+    with pytest.raises(DataError, match="is no COCO file"):
+        look(tmp_path, "landmark")
+
+
 def machine(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """A machine whose steps at the size that is timed take so long."""
     monkeypatch.setattr(command, "time_a_step", lambda *_: seconds)
@@ -221,7 +229,9 @@ def test_the_command_writes_the_configuration_and_prints_what_trains_it(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--minutes", "0"], "--minutes: 0 is no time"),
+        (["--minutes", "0"], "--minutes: 0 is not allowed: it must be a number above 0 and at most 1000000"),
+        (["--minutes", "inf"], "--minutes: inf is not allowed"),
+        (["--out", "/proc/nowhere/job.json"], "--out: /proc/nowhere/job.json cannot be written: "),
         (["--set", "train.lr=fast"], 'train.lr: "fast"'),
         (["--set", "train.rate=1"], "train.rate: "),
     ],
@@ -261,6 +271,8 @@ def test_what_is_set_is_what_is_spoken_of(tmp_path: Path, monkeypatch: pytest.Mo
     assert "Input 96 x 128, batches of 2: in 7 minutes" in reasons(
         "model.data_shape=[96, 128]", "train.batch_size=2", "train.minutes=7"
     )
+    assert "SSD on mobilenetv2_1.0 begins" in reasons()
+    assert "SSD on mobilenetv2_1.0 begins" not in reasons("model.base_network=mobilenet1.0")
     assert "3 epochs: about 0 minutes" in reasons("train.minutes=0", "train.epochs=3")
 
 

@@ -169,10 +169,13 @@ def test_keys_of_negatives_reach_the_loss() -> None:
 
     usual = class_loss()
     assert (class_loss(negative_ratio=10) > usual).all()
-    assert (class_loss(negative_min_size=0.99) < usual).all()
+    assert (class_loss(negative_min_size=0.9) < usual).all()
     # The whole image is seen as it is in training, and all its anchors have their centres in one half or the other.
     assert (class_loss(negative_region=[0, 0, 1, 1]) == usual).all()
-    assert (class_loss(negative_region="0, 0, 0.01, 0.01") < usual).all()
+    assert (class_loss(negative_region="0, 0, 0.2, 0.2") < usual).all()
+    for nothing in ({"negative_min_size": 0.99}, {"negative_region": [0, 0, 0.01, 0.01]}):
+        with pytest.raises(ConfigurationError, match=r"leaves none of the .* anchors"):
+            class_loss(**nothing)
 
 
 @pytest.fixture
