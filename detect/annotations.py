@@ -19,6 +19,7 @@ from common.data.formats.base import Label, Object, Record
 from common.data.samples import BadSample, Problem, Row, Sample, read_rows
 from common.errors import DataError
 from common.images.decoding import printable
+from detect.geometry import all_objects
 
 HIGHEST_ID = 9999
 """The highest class id there can be where the classes are not named; one beyond is a mistake, not a class."""
@@ -134,13 +135,11 @@ def summary(
     object nor background; warnings in words. overlaps (n,): of detectors with anchors, the IoU of each object with the
     anchor that fits it best; their spread, and how many objects no anchor overlaps by half.
     """
-    annotations = [objects_of(sample.annotation) for sample in samples]
-    counts = [len(annotation) for annotation in annotations]
-    rows = np.concatenate([np.empty((0, 5)), *annotations])
-    owners = np.repeat(np.arange(len(samples)), counts)
+    rows, owners = all_objects(samples)
+    counts = np.bincount(owners, minlength=len(samples))
     surfaces = np.array([float(sample.width * sample.height) for sample in samples])
     ids = rows[:, 0].astype(int)
-    sides = rows[:, 3:5] - rows[:, 1:3]
+    sides = rows[:, 3:5].astype(np.float64) - rows[:, 1:3]
     areas = sides.prod(axis=1) / surfaces[owners] if len(samples) else np.empty(0)
     classes = {}
     for class_id, name in enumerate(names):
@@ -164,10 +163,10 @@ def summary(
                 "or aspect ratios are none of the anchors'"
             )
     return {
-        "images_without_objects": counts.count(0),
+        "images_without_objects": int((counts == 0).sum()),
         "objects": len(rows),
         "places_unknown": sum(len(sample.annotation) for sample in samples) - len(rows),
-        "most_objects_in_an_image": max(counts, default=0),
+        "most_objects_in_an_image": int(counts.max(initial=0)),
         **anchors,
         "classes": classes,
         "warnings": warnings,

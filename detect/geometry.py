@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.data.boxes import objects_of
 from common.data.samples import Sample
 from common.images import augment
 
@@ -35,14 +34,22 @@ def visible_objects(
     return np.concatenate([clipped, annotation[:, :1]], axis=1)[seen]
 
 
+def all_objects(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    """The objects of samples together (n, 5), float32 rows of id, x1, y1, x2, y2, and of which sample each is."""
+    rows = np.concatenate([np.empty((0, 5), np.float32), *(sample.annotation for sample in samples)])
+    owners = np.repeat(np.arange(len(samples)), [len(sample.annotation) for sample in samples])
+    counted = rows[:, 0] >= 0
+    return (rows, owners) if counted.all() else (rows[counted], owners[counted])
+
+
 def object_shares(samples: Sequence[Sample]) -> np.ndarray:
     """The objects of samples (n, 4): x1, y1, x2, y2 as shares of their image; those without area are left out."""
-    boxes = [
-        objects_of(sample.annotation)[:, 1:5] / (sample.width, sample.height, sample.width, sample.height)
-        for sample in samples
-    ]
-    shares = np.concatenate([np.empty((0, 4)), *boxes])
-    return shares[(shares[:, 2:] > shares[:, :2]).all(axis=1)]
+    rows, owners = all_objects(samples)
+    shares = rows[:, 1:].astype(np.float64)
+    sizes = np.array([(sample.width, sample.height) for sample in samples], np.float64).reshape(-1, 2)
+    shares.reshape(-1, 2, 2)[...] /= sizes[owners][:, None]
+    has_area = (shares[:, 2:] > shares[:, :2]).all(axis=1)
+    return shares if has_area.all() else shares[has_area]
 
 
 def store_objects(objects: np.ndarray, out: np.ndarray) -> None:

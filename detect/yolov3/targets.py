@@ -103,13 +103,24 @@ def assign(boxes: np.ndarray, layout: Grid, extra_iou: float) -> tuple[np.ndarra
 
 def best_overlaps(sizes: np.ndarray) -> np.ndarray:
     """For sizes (n, 2) in input pixels, the IoU with the anchor that fits best when both stand on the same centre."""
-    best: np.ndarray = _overlaps(sizes).max(axis=-1)
+    best = np.zeros(len(sizes))
+    for size in _sizes_of_anchors():  # one by one: a large set has millions of objects
+        np.maximum(best, _overlap(sizes, size), out=best)
     return best
 
 
 def _overlaps(sizes: np.ndarray) -> np.ndarray:
     """IoU (..., 9) of sizes (..., 2) with all anchors, coarsest scale first, on the same centre."""
-    flat = np.asarray(ANCHORS[::-1], np.float32).reshape(-1, 2)
-    both = np.minimum(sizes[..., None, :], flat).prod(-1)
-    overlaps: np.ndarray = both / (sizes.prod(-1)[..., None] + flat.prod(-1) - both)
-    return overlaps
+    return _overlap(sizes[..., None, :], _sizes_of_anchors())
+
+
+def _overlap(sizes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU of sizes (..., 2) and others (..., 2) on the same centre."""
+    both = np.minimum(sizes, others).prod(-1)
+    overlap: np.ndarray = both / (sizes.prod(-1) + others.prod(-1) - both)
+    return overlap
+
+
+def _sizes_of_anchors() -> np.ndarray:
+    """Width and height of all anchors (9, 2), coarsest scale first."""
+    return np.asarray(ANCHORS[::-1], np.float32).reshape(-1, 2)
