@@ -248,7 +248,7 @@ def test_a_job_by_time_ends_in_time_and_may_be_resumed(tmp_path: Path) -> None:
     done = fit(SCRIPTS["classification"], values)
     assert done.status == 0, done.output
     status = done.json("status.json")
-    assert status["updated"] - status["started"] == pytest.approx(15.0, abs=3.0)
+    assert status["updated"] - status["started"] == pytest.approx(15.0, abs=5.0)  # of 3 epochs it would be 6
     assert status["epoch"] > 3
     assert status["seconds_left"] < 2.0
     assert "Training: for " in done.log()
