@@ -151,7 +151,8 @@ class CenterNetTask(DetectionTask[CenterNetConfig]):
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> CenterNetModel:
         network, section = self.start(classes, contexts, checkpoint)
-        on_cpu = contexts[0].device_type == "cpu"
+        # Where PyTorch computes on a GPU the network is made on the CPU.
+        on_cpu = contexts[0].device_type == "cpu" and not self.config.gpus
         if on_cpu and is_deformable(section.base_network):
             log.warning(
                 "model.base_network %s: deformable convolutions are slow to train on a CPU; "

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed here; make
 from common.engine.symbol import UnsupportedError, read_symbol
 from common.engine.torch.graph import TorchGraph
 from common.engine.torch.operators import OPERATORS, Pass
+from detect.center_net.deformable import sampled_convolution
 from tests.helpers.operator_cases import CASES, ROUNDS, Case, Rng, normal, of, run_symbol, sizes, unmatched
 
 CPU = torch.device("cpu")
@@ -196,6 +197,32 @@ def test_an_operator_computes_what_mxnets_does(name: str) -> None:
             np.testing.assert_allclose(
                 mine[key], other[key], rtol=1e-4, atol=1e-4, err_msg=f"{key} {symbol.tojson()}"
             )
+
+
+@pytest.mark.parametrize(("stride", "pad", "dilate"), [((1, 1), (1, 1), (1, 1)), ((2, 1), (0, 2), (1, 2))])
+def test_a_deformable_convolution_has_the_gradients_of_its_other_form(
+    stride: tuple[int, int], pad: tuple[int, int], dilate: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    names = ("data", "offset", "mask", "weight", "bias")
+    settings: dict[str, Any] = {"kernel": (3, 3), "stride": stride, "pad": pad, "dilate": dilate}
+    inputs = [mx.sym.var(name) for name in names]
+    layer = mx.sym.contrib.ModulatedDeformableConvolution(*inputs, num_filter=4, **settings)
+    rows, columns = (
+        (length + 2 * p - 2 * d - 1) // s + 1
+        for length, s, p, d in zip((7, 9), stride, pad, dilate, strict=True)
+    )
+    shapes = ((2, 3, 7, 9), (2, 18, rows, columns), (2, 9, rows, columns), (4, 3, 3, 3), (4,))
+    values = {name: normal(rng, *shape) for name, shape in zip(names, shapes, strict=True)}
+    weights = torch.from_numpy(normal(rng, 2, 4, rows, columns))
+    found = []
+    for symbol in (layer, sampled_convolution(mx.sym, *inputs, channels=4, **settings)):
+        outputs, used = computed(symbol, values, values["data"], training=True)
+        assert outputs[0].shape == weights.shape
+        gradients = torch.autograd.grad((outputs[0] * weights).sum(), [used[name] for name in names])
+        found.append([outputs[0].detach(), *gradients])
+    for mine, other in zip(*found, strict=True):
+        np.testing.assert_allclose(mine.numpy(), other.numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_every_operator_is_tried() -> None:
