@@ -174,19 +174,19 @@ WITHOUT_MEMORY = """
 import sys
 import mxnet
 from common import job
-from common.training import estimator
+from common.engine.mxnet_engine import MXNetEngine
 from classification.config import ClassificationConfig
 
 steps = iter([None])
-step = estimator.Estimator.step
+forward = MXNetEngine.forward
 
-def run_out(self, batch, learning_rate):
+def run_out(self):
     if next(steps, "out of memory"):
         raise mxnet.MXNetError("Traceback (most recent call last):\\n  File pooled_storage_manager.h, line 161\\n"
                                "MXNetError: cudaMalloc retry failed: out of memory")
-    return step(self, batch, learning_rate)
+    forward(self)
 
-estimator.Estimator.step = run_out
+MXNetEngine.forward = run_out
 sys.exit(job.main(ClassificationConfig, "classification.task:ClassificationTask", "test"))
 """
 
