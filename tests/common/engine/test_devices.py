@@ -13,7 +13,7 @@ import pytest
 
 from common.engine import devices
 from common.engine.device_code import mxnet_library
-from common.engine.devices import Gpu, check_gpus, physical_cores, processors
+from common.engine.devices import Gpu, check_gpus, choose_engine, physical_cores, processors
 from common.errors import DeviceError
 
 AMPERE = Gpu(0, "A100", (8, 0))
@@ -96,6 +96,43 @@ def test_a_library_that_does_not_show_its_code_refuses_nothing(tmp_path: Path) -
         path.write_bytes(content)
         check_gpus([2], [AMPERE, ADA, HOPPER], path)
     check_gpus([2], [AMPERE, ADA, HOPPER], tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "computes"),
+    [
+        ("auto", None, "mxnet"),
+        ("auto", AMPERE, "mxnet"),
+        ("auto", HOPPER, "torch"),
+        ("torch", None, "torch"),
+        ("torch", AMPERE, "torch"),
+        ("mxnet", None, "mxnet"),
+        ("mxnet", AMPERE, "mxnet"),
+    ],
+)
+def test_mxnet_computes_where_it_has_code_and_else_pytorch_unless_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, gpu: Gpu | None, computes: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    gpus = [] if gpu is None else [gpu.index]
+    assert choose_engine(asked, gpus, [AMPERE, ADA, HOPPER], library(tmp_path, *PUBLISHED)) == computes
+
+
+def test_an_engine_that_cannot_compute_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, visible = library(tmp_path, *PUBLISHED), [AMPERE, ADA, HOPPER]
+    with pytest.raises(
+        DeviceError, match=r"holds no code for 2: .*PyTorch has it \(the image with VARIANT=torch"
+    ):
+        choose_engine("mxnet", [2], visible, path)
+    with pytest.raises(DeviceError, match=r"\[3\] asked for and not there"):
+        choose_engine("auto", [3], visible, path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match="holds no code for"):
+        choose_engine("auto", [2], visible, path)
+    with pytest.raises(DeviceError, match="PyTorch is not installed here"):
+        choose_engine("torch", [], visible, path)
 
 
 def test_the_library_that_is_asked_is_mxnets() -> None:
