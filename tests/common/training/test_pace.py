@@ -14,6 +14,7 @@ import pytest
 from common.engine.schedule import Schedule
 from common.evaluator import Evaluation
 from common.reporting import warnings
+from common.task import Inputs
 from common.training.estimator import Estimator, Hook, TrainingState
 from common.training.pace import Budget, ByTime, Kept, Tail
 from tests.helpers.jobs import SCRIPTS, config, fit, make_data
@@ -31,20 +32,41 @@ class Machine:
         return self.now
 
 
+class Clockwork:
+    """An engine whose steps take the time of a machine, and nothing else."""
+
+    least_rows = 1
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def begin_epoch(self, seed: int) -> None: ...
+
+    def take(self, split: Any, shared: Any = ()) -> None: ...
+
+    def forward(self) -> None: ...
+
+    def backward(self) -> None: ...
+
+    def norms(self) -> np.ndarray:
+        return np.ones(1)
+
+    def losses(self) -> np.ndarray:
+        return np.ones(1)
+
+    def update(self, learning_rate: float, norms: np.ndarray) -> None:
+        self.machine.now += self.machine.a_step(self.machine.steps)
+        self.machine.steps += 1
+
+
 class Steps(Estimator):
     """Steps of a machine, on images that are always there."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__(
-            SimpleNamespace(losses=("total",)),  # type: ignore[arg-type]
-            SimpleNamespace(begin_epoch=lambda seed: None),  # type: ignore[arg-type]
+        model = SimpleNamespace(
+            losses=("total",), training_inputs=lambda batch: Inputs([np.zeros((batch.count, 1))], [])
         )
-        self.machine = machine
-
-    def step(self, batch: Any, learning_rate: float) -> np.ndarray:
-        self.machine.now += self.machine.a_step(self.machine.steps)
-        self.machine.steps += 1
-        return np.ones(1)
+        super().__init__(model, Clockwork(machine))  # type: ignore[arg-type]
 
 
 class Epochs:
