@@ -28,6 +28,8 @@ class OnnxInference:
         """gpu: id of the GPU that computes; None: the CPU. Raises ModelError."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Threads that have nothing to do leave the processors to the workers that decode.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers: list[Any] = ["CPUExecutionProvider"]
         if gpu is not None:
             providers.insert(0, (_GPU, {"device_id": gpu}))
