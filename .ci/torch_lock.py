@@ -20,10 +20,17 @@ def entries(text: str) -> list[str]:
 
 def main() -> None:
     """Read, and write to standard output."""
-    # What stands there with a marker is not for every Python.
-    known = {entry.split("==")[0] for entry in entries(LOCK.read_text()) if " ; " not in entry}
-    new = [entry for entry in entries(sys.stdin.read()) if entry.split("==")[0] not in known]
-    sys.stdout.write(HEAD + "".join(re.sub(r" ; [^\\\n]*", " ", entry) + "\n" for entry in new))
+    here: dict[str, str] = {}
+    for entry in entries(LOCK.read_text()):
+        name, _, rest = entry.partition("==")
+        here[name] = "old" if "python_full_version < '3.11'" in rest else "all"
+    sys.stdout.write(HEAD)
+    for entry in entries(sys.stdin.read()):
+        name = entry.split("==")[0]
+        if here.get(name) != "all":  # what is there for Python 3.10 alone is needed here for newer ones
+            marker = " ; python_full_version >= '3.11' " if name in here else " "
+            plain = re.sub(r" ; [^\\\n]*", " ", entry)
+            sys.stdout.write(re.sub(r" \\", marker + r"\\", plain, count=1) + "\n")
 
 
 if __name__ == "__main__":

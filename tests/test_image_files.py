@@ -66,7 +66,7 @@ def install(
 
     Returns how it ended, the pins that are installed, and the command lines of pip.
     """
-    for name in ("requirements.lock", "requirements-gpu.lock"):
+    for name in ("requirements.lock", "requirements-gpu.lock", "requirements-torch.lock"):
         shutil.copy(ROOT / name, tmp_path)
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -87,7 +87,7 @@ def install(
     text = lock.read_text() if lock.exists() else ""
     # An entry without a hash, or a hash without an entry, would be what is left of one that was cut in two.
     entries = re.findall(r"^\S+==\S+(?: ; [^\\\n]+)?(?: \\\n    --hash=sha256:[0-9a-f]{64})+$", text, re.M)
-    assert len(entries) == len(pins(text))
+    assert len({entry.split(" ")[0] for entry in entries}) == len(pins(text))
     assert text.count("--hash") == sum(entry.count("--hash") for entry in entries)
     return done, pins(text), noted.read_text().splitlines() if noted.exists() else []
 
@@ -111,6 +111,18 @@ def test_the_gpu_image_has_the_cuda_build_in_place_of_the_other_and_nvidias_libr
     assert len(others) == 10
 
 
+def test_the_image_for_newer_gpus_has_pytorch_beside_the_locked_packages(tmp_path: Path) -> None:
+    done, installed, _ = install(tmp_path, VARIANT="torch")
+    assert done.returncode == 0, done.stderr
+    cpu, torch = (
+        pins((ROOT / name).read_text()) for name in ("requirements.lock", "requirements-torch.lock")
+    )
+    assert installed == cpu | torch
+    assert {"torch", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"} <= names(torch)
+    # On Python 3.10 these are there already.
+    assert names(cpu) & names(torch) == {"mpmath", "sympy"}
+
+
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
 def test_an_mxnet_of_ones_own_takes_the_place_of_the_published_one(tmp_path: Path, variant: str) -> None:
     wheel = "mxnet_cu118-1.9.1-py3-none-manylinux2014_x86_64.whl"
@@ -125,7 +137,7 @@ def test_an_mxnet_of_ones_own_takes_the_place_of_the_published_one(tmp_path: Pat
 def test_an_unknown_variant_is_an_error_that_names_the_known_ones(tmp_path: Path) -> None:
     done, _, asked = install(tmp_path, VARIANT="cuda")
     assert done.returncode == 1
-    assert done.stderr == "VARIANT is 'cuda'; it must be cpu or gpu\n"
+    assert done.stderr == "VARIANT is 'cuda'; it must be cpu, gpu or torch\n"
     assert asked == []
 
 
