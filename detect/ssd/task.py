@@ -80,7 +80,7 @@ class SSDModel(Model):
             for each in (before, plan)
         ]
         log.info(
-            "Anchors fitted to the training set: by half they overlap %s, by rule it were %s",
+            "Anchors fitted to the training set: they overlap %s by half, those by rule %s",
             told[1],
             told[0],
         )
