@@ -110,15 +110,10 @@ class Choice:
     parameters: str | None = None
 
     def available(self) -> bool:
-        """Whether this version has it, and its parameters are here."""
+        """Whether this version has it, and its parameters are here. Raises PretrainedError if these are damaged."""
         if not (_ROOT / self.script).is_file():
             return False
-        if self.parameters is None:
-            return True
-        try:
-            return present(self.parameters, models_folder()) is not None
-        except JobError:
-            return False
+        return self.parameters is None or present(self.parameters, models_folder()) is not None
 
     def sized(self, size: int) -> dict[str, dict[str, Any]]:
         """The keys of an input of this size."""

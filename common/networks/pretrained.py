@@ -89,7 +89,10 @@ def bundled(name: str) -> Path | None:
     """
     path = next(_BUNDLED.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 8}.params"), None)
     if path and not sha1_of(path).startswith(path.stem[-8:]):
-        raise PretrainedError(f"{path} is damaged: its SHA-1 does not begin with {path.stem[-8:]}")
+        raise PretrainedError(
+            f"{path} is damaged: its SHA-1 does not begin with {path.stem[-8:]}; take the project's file again, or put "
+            f"your own {own_file(name, models_folder()).name} into {models_folder()}"
+        )
     return path
 
 

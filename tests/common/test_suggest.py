@@ -16,7 +16,7 @@ import pytest
 from classification.config import ClassificationConfig
 from common import suggest as command
 from common.config.sections import configuration
-from common.errors import ConfigurationError, DataError
+from common.errors import ConfigurationError, DataError, PretrainedError
 from common.language import ask_for
 from common.suggest import CHOICES, look, suggest
 from detect.config import CenterNetConfig, SSDConfig, YOLOv3Config
@@ -198,6 +198,16 @@ def test_classes_begin_with_the_parameters_in_the_box(
     monkeypatch.setattr(command, "present", lambda *_: None)
     made = suggest(tmp_path / "photos", 5.0, None, ("gpus=[]",), tmp_path / "job.json")
     assert not configuration(ClassificationConfig, made.values).model.use_pretrained
+
+
+def test_parameters_that_are_damaged_are_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mobilenetv2_1.0-f9952bcd.params").write_bytes(b"half of it")
+    with pytest.raises(PretrainedError, match="is damaged"):
+        suggest(subset(tmp_path / "data"), 5.0, None, ("gpus=[]",), tmp_path / "job.json")
 
 
 def test_keypoints_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
