@@ -425,6 +425,8 @@ def look(folder: Path, task: str | None = None) -> Data:
     if not listing.images:
         raise DataError(f"FOLDER: {printable(place)} holds no image (.jpg .jpeg .png .bmp)")
     does, kind, why = _purpose(root, place, listing, task)
+    if task is None and does == "classification" and _has_new_classes(root, folders, listing):
+        does = "reid"
     classes: tuple[str, ...] = ()
     if kind == "txt" and does == "detection":
         classes = tuple(txt.names_beside(Place(root, place, None, "train", does)))
@@ -434,6 +436,13 @@ def look(folder: Path, task: str | None = None) -> Data:
             folders["test"] = "."
     joints = _joints(Place(root, place, None, "train"), listing, kind) if does == "landmark" else 0
     return Data(does, root, folders, len(listing.images), kind, one_line(why), classes, joints)
+
+
+def _has_new_classes(root: str, folders: Mapping[str, str], train: Listing) -> bool:
+    """Whether a validation or test set shows what training does not: only identities may be new."""
+    known = set(train.class_folders)
+    others = [folder for part, folder in folders.items() if part != "train"]
+    return any(not known.issuperset(Listing(os.path.join(root, folder)).class_folders) for folder in others)
 
 
 def _purpose(root: str, folder: str, listing: Listing, task: str | None) -> tuple[str, str, str]:

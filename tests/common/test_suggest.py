@@ -78,6 +78,11 @@ def class_folders(folder: Path) -> None:
     trees.images(folder / "val" / "dog", "c.jpg")
 
 
+def new_identities(folder: Path) -> None:
+    class_folders(folder)
+    trees.images(folder / "val" / "fox", "d.jpg")
+
+
 def market(folder: Path) -> None:
     trees.images(folder / "bounding_box_train", "0001_c1s1_000151_01.jpg", "0002_c1s1_000151_01.jpg")
     for name in ("query", "bounding_box_test"):
@@ -94,6 +99,7 @@ def market(folder: Path) -> None:
         (labelme_points, "landmark", "labelme", {"train": "photos"}, {"joints": 3}),
         (txt_points, "landmark", "txt", {"train": "train"}, {"joints": 3}),
         (class_folders, "classification", "txt", {"train": "train", "valid": "val"}, {"images": 2}),
+        (new_identities, "reid", "txt", {"train": "train", "valid": "val"}, {}),
         (market, "reid", "market1501", {"train": "bounding_box_train", "test": "."}, {}),
     ],
 )
