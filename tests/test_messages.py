@@ -31,7 +31,7 @@ from common.reporting.endings import explain
 from common.reporting.lock import lock
 from common.trained import read_card
 from common.training.checkpoint import write_checkpoint
-from detect.config import YOLOv3Config
+from detect.config import SSDConfig, YOLOv3Config
 from tests.helpers import worker_tasks
 from tests.helpers.centernet_models import CPU, settled, task
 from tests.helpers.jobs import ROOT, SCRIPTS, config, fit, make_data
@@ -39,6 +39,7 @@ from tests.helpers.jobs import ROOT, SCRIPTS, config, fit, make_data
 TASKS: dict[str, tuple[type[JobConfig], str]] = {
     "classification": (ClassificationConfig, "classification.task:ClassificationTask"),
     "yolov3": (YOLOv3Config, "detect.yolov3.task:YOLOv3Task"),
+    "ssd": (SSDConfig, "detect.ssd.task:SSDTask"),
 }
 
 
@@ -202,6 +203,29 @@ def _(machine: Machine) -> str:
     with WorkerPool(1) as pool, pytest.raises(WorkerError) as told:
         pool.result(pool.submit(worker_tasks.die, 9))
     return str(told.value)
+
+
+@shows("boxes overlap no anchor by half")
+def _(machine: Machine) -> str:
+    data = make_data(machine.folder / "own", 2, 1)
+    for path in (data / "boxes_train").glob("*.txt"):
+        path.write_text("0,4,2,6,38\n")
+    values = machine.values("ssd", dataset={"data_root": str(data)})
+    return fit(SCRIPTS["ssd"], values, "--check").output
+
+
+@shows("has no published detector for")
+def _(machine: Machine) -> str:
+    return machine.check("ssd", model={"base_network": "mobilenetv2_1.0_lite", "use_pretrained": True})
+
+
+@shows("keeps a backbone of random parameters")
+def _(machine: Machine) -> str:
+    return fit(
+        SCRIPTS["classification"],
+        machine.values("classification", train={"freeze_backbone": True}),
+        "--check",
+    ).output
 
 
 @shows("the loss was not finite")
