@@ -50,8 +50,9 @@ from common.task import Task
 from common.trial import time_a_step
 
 _ROOT = Path(__file__).resolve().parents[1]
-# Images below which none are set aside, and the share that is where there are more.
-_FEWEST_TO_SPLIT, _VALIDATED = 10, 0.2
+# Images below which none are set aside; the share that is where there are more, and about how many at most: they take
+# time to predict, and more say hardly more.
+_FEWEST_TO_SPLIT, _VALIDATED, _MOST_VALIDATED = 10, 0.2, 1000
 # Seconds of a job that are no training, where nothing else is known: to begin, and to validate and export.
 _AROUND = 20.0
 # Share of the rest that is steps, and no validation.
@@ -586,6 +587,11 @@ def _said(choice: Choice, sets: Datasets, task: Task[Any], a_step: float) -> Ite
     )
 
 
+def validated_share(images: int) -> float:
+    """The share of a set of so many images that is set aside to measure the model with."""
+    return min(_VALIDATED, float(f"{_MOST_VALIDATED / images:.2g}"))
+
+
 def _values(
     data: Data, choice: Choice, minutes: float, gpus: Sequence[int], out: Path, batch: int, size: int
 ) -> dict[str, Any]:
@@ -595,7 +601,7 @@ def _values(
     if data.joints:
         dataset["num_joints"] = data.joints
     if "valid" not in data.folders and data.images >= _FEWEST_TO_SPLIT:
-        dataset["valid_size"] = _VALIDATED
+        dataset["valid_size"] = validated_share(data.images)
     if data.classes:
         dataset["classes"] = list(data.classes)
     values: dict[str, Any] = {

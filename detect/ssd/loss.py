@@ -10,8 +10,8 @@ from common.engine.graph import Normalise
 from detect.box_losses import overlap_loss, smooth_l1
 from detect.ssd.network import SSDNetwork, decode
 
-# Weights of the losses of boxes against that of classes: 1 in the paper; losses by overlap have a gradient that is a
-# fraction as long as that of offsets in units of a tenth of an anchor (benchmarks/QUALITY.md).
+# The weight of losses by overlap against that of classes. Offsets in units of a tenth of an anchor, which the paper's
+# weight of 1 is for, have a gradient several times as long. No training has compared weights.
 OVERLAP_WEIGHT = 5.0
 
 # Focal loss as in its paper: the weight of objects against background, and how fast what is known counts less.

@@ -190,6 +190,11 @@ def test_boxes_begin_with_the_parameters_in_the_box(tmp_path: Path, monkeypatch:
     assert config.dataset.classes == tuple(NAMES)
 
 
+@pytest.mark.parametrize(("images", "share"), [(10, 0.2), (5000, 0.2), (20_000, 0.05), (3_000_000, 0.00033)])
+def test_a_large_set_keeps_its_images_for_training(images: int, share: float) -> None:
+    assert command.validated_share(images) == share
+
+
 def test_classes_begin_with_the_parameters_in_the_box(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
