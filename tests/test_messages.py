@@ -214,6 +214,11 @@ def _(machine: Machine) -> str:
     return fit(SCRIPTS["ssd"], values, "--check").output
 
 
+@shows("anchors to learn background from")
+def _(machine: Machine) -> str:
+    return machine.check("ssd", train={"negative_min_size": 0.9, "negative_region": [0.0, 0.0, 0.1, 0.1]})
+
+
 @shows("has no published detector for")
 def _(machine: Machine) -> str:
     return machine.check("ssd", model={"base_network": "mobilenetv2_1.0_lite", "use_pretrained": True})
