@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -183,6 +184,13 @@ def status_of(log_dir: Path) -> dict[str, Any]:
     return found
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def run(row: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """The figures of one job, which is started or resumed unless it has finished."""
     made = configuration(row, seed, options)
@@ -194,7 +202,17 @@ def run(row: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
         again = ["--resume"] if (log_dir / "training_state.pkl").exists() else []
         script = SCRIPTS[row.partition(":")[2]]
         done = subprocess.run(
-            [sys.executable, script, "--config", str(path.resolve()), "--linger", "0", "--port", "0", *again],
+            [
+                sys.executable,
+                script,
+                "--config",
+                str(path),
+                "--linger",
+                "0",
+                "--port",
+                str(free_port()),
+                *again,
+            ],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": str(options.threads)},
             stdout=subprocess.DEVNULL,
