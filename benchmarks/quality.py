@@ -232,7 +232,7 @@ def run(row: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     }
     test = log_dir / "test_evaluation.json"
     if test.exists():
-        figures["test"] = json.loads(test.read_text())["metrics"][status["best_metric"]["name"]]
+        figures["test"] = json.loads(test.read_text())["figures"][status["best_metric"]["name"]]
     return figures
 
 
