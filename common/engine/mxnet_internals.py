@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from typing import Any
 
+import mxnet as mx
 import numpy as np
 from mxnet import gluon
 from mxnet.base import _LIB, check_call
@@ -24,6 +25,8 @@ def named_parameters(block: gluon.Block) -> dict[str, gluon.Parameter]:
 
 def value_of(parameter: gluon.Parameter) -> np.ndarray:
     """A parameter's value, the mean over its devices."""
+    # An operator that reads a weight may lay it out anew, on a thread of MXNet's; who reads it meanwhile may crash.
+    mx.nd.waitall()
     value: np.ndarray = parameter._reduce().asnumpy()
     return value
 

@@ -22,7 +22,7 @@ from common.config.network_names import (
     embedding_dimension,
     variant_problems,
 )
-from common.engine.mxnet_internals import children, named_parameters
+from common.engine.mxnet_internals import children, named_parameters, value_of
 from common.errors import PretrainedError
 from common.networks.base_networks import (
     GroupNorm,
@@ -62,7 +62,7 @@ def values(network: Network) -> dict[str, np.ndarray]:
 
 def digests(network: Network) -> dict[str, bytes]:
     """What tells changed parameters from unchanged ones, in less memory than the half gigabyte of a VGG."""
-    arrays = ((name, p.data().asnumpy()) for name, p in named_parameters(network).items())
+    arrays = ((name, value_of(p)) for name, p in named_parameters(network).items())
     return {
         name: hashlib.sha1(array).digest() if np.isfinite(array).all() else b"nan" for name, array in arrays
     }
