@@ -12,9 +12,10 @@ import numpy as np
 
 from common.engine.arrays import norms, on_device
 from common.engine.average import MovingAverage
+from common.engine.averaging import AveragingEngine
 from common.engine.block_statistics import BlockStatistics
 from common.engine.devices import return_memory
-from common.engine.engine import Blocks, Engine, OptimizerSettings
+from common.engine.engine import Blocks, OptimizerSettings
 from common.engine.inference import DeviceInference
 from common.engine.limits import StepLimit, Weight
 from common.engine.loss_scale import LossScale
@@ -25,13 +26,16 @@ from common.engine.tracing import begins_at_0
 from common.engine.training_graph import RecordedStep, TrainingGraph, TrainingStep
 
 
-class MXNetEngine(Engine):
+class MXNetEngine(AveragingEngine):
     """Trains blocks on MXNet's contexts, each of which holds a copy of the parameters.
 
     precision: "float32", "bfloat16" or "float16" for the operators that gain from it. limit: how far a step may move a
     weight (None: no limit); it must suit the optimizer. compiled: a training step runs as one graph; else operator by
     operator, in float32. ema_decay: above 0 a moving average of the parameters is kept beside them.
     """
+
+    _average: MovingAverage | None
+    _updater: Updater
 
     def __init__(
         self,
@@ -198,29 +202,6 @@ class MXNetEngine(Engine):
         finally:  # checkpoints hold what was asked for
             for parameter, multiplier in zip(self._trained, multipliers, strict=True):
                 parameter.lr_mult = multiplier
-
-    # The average
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        if not self._average:
-            yield
-            return
-        with self._average.applied():
-            self._batch_statistics.apply()
-            yield
-
-    def adopt_average(self) -> None:
-        if self._average:
-            self._average.adopt()
-            self._updater.forget_momentum()
-
-    def average_state(self) -> dict[str, Any] | None:
-        return self._average.state() if self._average else None
-
-    def restore_average(self, state: dict[str, Any] | None) -> None:
-        if self._average and state:
-            self._average.restore(state)
 
     # Parameters
 

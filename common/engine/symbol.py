@@ -1,10 +1,11 @@
-"""MXNet's symbols as text: their nodes, and attributes that must all be looked at."""
+"""MXNet's symbols as text: their nodes, attributes that must all be looked at, and what shapes of reshape say."""
 
 from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,3 +117,28 @@ def read_symbol(text: str) -> Symbol:
         return Symbol(nodes, tuple((head[0], head[1]) for head in document["heads"]))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"not a symbol of MXNet: {error!r}") from None
+
+
+def reshaped(shape: Sequence[int], codes: Sequence[int]) -> tuple[int, ...]:
+    """MXNet's shape in words: 0 copies an axis, -1 is what is left, -2 copies all others, -3 multiplies two axes, -4
+    splits one into the two that follow."""
+    left, result, codes = list(shape), [], list(codes)
+    while codes:
+        code = codes.pop(0)
+        if code == 0:
+            result.append(left.pop(0))
+        elif code == -2:
+            result, left = result + left, []
+        elif code == -3:
+            result.append(left.pop(0) * left.pop(0))
+        elif code == -4:
+            axis, (first, second), codes = left.pop(0), codes[:2], codes[2:]
+            result += [axis // second if first == -1 else first, axis // first if second == -1 else second]
+        else:
+            result.append(code)
+            if left:
+                left.pop(0)
+    if -1 in result:
+        place = result.index(-1)
+        result[place] = math.prod(shape) // math.prod(result[:place] + result[place + 1 :])
+    return tuple(result)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.engine.averaging import kept_share
+from common.engine.averaging import AveragingEngine, kept_share
 from common.engine.batch_statistics import BatchStatistics, Normalisation
-from common.engine.engine import Engine, OptimizerSettings
+from common.engine.engine import OptimizerSettings
 from common.engine.limits import StepLimit, Weight
 from common.engine.loss_scale import LossScale
 from common.engine.symbol import read_symbol
@@ -26,12 +26,15 @@ from common.engine.torch.program import Program
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class TorchEngine(Engine):
+class TorchEngine(AveragingEngine):
     """Trains a program on one device.
 
     precision, limit, ema_decay: as for `common.engine.mxnet_engine.MXNetEngine`. keep: is given the network's
     parameters when they are set from outside, so that whoever exports has them.
     """
+
+    _average: _Average | None
+    _updater: Updater
 
     def __init__(
         self,
@@ -199,29 +202,6 @@ class TorchEngine(Engine):
             mean.lerp_(seen.mean.float(), 1.0 - seen.momentum)
             batch = (seen.inverse.float() ** -2 - seen.epsilon).clamp_(min=0.0)
             variance.lerp_(batch, 1.0 - seen.momentum)
-
-    # The average
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        if not self._average:
-            yield
-            return
-        with self._average.applied():
-            self._batch_statistics.apply()
-            yield
-
-    def adopt_average(self) -> None:
-        if self._average:
-            self._average.adopt()
-            self._updater.forget_momentum()
-
-    def average_state(self) -> dict[str, Any] | None:
-        return self._average.state() if self._average else None
-
-    def restore_average(self, state: dict[str, Any] | None) -> None:
-        if self._average and state:
-            self._average.restore(state)
 
     # Parameters
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from common.engine.symbol import Attributes, UnsupportedError
+from common.engine.symbol import Attributes, UnsupportedError, reshaped
 from common.engine.torch.deformable import deformable_convolution
 from common.engine.torch.suppression import box_nms
 
@@ -502,28 +502,6 @@ def _reshape(call: Call) -> Compute:
     call.attributes.only("reverse", False)
     codes = call.attributes.numbers("shape")
     return lambda x: x.reshape(reshaped(x.shape, codes))
-
-
-def reshaped(shape: Sequence[int], codes: Sequence[int]) -> list[int]:
-    """MXNet's shape in words: 0 copies an axis, -1 is what is left, -2 copies all others, -3 multiplies two axes, -4
-    splits one into the two that follow."""
-    left, result, codes = list(shape), [], list(codes)
-    while codes:
-        code = codes.pop(0)
-        if code == 0:
-            result.append(left.pop(0))
-        elif code == -2:
-            result, left = result + left, []
-        elif code == -3:
-            result.append(left.pop(0) * left.pop(0))
-        elif code == -4:
-            axis, (first, second), codes = left.pop(0), codes[:2], codes[2:]
-            result += [axis // second if first == -1 else first, axis // first if second == -1 else second]
-        else:
-            result.append(code)
-            if left:
-                left.pop(0)
-    return result
 
 
 @operator("reshape_like", precision="any")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.engine.symbol import Attributes, UnsupportedError
+from common.engine.symbol import Attributes, UnsupportedError, reshaped
 from common.export.onnx.deformable import deform_conv, sampled_convolution
 from common.export.onnx.graph import DEFORM_CONV_OPSET, Graph, Tensor, broadcast, grows
 from common.export.onnx.suppression import box_nms
@@ -435,31 +435,6 @@ def _reshape(call: Call) -> Tensor:
     call.attributes.only("reverse", False)
     shape = reshaped(call.x.shape, call.attributes.numbers("shape"))
     return call.graph.reshape(call.x, shape, call.name)
-
-
-def reshaped(shape: Sequence[int], codes: Sequence[int]) -> tuple[int, ...]:
-    """MXNet's shape in words: 0 copies an axis, -1 is what is left, -2 copies all others, -3 multiplies two axes, -4
-    splits one into the two that follow."""
-    left, result, codes = list(shape), [], list(codes)
-    while codes:
-        code = codes.pop(0)
-        if code == 0:
-            result.append(left.pop(0))
-        elif code == -2:
-            result, left = result + left, []
-        elif code == -3:
-            result.append(left.pop(0) * left.pop(0))
-        elif code == -4:
-            axis, (first, second), codes = left.pop(0), codes[:2], codes[2:]
-            result += [axis // second if first == -1 else first, axis // first if second == -1 else second]
-        else:
-            result.append(code)
-            if left:
-                left.pop(0)
-    if -1 in result:
-        place = result.index(-1)
-        result[place] = math.prod(shape) // math.prod(result[:place] + result[place + 1 :])
-    return tuple(result)
 
 
 @operator("reshape_like")

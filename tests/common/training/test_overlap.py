@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from common.engine.engine import Engine
 from common.loading.loader import Batch
 from common.training.estimator import Estimator, TrainingState
 from detect.center_net.task import CenterNetModel
 from detect.config import CenterNetModelConfig
+from tests.helpers.engines import StatelessEngine
 
 SECONDS = 0.4  # of a step on the device: several times what the host needs
 STEPS = 6
 
 
-class Sleeping(Engine):
+class Sleeping(StatelessEngine):
     """Computes nothing, and takes its time for it, while the host may do what it likes.
 
     idle: seconds between the end of a step and the beginning of the next one.
@@ -51,48 +50,6 @@ class Sleeping(Engine):
         return np.ones(4)
 
     def update(self, learning_rate: float, norms: np.ndarray) -> None:
-        pass
-
-    def skip(self) -> bool:
-        return False
-
-    def begin_epoch(self, seed: int) -> None:
-        pass
-
-    def averaged(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def adopt_average(self) -> None:
-        pass
-
-    def parameters(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def set_parameters(self, values: dict[str, np.ndarray]) -> None:
-        pass
-
-    def companions(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def set_companions(self, values: dict[str, np.ndarray]) -> None:
-        pass
-
-    def multipliers(self) -> dict[str, list[float]]:
-        return {}
-
-    def set_multipliers(self, values: dict[str, list[float]]) -> None:
-        pass
-
-    def average_state(self) -> dict[str, Any] | None:
-        return None
-
-    def restore_average(self, state: dict[str, Any] | None) -> None:
-        pass
-
-    def optimizer_state(self) -> dict[str, Any]:
-        return {}
-
-    def restore_optimizer(self, state: dict[str, Any]) -> None:
         pass
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:

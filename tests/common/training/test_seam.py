@@ -5,23 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from common.engine.engine import Engine
 from common.engine.schedule import Schedule
 from common.loading.loader import Batch
 from common.task import Inputs
 from common.training.estimator import Estimator, TrainingState
 from common.training.hooks import FromAverage
+from tests.helpers.engines import StatelessEngine
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-class LineEngine(Engine):
+class LineEngine(StatelessEngine):
     """Fits a line to points (x, y) by gradient descent; its average is half way back to where it began."""
 
     def __init__(self) -> None:
@@ -55,9 +53,6 @@ class LineEngine(Engine):
         self.calls.append("skip")
         return False
 
-    def averaged(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
     def adopt_average(self) -> None:
         self.calls.append("adopt")
         self.line = self.line / 2
@@ -67,30 +62,6 @@ class LineEngine(Engine):
 
     def set_parameters(self, values: dict[str, np.ndarray]) -> None:
         self.line = values["line"]
-
-    def companions(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def set_companions(self, values: dict[str, np.ndarray]) -> None:
-        pass
-
-    def multipliers(self) -> dict[str, list[float]]:
-        return {}
-
-    def set_multipliers(self, values: dict[str, list[float]]) -> None:
-        pass
-
-    def average_state(self) -> dict[str, Any] | None:
-        return None
-
-    def restore_average(self, state: dict[str, Any] | None) -> None:
-        pass
-
-    def optimizer_state(self) -> dict[str, Any]:
-        return {}
-
-    def restore_optimizer(self, state: dict[str, Any]) -> None:
-        pass
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
         return [self.line[0] * images + self.line[1]]
