@@ -17,7 +17,7 @@ from common.config.sections import JobConfig
 from common.data.figures import listed
 from common.data.problems import Problem
 from common.data.report import Report
-from common.datasets import WORDS, Datasets
+from common.datasets import Datasets
 from common.engine.devices import contexts, processors
 from common.engine.opening import check_graphs
 from common.errors import DataError, FetchError, JobError
@@ -30,6 +30,7 @@ from common.reporting.endings import explain
 from common.reporting.log import bar, last_words, open_console
 from common.reporting.log_dir import check_names
 from common.reporting.progress import Step
+from common.set_folders import WORDS
 from common.task import Task
 
 log = logging.getLogger("visualtl")

@@ -1,10 +1,9 @@
-"""The sets of a job: which folders there are, what is split off, and the report on all of it."""
+"""The sets of a job: what their folders hold, what is split off, and the report on all of it."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,7 @@ from common.config.sections import DatasetConfig
 from common.data.boxes import objects_of
 from common.data.figures import listed
 from common.data.formats import txt
-from common.data.formats.base import AnnotatedSet, Place, inside
-from common.data.formats.recognise import READERS, choose, count_alike
+from common.data.formats.base import Place
 from common.data.hints import sentences
 from common.data.labels import numbers_in, with_class_ids, with_labels
 from common.data.listing import Listing
@@ -26,19 +24,18 @@ from common.data.problems import FolderReport, NoSamples, Problem
 from common.data.report import Report
 from common.data.samples import Annotate, Labels, Sample, read_folder
 from common.data.splits import return_trained, split
-from common.errors import DataError, shortened_path
+from common.errors import DataError
 from common.images.decoding import printable
 from common.processes.pool import WorkerPool
 from common.reporting import warnings
 from common.reporting.progress import Step
+from common.set_folders import WORDS, SetFolder, find_folders, list_folders, numbered, open_sources
 from common.steps import Steps, first_step
 from common.task import Task
 
 log = logging.getLogger("visualtl")
 
-_MISSING = "does not exist"
 _IDENTICAL_LOGGED = 10
-WORDS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -54,53 +51,6 @@ class Datasets:
     classes: list[str]
     report: Report
     trained: np.ndarray
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Folders of the sets; an empty list: no such set."""
-
-    train: list[Path]
-    valid: list[Path]
-    test: list[Path]
-
-
-@dataclass(frozen=True)
-class SetFolder:
-    """A folder of a set. annotated: what another format says of it; None: our own texts do."""
-
-    listing: Listing
-    annotated: AnnotatedSet | None
-
-
-def find_folders(dataset: DatasetConfig) -> Folders:
-    """The folders that the configuration means. Raises DataError for one that it names and that is not there."""
-    by_key: dict[str, list[Path]] = {"train_dir": [], "valid_dir": [], "test_dir": []}
-    for name, folders in by_key.items():
-        for value in dataset.folders(name):
-            folder = Path(dataset.data_root) / value
-            problem = _problem_of(folder)
-            if problem == _MISSING and name != "train_dir" and dataset.is_default(name):
-                continue
-            if problem:
-                raise DataError(
-                    f"dataset.{name}: the folder {shortened_path(printable(str(folder)))} {problem}"
-                )
-            folders.append(folder)
-    return Folders(*by_key.values())
-
-
-def _problem_of(folder: Path) -> str | None:
-    """What is wrong with a folder that is to be read; None: nothing."""
-    try:
-        with os.scandir(folder):
-            return None
-    except FileNotFoundError:
-        return _MISSING
-    except NotADirectoryError:
-        return "is not a folder"
-    except (OSError, ValueError) as error:  # ValueError: of names that no file can have
-        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def load_datasets(
@@ -327,54 +277,6 @@ def _text(marks: Collection[int]) -> str:
     return " ".join(f"{mark:016x}" for mark in sorted(marks))
 
 
-def list_folders(folders: Folders) -> dict[str, list[Listing]]:
-    """What lies in the folders of the sets, by name; one within another belongs to that other set no more. Raises
-    DataError for one that a set has twice."""
-    paths = {name: list(map(str, getattr(folders, name))) for name in WORDS if getattr(folders, name)}
-    for name, own in paths.items():
-        known: dict[tuple[int, int], str] = {}
-        for path in own:
-            status = os.stat(path)
-            first = known.setdefault((status.st_dev, status.st_ino), path)
-            if first is not path:
-                raise DataError(
-                    f"dataset.{name}_dir: {printable(first)} and {printable(path)} are the same folder; name it once"
-                )
-    everything = [path for part in paths.values() for path in part]
-    return {name: [Listing(path, everything) for path in part] for name, part in paths.items()}
-
-
-def open_sources(
-    dataset: DatasetConfig,
-    task: str,
-    listings: Mapping[str, Sequence[Listing]],
-    kept: Callable[[str], Path] | None = None,
-) -> dict[str, list[SetFolder]]:
-    """The folders of the sets with what annotates them. task: as `Task.does`. kept: where what is read of large files
-    is kept, by name. Raises DataError.
-    """
-    root = str(dataset.data_root)
-    sources: dict[str, list[SetFolder]] = {}
-    for name, parts in listings.items():
-        named = getattr(dataset, f"{name}_annotations")
-        annotations = os.path.join(root, named) if named is not None else None
-        if annotations is not None and not inside(os.path.abspath(annotations), os.path.abspath(root)):
-            raise DataError(
-                f"dataset.{name}_annotations: {printable(str(named))} leads out of dataset.data_root, {printable(root)}"
-            )
-        formats = dataset.formats(len(parts))
-        sources[name] = []
-        for index, (listing, form) in enumerate(zip(parts, formats, strict=True)):
-            file = kept(f"{_numbered(name, index)}_annotations") if kept else None
-            place = Place(root, listing.folder, annotations, name, task, file)
-            kind, reason = choose(place, listing, form)
-            log.info("%s: the labels are %s: %s", printable(listing.folder), kind, reason)
-            annotated = None if kind == "txt" else READERS[kind].read(place, listing)
-            sources[name].append(SetFolder(listing, annotated))
-        count_alike([part.annotated for part in sources[name] if part.annotated is not None])
-    return sources
-
-
 def _read(
     name: str,
     sources: Sequence[SetFolder],
@@ -396,7 +298,7 @@ def _read(
     empty: list[NoSamples] = []
     for index, source in enumerate(sources):
         own = source.annotated is None
-        cache_file = report.cache_file(_numbered(name, index)) if keep else None
+        cache_file = report.cache_file(numbered(name, index)) if keep else None
         try:
             folder_samples, told = read_folder(
                 Path(source.listing.folder),
@@ -426,11 +328,6 @@ def _read(
     if not samples:
         raise empty[0]
     return samples
-
-
-def _numbered(name: str, index: int) -> str:
-    """The name of a folder of a set; the first one has the set's."""
-    return f"{name}_{index}" if index else name
 
 
 def _advance_part(advance: Callable[[float], None], index: int, count: int) -> Callable[[float], None]:

@@ -30,6 +30,7 @@ ROOMS = (
     ("recipe",),
     ("task",),
     ("networks", "training"),
+    ("set_folders",),
     ("datasets",),
     ("trial",),
     ("prepare",),
