@@ -7,6 +7,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 from common.engine.devices import processors
@@ -20,6 +21,13 @@ _BATCH, _WORKERS = 16, 16
 
 class _Terminated(BaseException):
     """SIGTERM: what is being written does not appear."""
+
+
+def named_path(text: str) -> Path:
+    """The type of options that name files and folders: without a name it would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; . is the current folder")
+    return Path(text)
 
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
@@ -68,12 +76,12 @@ def parse_gpus(text: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def carry_out(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Do it and return the exit status; every failure is one line at the end of standard error."""
+def carry_out(command: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
+    """Do it and return the exit status, 0 for None; every failure is one line at the end of standard error."""
     open_console()
     try:
-        with _terminable():
-            command(options)
+        with _stoppable():
+            return command(options) or 0
     except KeyboardInterrupt:
         return _failed("stopped by SIGINT", 130)
     except _Terminated:
@@ -81,19 +89,23 @@ def carry_out(command: Callable[[argparse.Namespace], None], options: argparse.N
     except Exception as error:
         known = explain(error) if not isinstance(error, JobError) else error
         return _failed(str(known), known.exit_status)
-    return 0
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def _stoppable() -> Iterator[None]:
+    """Within the block a signal is raised, so that files and workers are cleared away."""
+
     def end(number: int, frame: FrameType | None) -> None:
         raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _failed(reason: str, status: int) -> int:

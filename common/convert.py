@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from common.reporting.beginning import guard
+
+if __name__ == "__main__":
+    guard()  # what is imported below takes a while
+
 import argparse
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
+from common.commands import carry_out, named_path
 from common.config.values import FORMATS
 from common.data.boxes import clip_box
 from common.data.formats import classes as class_names
@@ -18,7 +23,7 @@ from common.data.formats.recognise import open_set
 from common.data.formats.writing import Exported, Target
 from common.data.problems import BadSample, Problem
 from common.data.set_names import set_folders
-from common.errors import ConfigurationError, DataError, JobError
+from common.errors import ConfigurationError, DataError
 from common.files import new_folder, replacing, spelled_out
 from common.images.decoding import ImageError, printable, probe
 
@@ -31,21 +36,7 @@ _SHOWN = 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert as the command line says; the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        convert(options)
-    except KeyboardInterrupt:
-        return _failed("stopped by SIGINT", 130)
-    except JobError as error:
-        return _failed(str(error), error.exit_status)
-    except OSError as error:
-        return _failed(f"{error.filename or options.out}: {error.strerror or error}", 1)
-    return 0
-
-
-def _failed(reason: str, status: int) -> int:
-    print(reason, file=sys.stderr)
-    return status
+    return carry_out(convert, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,9 +45,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Read labels in any format and write them in another. Images are hard-linked where that works, "
         "else copied. What the new format cannot hold is counted and said, and stands in conversion.log.",
     )
-    parser.add_argument("source", type=Path, help="a set, or a whole export with train, valid and test sets")
     parser.add_argument(
-        "out", type=Path, help="a folder that does not exist or is empty; it appears whole or not at all"
+        "source", type=named_path, help="a set, or a whole export with train, valid and test sets"
+    )
+    parser.add_argument(
+        "out",
+        type=named_path,
+        help="a folder that does not exist or is empty; it appears whole or not at all",
     )
     parser.add_argument(
         "--to", required=True, choices=list(WRITERS), help="format to write (csv: classes of images)"
@@ -72,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--task", default="detection", choices=TASKS, help="what the labels are for (default: detection)"
     )
     parser.add_argument(
-        "--annotations", type=Path, help="file or folder of the annotations where they lie elsewhere"
+        "--annotations", type=named_path, help="file or folder of the annotations where they lie elsewhere"
     )
     parser.add_argument(
         "--classes", help="names of the classes in their order, with commas; others are left out"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from common.reporting.beginning import guard
+
+if __name__ == "__main__":
+    guard()  # what is imported below takes a while
+
 import argparse
 import logging
 import os
@@ -13,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.commands import add_computing, carry_out, parse_gpus, workers
+from common.commands import add_computing, carry_out, named_path, parse_gpus, workers
 from common.data.figures import listed
 from common.data.formats.base import Label, Place
 from common.data.formats.classes import settle
@@ -49,26 +54,26 @@ def _parser() -> argparse.ArgumentParser:
         description="Hold a trained model against annotations: OUT/evaluation.json and OUT/report.html.",
     )
     parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
+        "model", type=named_path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
     )
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="FOLDER", help="a set with its annotations"
+        "--data", type=named_path, required=True, metavar="FOLDER", help="a set with its annotations"
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=named_path,
         required=True,
         help="a folder that does not exist or is empty; it appears whole or not at all",
     )
     parser.add_argument(
-        "--gallery", type=Path, metavar="FOLDER", help="re-identification: what --data is looked for in"
+        "--gallery", type=named_path, metavar="FOLDER", help="re-identification: what --data is looked for in"
     )
     parser.add_argument(
         "--format", default="auto", choices=["auto", *READERS], help="of the annotations (default: found out)"
     )
     parser.add_argument(
         "--annotations",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="file or folder of the annotations where they lie elsewhere",
     )

@@ -10,6 +10,11 @@ looks at every file of the folder. Nothing of MXNet is imported.
 
 from __future__ import annotations
 
+from common.reporting.beginning import guard
+
+if __name__ == "__main__":
+    guard()  # what is imported below takes a while
+
 import argparse
 import importlib
 import re
@@ -17,9 +22,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.commands import carry_out, named_path
 from common.config.command_line import parse
 from common.config.sections import JobConfig, read_configuration
-from common.errors import ConfigurationError, JobError, PretrainedError
+from common.errors import ConfigurationError, PretrainedError
 from common.networks.pretrained import (
     bundled,
     find_parameters,
@@ -42,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         prog="python3 -m common.models", description="Pretrained parameters: list, fetch or check them."
     )
     parser.add_argument("command", choices=("list", "fetch", "check"))
-    parser.add_argument("--folder", type=Path, default=models_folder(), help="default: %(default)s")
+    parser.add_argument("--folder", type=named_path, default=models_folder(), help="default: %(default)s")
     parser.add_argument(
         "names",
         nargs="*",
@@ -53,19 +59,19 @@ def main(argv: Sequence[str]) -> int:
     given, command = parser.parse_intermixed_args(argv[:start]), argv[start:]
     if not given.names and not command and given.command != "check":
         parser.error(f"{given.command}: which job or parameters is missing")
-    folder: Path = given.folder
-    try:
-        if not given.names and not command:
-            return check_folder(folder)
-        names = (*given.names, *(job_names(command) if command else ()))
-        if not names:
-            print("no pretrained parameters are needed")
-        if given.command == "list":
-            return list_names(names, folder)
-        return fetch(names, folder) if given.command == "fetch" else check(names, folder)
-    except JobError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
+    return carry_out(lambda options: _carry_out(options, command), given)
+
+
+def _carry_out(options: argparse.Namespace, command: Sequence[str]) -> int:
+    folder: Path = options.folder
+    if not options.names and not command:
+        return check_folder(folder)
+    names = (*options.names, *(job_names(command) if command else ()))
+    if not names:
+        print("no pretrained parameters are needed")
+    if options.command == "list":
+        return list_names(names, folder)
+    return fetch(names, folder) if options.command == "fetch" else check(names, folder)
 
 
 def job_names(command: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from common.reporting.beginning import guard
+
+if __name__ == "__main__":
+    guard()  # what is imported below takes a while
+
 import argparse
 import itertools
 import os
@@ -16,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from common.commands import add_computing, carry_out, parse_gpus, workers
+from common.commands import add_computing, carry_out, named_path, parse_gpus, workers
 from common.convert import WRITERS
 from common.data.formats.base import Place
 from common.data.formats.recognise import open_set
@@ -68,12 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Predict images and videos with a trained model. OUT/predictions.json has a row for each.",
     )
     parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
+        "model", type=named_path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
     )
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, patterns, videos")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=named_path,
         required=True,
         help="a folder that does not exist or is empty; it appears whole or not at all",
     )
@@ -93,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--boxes",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="annotations in any format, whose boxes are predicted one by one",
     )

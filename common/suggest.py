@@ -7,6 +7,11 @@ benchmarks/QUALITY.md. Every choice is said with its reason.
 
 from __future__ import annotations
 
+from common.reporting.beginning import guard
+
+if __name__ == "__main__":
+    guard()  # what is imported below takes a while
+
 import argparse
 import errno
 import importlib
@@ -23,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.commands import carry_out
+from common.commands import carry_out, named_path
 from common.config.command_line import Options
 from common.config.json_text import JsonObject, apply_overrides
 from common.config.sections import JobConfig, configuration
@@ -253,13 +258,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "folder",
-        type=Path,
+        type=named_path,
         metavar="FOLDER",
         help=said("a set, or an export with several sets", "一个数据集，或含多个数据集的导出"),
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=named_path,
         required=True,
         metavar="FILE",
         help=said("the configuration to write", "要写出的配置文件"),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from common.reporting.beginning import guard
+
+if __name__ == "__main__":
+    guard()  # what is imported below takes a while
+
 import argparse
 import json
 import sys
@@ -14,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from common.commands import carry_out
+from common.commands import carry_out, named_path
 from common.data.listing import Listing
 from common.data.samples import Sample, read_folder
 from common.engine.devices import processors
@@ -46,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "and make one file of each ONNX file: NAME-int8-half-uint8.onnx.",
     )
     parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
+        "model", type=named_path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
     )
     parser.add_argument(
         "--onnx",
@@ -69,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--half", action="store_true", help="weights in float16: half of the size")
     parser.add_argument(
         "--int8",
-        type=Path,
+        type=named_path,
         metavar="FOLDER",
         help="8 bits inside, with ranges from this set's images; its annotations say what is lost",
     )

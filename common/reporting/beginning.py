@@ -1,4 +1,4 @@
-"""The first moments of a fit script, before anything is imported that takes time."""
+"""The first moments of a fit script or a command, before anything is imported that takes time."""
 
 import _signal  # type: ignore[import-not-found]  # `signal` itself takes as long to import as Python to start
 import os
@@ -11,6 +11,12 @@ def begin() -> None:
     from common.reporting.supervisor import supervise
 
     supervise()
+
+
+def guard() -> None:
+    """Have Ctrl-C end a command with one line until it can do so itself. In the background of a shell it is ignored."""
+    if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
+        _signal.signal(_signal.SIGINT, _stop)
 
 
 def age() -> float:

@@ -1,0 +1,88 @@
+"""What the commands beside the trainings share: how they end, and what they take for a name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from common.commands import carry_out
+from tests.helpers.jobs import ROOT
+
+COMMANDS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "common").rglob("*.py")
+    if 'if __name__ == "__main__"' in path.read_text()
+)
+
+# Presses Ctrl-C where a command begins to import.
+PRESS = """
+import os, runpy, signal, sys
+
+class Finder:
+    def find_spec(name, *rest):
+        if name == "common.commands":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+sys.path[0] = os.getcwd()
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+def run(words: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, **more)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_in_the_first_moments_is_one_line(command: str) -> None:
+    done = run(["-c", PRESS, command])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")
+
+
+def test_a_command_in_the_background_of_a_shell_ignores_ctrl_c() -> None:
+    done = run(
+        ["-c", PRESS, "common.convert", "--help"],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: python3 -m common.convert")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_clears_away_what_a_command_has_begun(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    left: list[str] = []
+
+    def command(options: Namespace) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            left.append("cleared away")
+
+    before = signal.getsignal(number)
+    assert carry_out(command, Namespace()) == 128 + number
+    assert left == ["cleared away"]
+    assert capfd.readouterr().err == f"stopped by {number.name}\n"
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "argument"),
+    [
+        (["common.suggest", "", "--out", "job.json"], "FOLDER"),
+        (["common.suggest", ".", "--out", ""], "--out"),
+        (["common.predict", "", "1.jpg", "--out", "out"], "MODEL"),
+        (["common.evaluate", "out", "--data", " ", "--out", "evaluated"], "--data"),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(words: list[str], argument: str, tmp_path: Path) -> None:
+    done = run(["-m", *words])
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"error: argument {argument}: the name is empty; . is the current folder\n")
