@@ -10,6 +10,7 @@ import logging
 import math
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,7 @@ from common.files import read_file, replacing
 from common.images.decoding import decode
 from common.predictor import Decoder
 from common.reporting import summaries
+from common.reporting.log import write_traceback
 from common.reporting.progress import Progress, curves
 from common.reporting.provenance import without_secrets
 from common.reporting.warnings import warn
@@ -49,7 +51,7 @@ def aside(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # whatever it is, results and model are there
         warn(f"{what} is left out: {one_line(str(error)) or type(error).__name__}")
-        log.debug("The place of the error:", exc_info=True)
+        write_traceback(traceback.format_exc())
 
 
 def thresholds(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +17,8 @@ from common.reporting.progress import Progress
 from common.reporting.status import Status
 from common.steps import Steps
 from common.task import Task
+
+log = logging.getLogger("visualtl")
 
 S = TypeVar("S")
 
@@ -41,3 +46,11 @@ def paired(samples: Sequence[S], predictions: Mapping[int, Any]) -> tuple[list[S
     """Samples that were predicted, and their predictions."""
     indices = sorted(predictions)
     return [samples[index] for index in indices], [predictions[index] for index in indices]
+
+
+@contextmanager
+def timed(part: str) -> Iterator[None]:
+    """Say in the log file what a part of the job took."""
+    began = time.monotonic()
+    yield
+    log.debug("Took: %s %.1f s", part, time.monotonic() - began)

@@ -13,6 +13,7 @@ from typing import Any
 from common.engine.engine import Engine
 from common.engine.schedule import Schedule
 from common.evaluator import Evaluation
+from common.export.onnx.proof import IMAGES
 from common.job_report import show_pictures
 from common.job_state import Job, paired
 from common.loading.loader import Loader
@@ -24,11 +25,9 @@ from common.training.pace import Budget, ByTime, Kept, Tail
 
 log = logging.getLogger("visualtl")
 
-# Seconds that the export takes beside its proofs on images, and what is left of them without ONNX files.
-_EXPORTING = 4.0
-_WITHOUT_ONNX = 1.5
-# Images that ONNX files are held against, at the most.
-_PROVED = 32
+# So often the network looks at an image that the ONNX files are held against where there is a graph with the mirrored
+# image too: twice in that, once in the plain one, and once in MXNet's plain one.
+_MIRRORED = 4
 
 
 def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
     keys = config.train
     estimator = Estimator(model, engine)
     first = keys.first_epoch(loaded)
-    pace = _pace(job, first) if keys.minutes else None
+    pace = _pace(job, model, first) if keys.minutes else None
     with ExitStack() as stack:
         loader = stack.enter_context(
             _training_loader(
@@ -62,7 +61,9 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
         def evaluate() -> Evaluation:
             assert valid is not None
             with engine.averaged():
-                predictions = predictor.predict(valid)
+                if pace:
+                    pace.predicting(0.0)
+                predictions = predictor.predict(valid, pace.predicting if pace else None)
             pairs = paired(valid.samples, predictions)
             show_pictures(
                 job.progress, predictor.decoder, *pairs, count=config.valid.pictures, step=state.number
@@ -172,16 +173,18 @@ def _schedule(job: Job, first: int, steps: int) -> Schedule:
     )
 
 
-def _pace(job: Job, first: int) -> ByTime:
+def _pace(job: Job, model: Model, first: int) -> ByTime:
     """What lays the training over the time that the job has."""
     data, config = job.data, job.task.config
     valid, test = len(data.valid or ()), len(data.test or ())
-    onnx = config.export.onnx
+    looks = _MIRRORED if model.further_exports() else 1
+    numbers = sum(math.prod(parameter.shape) for parameter in model.network.collect_params().values())
     tail = Tail(
+        config.train.batch_size,
         valid,
         test,
-        proved=min(valid or test or len(data.train), _PROVED) if onnx else 0,
-        exporting=_EXPORTING if onnx else _WITHOUT_ONNX,
+        megabytes=4e-6 * numbers,
+        proved=looks * min(valid or test or len(data.train), IMAGES) if config.export.onnx else None,
     )
     keys = config.train
     borders = [float(keys.first_plain_epoch)]

@@ -19,7 +19,7 @@ from common.export.outputs import DATA_REPORT, remove_outputs
 from common.job_advice import give_advice, tell
 from common.job_report import show_configuration, write_report
 from common.job_results import export, predict_and_write
-from common.job_state import Job
+from common.job_state import Job, timed
 from common.job_training import train
 from common.predictor import Predictor
 from common.prepare import prepare
@@ -59,11 +59,15 @@ def work(
     predictor = _predictor(job.task, model, engine)
     show_configuration(config, progress)
     best = train(job, model, engine, predictor)
-    documents, predicted = predict_and_write(job, predictor, job.task.evaluator(model, job.data.valid or ()))
+    with timed("predictions"):
+        evaluator = job.task.evaluator(model, job.data.valid or ())
+        documents, predicted = predict_and_write(job, predictor, evaluator)
     with steps(Step.EXPORT):
-        export(job, model, predictor, best, documents, predicted)
-        advice = give_advice(job, best, documents)
-        write_report(config, model, best, documents, progress, advice)
+        with timed("export"):
+            export(job, model, predictor, best, documents, predicted)
+        with timed("report"):
+            advice = give_advice(job, best, documents)
+            write_report(config, model, best, documents, progress, advice)
     tell(advice)
 
 

@@ -118,7 +118,7 @@ class _Console(logging.Handler):
     """
 
     def __init__(self, form: Format) -> None:
-        super().__init__()
+        super().__init__(logging.INFO)
         self.form = form
         self.setFormatter(_Json() if form == "json" else _Text())
 
@@ -293,7 +293,7 @@ def _reset() -> logging.Logger:
         logger.removeHandler(handler)
         with contextlib.suppress(OSError, ValueError):
             handler.close()
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)  # for the file; the console begins at INFO
     logger.propagate = False
     logger.addHandler(logging.NullHandler())  # else warnings would go to standard error by themselves
     return logger

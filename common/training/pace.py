@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import statistics
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,22 +13,32 @@ from common.engine.schedule import Schedule
 from common.reporting import warnings
 from common.training.estimator import Hook, TrainingState
 
+log = logging.getLogger("visualtl")
+
 # An epoch is validated and kept when the training since the last such one has taken so many times as long as that.
 _TRAINED_TO_VALIDATED = 9.0
 # An epoch ends after this share of the training even if it has not seen all images: large sets are validated and kept
 # on the way too. More often would cost: what is made ahead of an epoch's end is lost.
 _LONGEST_EPOCH = 0.25
-# Weight of the newest step in the mean time of one.
-_NEWEST = 0.2
+# One that the last one would follow sooner than after this share of that time is left to it.
+_HEELS = 0.5
+# Of so many steps the middle one says how long a step takes: the first of an epoch waits for its images.
+_STEPS = 9
 # A training that has less than this share of the time that is left is told to be short.
 _LITTLE = 0.25
-# What an image takes that is validated, as a share of what one takes that is trained on, as long as none was.
-_FORWARD = 0.5
-# What an image takes in the predictions of the results, as a share of what it takes in a validation of the training:
-# that one also measures BatchNorm's statistics, and writes a checkpoint (0.63 for SSD, 0.74 for YOLOv3).
-_PREDICTED = 0.7
-# The proof of an ONNX file takes so many times as long as that (1.0 for SSD, 2.0 for YOLOv3).
-_PROVED = 1.5
+
+# What is foreseen as long as nothing of the kind was measured. Jobs of SSD, YOLOv3 and a classifier took: for an image
+# that is predicted 0.43 to 0.64 of what one takes that is trained on; for the 32 or so that BatchNorm's statistics are
+# measured on 0.7 to 0.97; to write a checkpoint 0.5 to 1.5 s, the more the larger it is.
+_FORWARD = 0.55
+_STATISTICS = 32 * 0.8
+_CHECKPOINT, _CHECKPOINT_MEGABYTE = 0.6, 0.01
+# After the last validation nothing can be measured. An ONNX file predicts an image in 0.4 to 1.0 of the time that the
+# model itself takes; files are written the slower the larger they are; the rest is a report.
+_PROVED = 0.8
+_EXPORT, _EXPORT_MEGABYTE = 0.2, 0.004
+_ONNX, _ONNX_MEGABYTE = 0.4, 0.02
+_REST = 0.5
 
 
 class Budget:
@@ -51,39 +64,70 @@ class Budget:
 
 
 class Tail:
-    """What a job takes after its training: a last validation, predictions of its sets, and the export.
+    """What a job takes after the last step of its training, foreseen part by part.
 
-    valid, test: images of the sets. proved: images that the export is held against. exporting: seconds of all that
-    depends on no image.
+    batch: images of one. valid, test: images of the sets. megabytes: of the parameters. proved: images that ONNX files
+    are held against, None: there are none. What is foreseen grows with the time of a training step, so that it holds
+    for a machine that has other work now.
     """
 
-    def __init__(self, valid: int, test: int, *, proved: int = 0, exporting: float = 0.0) -> None:
-        self._valid = valid
-        self._predicted = valid + test + _PROVED * proved
-        self._exporting = exporting
-        self._an_image = 0.0
-        self._keeping: float | None = None
+    def __init__(
+        self, batch: int, valid: int, test: int, *, megabytes: float = 0.0, proved: int | None = None
+    ) -> None:
+        self._batch = batch
+        self._valid, self._test = (-(-images // batch) * batch for images in (valid, test))
+        self._megabytes = megabytes
+        self._proved = proved
+        self._a_step = 0.0
+        # Relative to a step: what predicting an image and keeping an epoch took.
+        self._forward = _FORWARD / batch
+        self._kept: float | None = None
 
-    def trained(self, an_image: float) -> None:
-        """Seconds that an image takes which is trained on: a measure as long as there is no better one."""
-        if self._keeping is None or not self._valid:
-            self._an_image = an_image * _FORWARD
+    def stepped(self, seconds: float) -> None:
+        """What a step of the training takes at present."""
+        self._a_step = seconds
+
+    def predicted(self, seconds: float) -> None:
+        """What predicting the whole validation set takes."""
+        if self._a_step and self._valid:
+            self._forward = seconds / self._valid / self._a_step
 
     def kept(self, seconds: float) -> None:
-        """What an epoch's validation and checkpoint took. The first one also makes its graph, later ones find it."""
-        self._keeping = seconds if self._keeping is None else min(self._keeping, seconds)
-        if self._valid:
-            self._an_image = self._keeping / self._valid
+        """What an epoch's validation and checkpoint have taken."""
+        if self._a_step:
+            self._kept = seconds / self._a_step
 
     @property
     def keeping(self) -> float:
         """Seconds that validating and keeping an epoch takes."""
-        return self._an_image * self._valid if self._keeping is None else self._keeping
+        if self._kept is not None:
+            return self._kept * self._a_step
+        measuring = _STATISTICS / self._batch * self._a_step
+        return (
+            measuring + self._predicting(self._valid) + _CHECKPOINT + _CHECKPOINT_MEGABYTE * self._megabytes
+        )
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of each part of what comes after the last step."""
+        exporting = _EXPORT + _EXPORT_MEGABYTE * self._megabytes
+        if self._proved is not None:
+            exporting += _ONNX + _ONNX_MEGABYTE * self._megabytes
+            exporting += _PROVED * self._predicting(self._proved)
+        return {
+            "validation": self.keeping,
+            "predictions": self._predicting(self._valid + self._test),
+            "export": exporting,
+            "report": _REST,
+        }
 
     @property
     def seconds(self) -> float:
         """From the last step to the end of the job."""
-        return self.keeping + _PREDICTED * self._an_image * self._predicted + self._exporting
+        return sum(self.parts.values())
+
+    def _predicting(self, images: int) -> float:
+        return images * self._forward * self._a_step
 
 
 class ByTime(Hook):
@@ -115,11 +159,14 @@ class ByTime(Hook):
         self._borders = list(borders)
         self._share = 0.0
         self._steps = 0
-        self._a_step = 0.0
+        self._latest: deque[float] = deque(maxlen=_STEPS)  # seconds of steps
         self._training = 1.0  # seconds of the whole training, as they were foreseen at its beginning
         self._rate: float | None = None  # of the first step of the last epoch
         # Moments, in seconds of the budget that were used.
         self._stepped = self._began = self._kept = 0.0
+        # The share of a validation that was done when it began, after its first batch, and last, with the moment.
+        self._marks: list[tuple[float, float]] = []
+        self._validated = False  # the first validation also makes its graph
         self._epochs_since = 0
 
     def learning_rate(self, step: int) -> float:
@@ -154,28 +201,36 @@ class ByTime(Hook):
         self._tell(state)
 
     def before_epoch(self, state: TrainingState) -> None:
-        self._began = self._budget.used
+        self._began = self._stepped = self._budget.used
         state.before, state.cut = self._steps, False
 
     def after_step(self, state: TrainingState) -> None:
         now = self._budget.used
         took, self._stepped = max(now - self._stepped, 0.0), now
         self._steps += 1
-        self._a_step += (took - self._a_step) * (1.0 if self._steps == 1 else _NEWEST)
-        if 0 < state.images_per_second < math.inf:
-            self._tail.trained(1.0 / state.images_per_second)
+        self._latest.append(took)
+        a_step = statistics.median(self._latest)
+        self._tail.stepped(a_step)
         left = self._budget.left - self._tail.seconds
-        before = self._epoch
-        self._share = 1.0 if left <= 0 else self._share + (1.0 - self._share) * took / max(took + left, 1e-9)
-        crossed = any(before < border <= self._epoch for border in self._borders)
         longest = _LONGEST_EPOCH * self._training
-        if left <= self._a_step / 2:
+        an_epoch = max(min(a_step * state.steps, longest), 1e-3)
+        training = left * self._training_share(left, an_epoch)
+        before = self._epoch
+        done = 1.0 if left <= 0 else took / max(took + training, 1e-9)
+        self._share += (1.0 - self._share) * done
+        crossed = any(before < border <= self._epoch for border in self._borders)
+        if left <= a_step / 2:
             self._share, state.cut, state.epochs = 1.0, True, state.epoch + 1
         else:
             state.cut = crossed or now - self._began >= longest
-            an_epoch = max(min(self._a_step * state.steps, longest), 1e-3)
             state.epochs = state.epoch + 2 + int(left / an_epoch)
         self._tell(state)
+
+    def _training_share(self, left: float, an_epoch: float) -> float:
+        """The share of the seconds that are left in which steps are taken, and nothing is validated."""
+        cost = self._tail.keeping
+        between = max(_TRAINED_TO_VALIDATED * cost, self._interval * an_epoch, 1e-9)
+        return between / (between + cost) if left > between else 1.0
 
     def after_epoch(self, state: TrainingState) -> None:
         self._epochs_since += 1
@@ -184,16 +239,33 @@ class ByTime(Hook):
         state.due = last or (
             self._epochs_since >= self._interval
             and self._budget.used - self._kept >= _TRAINED_TO_VALIDATED * cost
-            # One that the last one would follow on its heels is left to that.
-            and self._budget.left - self._tail.seconds > 2 * cost
+            and self._budget.left - self._tail.seconds >= (1 + _HEELS * _TRAINED_TO_VALIDATED) * cost
         )
         if state.due:
             self._kept, self._epochs_since = self._budget.used, 0
+        if last:
+            parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._tail.parts.items())
+            log.debug("Foreseen from here to the end: %s", parts)
+
+    def predicting(self, share: float) -> None:
+        """So much of the validation set is predicted: told at the beginning, and after every batch."""
+        if share <= 0.0:
+            self._marks.clear()
+        self._marks[2:] = [(share, self._budget.used)]
 
     def kept(self) -> None:
         """All hooks are done with the epoch that was due."""
         now = self._budget.used
-        self._tail.kept(now - self._kept)
+        making = 0.0
+        if len(self._marks) == 3:
+            (_, began), (first, first_done), (last, done) = self._marks
+            seconds = (done - first_done) / (last - first)
+            self._tail.predicted(seconds)
+            if not self._validated:
+                making = max(first_done - began - first * seconds, 0.0)
+            self._validated = True
+        self._tail.kept(now - self._kept - making)
+        log.debug("Took: validation %.1f s", now - self._kept)
         self._kept = now
 
     def _tell(self, state: TrainingState) -> None:
