@@ -115,7 +115,7 @@ def _row(options: argparse.Namespace, minutes: float, place: Path) -> str:
     return (
         f"| {minutes:g} | {seconds:.1f} | {seconds / (60 * minutes) - 1:+.1%} | "
         f"{', '.join(f'{name} {value:.1f}' for name, value in foreseen.items())}: {sum(foreseen.values()):.1f} s | "
-        f"{', '.join(f'{value:.1f}' for value in took[-len(foreseen) :])}: {seconds - _since(lines, last):.1f} s | "
+        f"{', '.join(f'{value:.1f}' for value in took)}: {seconds - _since(lines, last):.1f} s | "
         f"{idle:.1%} | {computed:.1%} |"
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from common.data.samples import Sample
 from common.errors import DataError, one_line
 from common.evaluator import Evaluator
-from common.export.onnx.proof import chosen
+from common.export.onnx.proof import chosen, missing
 from common.export.outputs import EVALUATION, RESULT
 from common.files import write_json
 from common.job_report import aside, thresholds
@@ -98,9 +97,8 @@ def export(
 
 def _export_onnx(job: Job, model: Model, predictor: Predictor, predicted: Mapping[str, np.ndarray]) -> None:
     """Write the model as ONNX, where that can be done; a job is as good without."""
-    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        log.info("No ONNX files are written, for want of %s", " and ".join(missing))
+    if lacking := missing():
+        log.info("No ONNX files are written, for want of %s", " and ".join(lacking))
         return
     from common.engine.graph import Inference
     from common.engine.inference import DeviceInference

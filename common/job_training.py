@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common.engine.engine import Engine
 from common.engine.schedule import Schedule
 from common.evaluator import Evaluation
-from common.export.onnx.proof import IMAGES
+from common.export.onnx.proof import IMAGES, missing
 from common.job_report import show_pictures
 from common.job_state import Job, paired
 from common.loading.loader import Loader
@@ -27,7 +28,7 @@ log = logging.getLogger("visualtl")
 
 # So often the network looks at an image that the ONNX files are held against where there is a graph with the mirrored
 # image too: twice in that, once in the plain one, and once in MXNet's plain one.
-_MIRRORED = 4
+_LOOKS = 4
 
 
 def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[str, Any]:
@@ -120,6 +121,8 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
             hooks.append(best)
             if pace:
                 hooks.append(Kept(pace))
+            if pace and valid is not None:
+                _rehearse(pace, predictor, valid)
             if saved:
                 changed = resume.take_up(saved, model, estimator, hooks, state, sets)
                 if best.epoch == saved["epoch"]:  # it may have been cut off between the two
@@ -137,6 +140,12 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
         "value": None if math.isnan(best.value) else best.value,
         "epoch": best.epoch,
     }
+
+
+def _rehearse(pace: ByTime, predictor: Predictor, valid: Loader) -> None:
+    for batch in valid.epoch(0):
+        pace.rehearse(partial(predictor.compute, batch.arrays["image"]))
+        break
 
 
 def _training_loader(job: Job, plain: Callable[[int], bool]) -> Loader:
@@ -175,16 +184,19 @@ def _schedule(job: Job, first: int, steps: int) -> Schedule:
 
 def _pace(job: Job, model: Model, first: int) -> ByTime:
     """What lays the training over the time that the job has."""
-    data, config = job.data, job.task.config
+    task, data, config = job.task, job.data, job.task.config
     valid, test = len(data.valid or ()), len(data.test or ())
-    looks = _MIRRORED if model.further_exports() else 1
     numbers = sum(math.prod(parameter.shape) for parameter in model.network.collect_params().values())
+    mirrored = bool(model.further_exports())
+    # Detectors have one with boxes of all positions too, and all those that look at the mirrored image have plain ones.
+    files = (1 + (task.does == "detection")) * (1 + mirrored) if config.export.onnx and not missing() else 0
     tail = Tail(
         config.train.batch_size,
         valid,
         test,
         megabytes=4e-6 * numbers,
-        proved=looks * min(valid or test or len(data.train), IMAGES) if config.export.onnx else None,
+        files=files,
+        proved=min(valid or test or len(data.train), IMAGES) * (_LOOKS if mirrored else 1) if files else 0,
     )
     keys = config.train
     borders = [float(keys.first_plain_epoch)]

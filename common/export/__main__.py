@@ -24,6 +24,7 @@ from common.data.listing import Listing
 from common.data.samples import Sample, read_folder
 from common.engine.devices import processors
 from common.errors import ConfigurationError, DataError, ModelError
+from common.export.onnx.proof import missing
 from common.export.outputs import RESULT
 from common.files import replacing, write_json
 from common.images.decoding import ImageError, printable, probe
@@ -90,10 +91,9 @@ def export(options: argparse.Namespace) -> None:
         raise ConfigurationError("nothing to do: --onnx, --uint8, --half or --int8 FOLDER is expected")
     if options.deform and not options.onnx:
         raise ConfigurationError("--deform: it is for --onnx")
-    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
-    if missing:
+    if lacking := missing():
         raise ConfigurationError(
-            f"{' and '.join(missing)} must be installed for it (pip install onnx onnxruntime)"
+            f"{' and '.join(lacking)} must be installed for it (pip install onnx onnxruntime)"
         )
     card = read_card(options.model)
     if options.onnx:

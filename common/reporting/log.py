@@ -5,8 +5,9 @@
     with bar(batches, "epoch 0") as advance: ...
     last_words(DataError("..."))      # why it failed, as the last line of estimator.log and standard error
 
-Modules log with logging.getLogger("visualtl"). A record is one line, whatever the names in it hold. Nobody needs to
-read the console: a line that it does not take soon is lost there, and the file has it.
+Modules log with logging.getLogger("visualtl"); what is below INFO goes into the file alone. A record is one line,
+whatever the names in it hold. Nobody needs to read the console: a line that it does not take soon is lost there, and
+the file has it.
 """
 
 from __future__ import annotations

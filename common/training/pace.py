@@ -33,12 +33,12 @@ _LITTLE = 0.25
 _FORWARD = 0.55
 _STATISTICS = 32 * 0.8
 _CHECKPOINT, _CHECKPOINT_MEGABYTE = 0.6, 0.01
-# After the last validation nothing can be measured. An ONNX file predicts an image in 0.4 to 1.0 of the time that the
+# After the last validation nothing can be measured. ONNX files predict an image in 0.4 to 1.0 of the time that the
 # model itself takes; files are written the slower the larger they are; the rest is a report.
 _PROVED = 0.8
-_EXPORT, _EXPORT_MEGABYTE = 0.2, 0.004
-_ONNX, _ONNX_MEGABYTE = 0.4, 0.02
-_REST = 0.5
+_EXPORT, _EXPORT_MEGABYTE = 0.1, 0.003
+_ONNX, _ONNX_MEGABYTE = 0.15, 0.012
+_REPORT = 0.3
 
 
 class Budget:
@@ -66,26 +66,37 @@ class Budget:
 class Tail:
     """What a job takes after the last step of its training, foreseen part by part.
 
-    batch: images of one. valid, test: images of the sets. megabytes: of the parameters. proved: images that ONNX files
-    are held against, None: there are none. What is foreseen grows with the time of a training step, so that it holds
-    for a machine that has other work now.
+    batch: images of one. valid, test: images of the sets. megabytes: of the parameters. files: of ONNX. proved: images
+    that these are held against. What is foreseen grows with the time of a training step, so that it holds for a machine
+    that has other work now.
     """
 
     def __init__(
-        self, batch: int, valid: int, test: int, *, megabytes: float = 0.0, proved: int | None = None
+        self, batch: int, valid: int, test: int, *, megabytes: float = 0.0, files: int = 0, proved: int = 0
     ) -> None:
         self._batch = batch
         self._valid, self._test = (-(-images // batch) * batch for images in (valid, test))
         self._megabytes = megabytes
+        self._files = files
         self._proved = proved
         self._a_step = 0.0
         # Relative to a step: what predicting an image and keeping an epoch took.
         self._forward = _FORWARD / batch
         self._kept: float | None = None
+        self._rehearsed: float | None = None
+        self._steps = 0
 
     def stepped(self, seconds: float) -> None:
         """What a step of the training takes at present."""
         self._a_step = seconds
+        if self._rehearsed is not None and self._steps < _STEPS:
+            # What the same machine took a moment ago. The first step also makes the graph.
+            self._forward = self._rehearsed / self._batch / seconds
+        self._steps += 1
+
+    def rehearsed(self, seconds: float) -> None:
+        """What predicting a batch took before the first step."""
+        self._rehearsed = seconds
 
     def predicted(self, seconds: float) -> None:
         """What predicting the whole validation set takes."""
@@ -111,14 +122,13 @@ class Tail:
     def parts(self) -> dict[str, float]:
         """Seconds of each part of what comes after the last step."""
         exporting = _EXPORT + _EXPORT_MEGABYTE * self._megabytes
-        if self._proved is not None:
-            exporting += _ONNX + _ONNX_MEGABYTE * self._megabytes
-            exporting += _PROVED * self._predicting(self._proved)
+        exporting += self._files * (_ONNX + _ONNX_MEGABYTE * self._megabytes)
+        exporting += _PROVED * self._predicting(self._proved)
         return {
             "validation": self.keeping,
             "predictions": self._predicting(self._valid + self._test),
             "export": exporting,
-            "report": _REST,
+            "report": _REPORT,
         }
 
     @property
@@ -164,9 +174,9 @@ class ByTime(Hook):
         self._rate: float | None = None  # of the first step of the last epoch
         # Moments, in seconds of the budget that were used.
         self._stepped = self._began = self._kept = 0.0
-        # The share of a validation that was done when it began, after its first batch, and last, with the moment.
-        self._marks: list[tuple[float, float]] = []
-        self._validated = False  # the first validation also makes its graph
+        self._marks: list[
+            tuple[float, float]
+        ] = []  # of a validation's predictions: share, moment; first and last
         self._epochs_since = 0
 
     def learning_rate(self, step: int) -> float:
@@ -247,24 +257,26 @@ class ByTime(Hook):
             parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._tail.parts.items())
             log.debug("Foreseen from here to the end: %s", parts)
 
+    def rehearse(self, predict: Callable[[], Any]) -> None:
+        """Predict a batch: once to make the graph, which a validation would do, and again to see how long it takes."""
+        predict()
+        began = self._budget.used
+        predict()
+        self._tail.rehearsed(self._budget.used - began)
+
     def predicting(self, share: float) -> None:
         """So much of the validation set is predicted: told at the beginning, and after every batch."""
         if share <= 0.0:
             self._marks.clear()
-        self._marks[2:] = [(share, self._budget.used)]
+        self._marks[1:] = [(share, self._budget.used)]
 
     def kept(self) -> None:
         """All hooks are done with the epoch that was due."""
         now = self._budget.used
-        making = 0.0
-        if len(self._marks) == 3:
-            (_, began), (first, first_done), (last, done) = self._marks
-            seconds = (done - first_done) / (last - first)
-            self._tail.predicted(seconds)
-            if not self._validated:
-                making = max(first_done - began - first * seconds, 0.0)
-            self._validated = True
-        self._tail.kept(now - self._kept - making)
+        if len(self._marks) == 2:
+            (begun, began), (done, ended) = self._marks
+            self._tail.predicted((ended - began) / (done - begun))
+        self._tail.kept(now - self._kept)
         log.debug("Took: validation %.1f s", now - self._kept)
         self._kept = now
 

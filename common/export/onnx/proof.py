@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,11 @@ class Comparison:
         """Say what is more than rounding."""
         if self.differs is None:
             self.differs = f"{image}: {reason}"
+
+
+def missing() -> list[str]:
+    """The packages that writing and proving ONNX files needs and that are not installed."""
+    return [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
 
 
 def chosen(samples: Sequence[Any]) -> list[Any]:

@@ -35,10 +35,11 @@ def lines(log_dir: Path) -> list[str]:
 
 def test_lines_are_in_the_file_and_on_the_console_with_their_time(tmp_path: Path) -> None:
     done = run(tmp_path, "log.info('epoch %d: 图', 3); log.warning('hot'); log.debug('detail')")
-    head, info, warning = lines(tmp_path)
-    assert all(STAMP.match(line) for line in (head, info, warning))
+    head, info, warning, debug = lines(tmp_path)
+    assert all(STAMP.match(line) for line in (head, info, warning, debug))
     assert info.endswith(" INFO epoch 3: 图")
     assert warning.endswith(" WARNING hot")
+    assert debug.endswith(" DEBUG detail")  # for who mends, in the file alone
     assert done.stdout.splitlines() == [head, info]
     assert done.stderr.splitlines() == [warning]
 

@@ -107,7 +107,7 @@ def trained(
     validation: float = 2.0,
     valid: int = 16,
     test: int = 0,
-    exporting: float = 2.0,
+    exporting: float = 1.0,
     mode: str = "cosine",
     before: dict[str, Any] | None = None,
     first: int = 0,
@@ -115,7 +115,7 @@ def trained(
 ) -> SimpleNamespace:
     """A training in so many seconds, with what the job does after it."""
     schedule = Schedule(0.1, mode, epochs=100, steps_per_epoch=1, decay_epochs=(50,), soft_steps=0)
-    pace = ByTime(Budget(seconds, machine.age), schedule, Tail(8, valid, test, proved=0), first=first)
+    pace = ByTime(Budget(seconds, machine.age), schedule, Tail(8, valid, test), first=first)
     seen = Validating(machine, validation, pace)
     if before:
         pace.restore(before)
@@ -161,7 +161,7 @@ def test_validation_takes_a_tenth_of_the_time_at_most_and_comes_at_the_end() -> 
     machine = Machine(lambda n: 0.5)
     found = trained(machine, 600.0, validation=3.0)
     assert 10 <= len(found.seen.at) <= 600 / 30 + 1
-    assert found.seen.at[-1] == pytest.approx(600.0 - 3.0 - 2.0, abs=6.0)
+    assert found.seen.at[-1] == pytest.approx(600.0 - 3.0 - 1.0, abs=6.0)
 
 
 def test_a_set_that_is_not_seen_in_full_is_validated_on_the_way_too() -> None:
@@ -219,7 +219,7 @@ def test_a_step_of_the_rate_is_seen_once_where_it_is(batches: int) -> None:
 def test_a_training_that_is_resumed_has_what_earlier_runs_left() -> None:
     first = Machine(lambda n: 0.5)
     # Killed after 200 of its 600 s: what was kept then is known.
-    pace = ByTime(Budget(600.0, first.age), Schedule(0.1, "cosine", 100, 1), Tail(8, 16, 0, proved=0))
+    pace = ByTime(Budget(600.0, first.age), Schedule(0.1, "cosine", 100, 1), Tail(8, 16, 0))
     state = TrainingState(epochs=100, steps=9)
 
     class Killed(Hook):
@@ -253,6 +253,29 @@ def test_a_state_that_no_training_can_have_is_refused(state: dict[str, Any]) -> 
     pace = ByTime(Budget(60.0, lambda: 0.0), Schedule(0.1, "cosine", 100, 1), Tail(8, 0, 0))
     with pytest.raises(ValueError, match="no state of a training by time"):
         pace.restore(state)
+
+
+def test_predictions_are_foreseen_as_a_batch_before_the_training_was_and_slower_where_steps_become_so() -> (
+    None
+):
+    machine = Machine(lambda n: 0.5 if n < 20 else 1.0)
+    tail = Tail(8, 0, 800)
+    pace = ByTime(Budget(600.0, machine.age), Schedule(0.1, "cosine", 100, 1), tail)
+    took = iter([3.0, 0.125])  # the first also makes the graph
+
+    def predict() -> None:
+        machine.now += next(took)
+
+    pace.rehearse(predict)
+    foreseen: list[float] = []
+
+    class Asking(Hook):
+        def after_step(self, state: TrainingState) -> None:
+            foreseen.append(tail.parts["predictions"])
+
+    Steps(machine).fit(Epochs(100), pace.learning_rate, [pace, Asking()], TrainingState(100, 100))  # type: ignore[arg-type]
+    assert foreseen[:20] == pytest.approx([12.5] * 20)
+    assert foreseen[40] == pytest.approx(25.0)
 
 
 def test_time_that_leaves_nothing_to_train_is_told() -> None:
