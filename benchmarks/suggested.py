@@ -1,9 +1,9 @@
 """What `common.suggest` makes of a folder in so many minutes: a row for benchmarks/QUALITY.md.
 
-    python benchmarks/suggested.py FOLDER --minutes 5 [--set KEY=VALUE]
+    python benchmarks/suggested.py FOLDER --minutes 5 [--set KEY=VALUE] [--out FOLDER]
 
 Suggests, trains and says what came of it: the configuration's main keys, seconds from the start of the job to its last
-file, passes over the images, and the figures of the validation and test set.
+file, passes over the images, and the figures of the validation and test set. --out: where the job's folder stays.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", default="5")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        file, out = Path(place) / "job.json", Path(place) / "out"
+        file, out = Path(place) / "job.json", (options.out or Path(place) / "out").resolve()
         words = [str(options.folder.resolve()), "--out", str(file), "--minutes", options.minutes]
         for override in (f"log_dir={out}", *options.set):
             words += ["--set", override]
