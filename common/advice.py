@@ -196,8 +196,11 @@ def _overfitting(facts: Facts) -> Mapping[str, Any] | None:
         return None
     step, best = max(known, key=lambda point: point[1])
     last = known[-1][1]
-    # What came out at the end, and just before it: one bad validation is no decline.
-    if step > facts.steps * 2 / 3 or not _moves(facts, best - max(last, known[-2][1])):
+    # What came out at the end, and just before it: one bad validation is no decline. Nor is what chance does to a share
+    # of so few images.
+    decline = best - max(last, known[-2][1])
+    chance = 0.5 / math.sqrt(facts.valid) if facts.valid and facts.does != "landmark" else 0.0
+    if step > facts.steps * 2 / 3 or decline <= chance or not _moves(facts, decline):
         return None
     return {
         "metric": facts.metric,

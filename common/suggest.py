@@ -16,6 +16,7 @@ import argparse
 import errno
 import importlib
 import json
+import logging
 import math
 import os
 import shlex
@@ -50,6 +51,7 @@ from common.language import LANGUAGES, ask_for, asked_in, said, write_anything
 from common.networks.pretrained import models_folder, present
 from common.prepare import prepare
 from common.processes.pool import WorkerPool
+from common.reporting.log import NAME as LOGGER
 from common.reporting.progress import Step
 from common.task import Task
 from common.trial import time_a_step
@@ -354,8 +356,13 @@ def suggest(
             f"{printable(str(folder))}：{_IN_WORDS[data.does][1]}；标注格式 {data.format}（{data.why}）",
         )
     )
-    with tempfile.TemporaryDirectory() as place, WorkerPool(min(16, processors())) as pool:
-        report = Report(Path(place) / "report.json")
+    left_out: dict[str, int] = {}
+    with (
+        tempfile.TemporaryDirectory() as place,
+        WorkerPool(min(16, processors())) as pool,
+        _without_log(),
+    ):
+        report = Report(Path(place) / "report.json", left_out.update)
         first = _choices(data.does)[0]
         values = _values(data, first, minutes, gpus, out, first.batch, first.sizes[-1])
         config = _checked(first, values, overrides)
@@ -366,6 +373,13 @@ def suggest(
         assert sets is not None
         assert prepared.devices is not None
         made.reasons.append(_counts(data, sets))
+        if lost := sum(left_out.values()):
+            made.reasons.append(
+                (
+                    f"{lost} images or labels cannot be used: the training names each, and with --check at once",
+                    f"有 {lost} 个图像或标注无法使用：训练时会逐一指出，加 --check 可立即查看",
+                )
+            )
         chosen = _choose(data, sets)
         made.script = chosen.script
         batch, seconds = _batch(chosen, sets), minutes * 60.0 - _AROUND
@@ -404,6 +418,18 @@ def _kept(choice: Choice, config: JobConfig) -> bool:
 def _area(task: Task[Any]) -> int:
     """Pixels of the input."""
     return task.shape[0] * task.shape[1]
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """What a training says of the data is for the training."""
+    log = logging.getLogger(LOGGER)
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @contextmanager

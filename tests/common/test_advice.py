@@ -72,6 +72,8 @@ CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any], str]]] = {
     "overfitting": [
         ({"curve": FALLING}, {"curve": RISING}, "0.60, came after 20% of the training"),
         ({"curve": FALLING}, {"curve": [*FALLING[:-2], (800, 0.2), (1000, 0.59)]}, "fell to 0.42"),
+        # Of 6 images a single one is 0.17.
+        ({"curve": FALLING, "valid": 60}, {"curve": FALLING, "valid": 6}, "fell to 0.42"),
     ],
     "random_start": [({"random": True}, {"random": False}, "use_pretrained")],
     "few_images": [({"images": 12}, {"images": 30}, "12 training images")],

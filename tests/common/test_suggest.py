@@ -236,12 +236,17 @@ def test_the_command_writes_the_configuration_and_prints_what_trains_it(
     machine(monkeypatch, 0.2)
     monkeypatch.setattr(command, "present", lambda *_: None)
     data, out = subset(tmp_path / "data"), tmp_path / "new" / "cells.json"
+    next(data.glob("detect_train/*.txt")).write_text("a cell")
     words = [str(data), "--out", str(out), "--minutes", "3", "--set", "train.lr=0.5", "--set", "gpus=[]"]
     assert command.main([*words, "--lang", "zh"]) == 0
     values = json.loads(out.read_text())
     assert float(values["train"]["lr"]) == 0.5
     assert configuration(CenterNetConfig, values).train.lr == 0.5
-    printed = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    assert told.err == ""
+    printed = told.out.splitlines()
+    assert any("有 1 个图像或标注无法使用" in line for line in printed)
+    assert not any(" INFO " in line for line in printed)
     assert printed[-1].endswith(f"detect/fit_center_net.py --config {out}")
     assert "开始训练：" in printed
     assert any("个类别的" in line for line in printed)
