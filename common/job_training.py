@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +142,13 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
 
 
 def _rehearse(pace: ByTime, predictor: Predictor, valid: Loader) -> None:
-    for batch in valid.epoch(0):
-        pace.rehearse(partial(predictor.compute, batch.arrays["image"]))
-        break
+    batch = next(iter(valid.epoch(0)))
+
+    def predict() -> None:
+        outputs = predictor.compute(batch.arrays["image"])
+        predictor.decoder.predictions(outputs, batch.arrays["matrix"], batch.shape)
+
+    pace.rehearse(predict)
 
 
 def _training_loader(job: Job, plain: Callable[[int], bool]) -> Loader:

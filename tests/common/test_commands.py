@@ -35,8 +35,15 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
 
-def run(words: list[str], **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, **more)  # type: ignore[call-overload, no-any-return]
+def run(words: list[str], sigint: signal.Handlers = signal.SIG_DFL) -> subprocess.CompletedProcess[str]:
+    """A command. sigint: how it is begun; tests that run in the background pass on that it is ignored."""
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -46,10 +53,7 @@ def test_ctrl_c_in_the_first_moments_is_one_line(command: str) -> None:
 
 
 def test_a_command_in_the_background_of_a_shell_ignores_ctrl_c() -> None:
-    done = run(
-        ["-c", PRESS, "common.convert", "--help"],
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-    )
+    done = run(["-c", PRESS, "common.convert", "--help"], signal.SIG_IGN)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: python3 -m common.convert")
 
@@ -66,11 +70,14 @@ def test_a_signal_clears_away_what_a_command_has_begun(
         finally:
             left.append("cleared away")
 
-    before = signal.getsignal(number)
-    assert carry_out(command, Namespace()) == 128 + number
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        assert carry_out(command, Namespace()) == 128 + number
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
     assert left == ["cleared away"]
     assert capfd.readouterr().err == f"stopped by {number.name}\n"
-    assert signal.getsignal(number) == before
 
 
 @pytest.mark.parametrize(
