@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -36,11 +36,17 @@ class BlockStatistics(BatchStatistics):
         return [output.asnumpy() for output in outputs]
 
     def read(self, name: str) -> np.ndarray:
-        values: np.ndarray = self._block.collect_params()[name].list_data()[0].asnumpy()
+        values: np.ndarray = self._parameters[name].list_data()[0].asnumpy()
         return values
 
     def write(self, name: str, value: np.ndarray) -> None:
-        self._block.collect_params()[name].set_data(mx.nd.array(value, dtype="float32"))
+        self._parameters[name].set_data(mx.nd.array(value, dtype="float32"))
+
+    @cached_property
+    def _parameters(self) -> Mapping[str, gluon.Parameter]:
+        """By name; Gluon walks the whole network to gather them, which for each statistic took seconds an epoch."""
+        parameters: Mapping[str, gluon.Parameter] = self._block.collect_params()
+        return parameters
 
     @cached_property
     def _graph(self) -> tuple[gluon.SymbolBlock | None, list[Normalisation]]:
