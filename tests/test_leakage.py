@@ -38,7 +38,14 @@ def draw_anew(folder: Path, rng: np.random.Generator) -> None:
         Image.fromarray(rng.integers(0, 256, (50, 60, 3)).astype(np.uint8)).save(path)
 
 
-@pytest.mark.parametrize("task", SCRIPTS)
+# The detectors take one way through a job: the cheapest of them stands for the others but in the long run.
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(task, marks=pytest.mark.soak if task in ("yolov3", "centernet") else ())
+        for task in SCRIPTS
+    ],
+)
 def test_other_validation_and_test_sets_change_nothing_of_what_is_learnt(
     task: str, tmp_path: Path, sets: tuple[Path, Path]
 ) -> None:

@@ -109,9 +109,8 @@ def test_training_taken_up_again_goes_on_where_it_was(job: Ended, data: Path, tm
 @pytest.mark.parametrize(
     "more",
     [
-        {"train__mixup": True, "train__mixup_off_epoch": 4},
+        {"train__mixup": True, "train__mixup_off_epoch": 4, "train__dtype": "bfloat16"},
         {"train__optimizer": "sgd", "train__lr": 0.05, "train__no_wd": True, "train__mode": "imperative"},
-        {"train__dtype": "bfloat16"},
     ],
     ids=" ".join,
 )
