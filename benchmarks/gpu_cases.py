@@ -92,7 +92,7 @@ def make(folder: Path, name: str, rows: int) -> Path:
         WorkerPool(0) as pool,
         Loader(
             chosen,
-            task.training_transform(chosen),
+            model.with_targets(task.training_transform(chosen), chosen),
             pool,
             batch_size=batch_size,
             shapes=lambda epoch, number: task.shape,

@@ -122,7 +122,7 @@ def ours(options: argparse.Namespace) -> Iterator[None]:
     estimator = Estimator(model, engine)
     loader = Loader(
         samples,
-        task.training_transform(samples),
+        model.with_targets(task.training_transform(samples), samples),
         pool,
         batch_size=options.batch,
         shapes=recipe.shapes or (lambda epoch, number: task.shape),

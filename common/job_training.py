@@ -45,7 +45,9 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
     with ExitStack() as stack:
         loader = stack.enter_context(
             _training_loader(
-                job, (lambda epoch: pace.plain(keys.plain_epochs)) if pace else keys.first_plain_epoch.__le__
+                job,
+                model,
+                (lambda epoch: pace.plain(keys.plain_epochs)) if pace else keys.first_plain_epoch.__le__,
             )
         )
         valid = (
@@ -151,11 +153,12 @@ def _rehearse(pace: ByTime, predictor: Predictor, valid: Loader) -> None:
     pace.rehearse(predict)
 
 
-def _training_loader(job: Job, plain: Callable[[int], bool]) -> Loader:
+def _training_loader(job: Job, model: Model, plain: Callable[[int], bool]) -> Loader:
     task, recipe, keys, samples = job.task, job.recipe, job.task.config.train, job.data.train
+    plain_transform = recipe.plain_transform(samples) if recipe.plain_transform else None
     return Loader(
         samples,
-        task.training_transform(samples),
+        model.with_targets(task.training_transform(samples), samples),
         job.pool,
         batch_size=keys.batch_size,
         shapes=recipe.shapes or (lambda epoch, batch: task.shape),
@@ -163,7 +166,7 @@ def _training_loader(job: Job, plain: Callable[[int], bool]) -> Loader:
         training=True,
         order=recipe.order(samples) if recipe.order else None,
         plain=plain,
-        plain_transform=recipe.plain_transform(samples) if recipe.plain_transform else None,
+        plain_transform=model.with_targets(plain_transform, samples) if plain_transform else None,
     )
 
 

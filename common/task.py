@@ -16,7 +16,7 @@ from common.data.samples import Annotate, Sample
 from common.engine.engine import Blocks, OptimizerSettings
 from common.evaluator import Evaluator
 from common.images.resize import Region, Resize
-from common.loading.loader import Batch, Transform
+from common.loading.loader import Batch, Targets, Transform, WithTargets
 from common.predictor import Decoder, whole
 from common.recipe import Recipe
 
@@ -51,9 +51,19 @@ class Model(ABC):
     def training_block(self) -> tuple[Any, Sequence[str]]:
         """A HybridBlock from images and targets to losses, each (B,), and the names of its inputs."""
 
+    def targets(self, samples: Sequence[Sample]) -> Targets | None:
+        """What the loader's workers make of the rows of this training set for `training_inputs`; None: nothing."""
+        return None
+
+    def with_targets(self, transform: Transform, samples: Sequence[Sample]) -> Transform:
+        """A transform of the task whose batches `training_inputs` takes."""
+        targets = self.targets(samples)
+        return WithTargets(transform, targets) if targets else transform
+
     @abstractmethod
     def training_inputs(self, batch: Batch) -> Inputs:
-        """The arrays of a batch as the training block takes them."""
+        """The arrays of a batch as the training block takes them. The device waits for it: what takes time is done by
+        `targets`, or in the block."""
 
     @property
     def backbone(self) -> Sequence[Any]:

@@ -120,7 +120,7 @@ class _Trial:
         self._estimator = Estimator(model, opened)
         self._loader = Loader(
             samples,
-            task.training_transform(samples),
+            model.with_targets(task.training_transform(samples), samples),
             pool,
             batch_size=batch_size,
             shapes=lambda epoch, batch: shape,

@@ -8,6 +8,7 @@ import math
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +48,41 @@ class Transform(Protocol):
     ) -> None:
         """Fill every array of `out`, which may hold anything. draw: another sample of the set at random. The
         annotations of both are read-only. Raises ImageError."""
+
+
+class Targets(Protocol):
+    """Makes of a row's arrays further ones: what a model's losses compare with. Pickled into the workers as well."""
+
+    def layout(self, shape: Shape, given: Layout) -> Layout:
+        """The arrays that it makes. given: those of the transform."""
+
+    def __call__(self, shape: Shape, row: dict[str, np.ndarray]) -> None:
+        """Fill them, which may hold anything, from the others of the row."""
+
+
+@dataclass(frozen=True)
+class WithTargets:
+    """A transform whose rows have targets too."""
+
+    transform: Transform
+    targets: Targets
+
+    def layout(self, shape: Shape) -> Layout:
+        """The arrays of both."""
+        given = self.transform.layout(shape)
+        return {**given, **self.targets.layout(shape, given)}
+
+    def __call__(
+        self,
+        sample: Sample,
+        shape: Shape,
+        rng: np.random.Generator,
+        draw: Callable[[], Sample],
+        out: dict[str, np.ndarray],
+    ) -> None:
+        """See `Transform`."""
+        self.transform(sample, shape, rng, draw, out)
+        self.targets(shape, out)
 
 
 class Memory:

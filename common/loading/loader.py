@@ -20,11 +20,22 @@ import numpy as np
 
 from common.data.samples import Problem, Sample
 from common.errors import DataError
-from common.loading.batches import Layout, Made, Maker, Memory, Shape, Transform, make_rows, size_of
+from common.loading.batches import (
+    Layout,
+    Made,
+    Maker,
+    Memory,
+    Shape,
+    Targets,
+    Transform,
+    WithTargets,
+    make_rows,
+    size_of,
+)
 from common.loading.sample_table import share
 from common.processes.pool import WorkerPool
 
-__all__ = ["Batch", "Layout", "Loader", "Shape", "Transform"]
+__all__ = ["Batch", "Layout", "Loader", "Shape", "Targets", "Transform", "WithTargets"]
 
 _AHEAD_BYTES = 256 << 20  # of batches that are made ahead of the one that is used
 _ORDER = 2**32 - 1  # in the place of an occurrence: the random numbers that shuffle an epoch

@@ -15,15 +15,16 @@ from detect.center_net.network import CenterNetNetwork
 class CenterNetLoss(gluon.HybridBlock):
     """Images and targets to losses, one value an image: their weighted sum, heatmap, sizes, offsets.
 
-    images (B, H, W, 3) uint8 RGB; the rest as `centernet_targets.target_layout` describes it, with B before
-    it. The means over the images are the paper's losses of the batch, which are per object of the batch: the
-    focal loss by the number of cells that are a centre, the L1 losses the mean of both coordinates (as the
-    paper's code and GluonCV's `MaskedL1Loss` have it). The parts are returned with their weights.
+    images (B, H, W, 3) uint8 RGB. maps (B, C): which map of the image's heatmap each class has. The rest as
+    `detect.center_net.targets.target_layout` describes it, with B before it. The means over the images are the
+    paper's losses of the batch, which are per object of the batch: the focal loss by the number of cells that are a
+    centre, the L1 losses the mean of both coordinates (as the paper's code and GluonCV's `MaskedL1Loss` have it).
+    The parts are returned with their weights.
 
     sampled: deformable layers are traced so that they can be trained on the CPU (see `deformable`).
     """
 
-    inputs = ("images", "heatmap", "cells", "sizes", "offsets", "weights")
+    inputs = ("images", "heatmap", "maps", "cells", "sizes", "offsets", "weights")
 
     def __init__(
         self,
@@ -39,14 +40,28 @@ class CenterNetLoss(gluon.HybridBlock):
         self._wh_weight, self._center_reg_weight, self._sampled = wh_weight, center_reg_weight, sampled
 
     def hybrid_forward(
-        self, F: Any, images: Any, heatmap: Any, cells: Any, sizes: Any, offsets: Any, weights: Any
+        self,
+        F: Any,
+        images: Any,
+        heatmap: Any,
+        maps: Any,
+        cells: Any,
+        sizes: Any,
+        offsets: Any,
+        weights: Any,
     ) -> tuple[Any, Any, Any, Any]:
         with sampling() if self._sampled else nullcontext():
             logits, size_map, offset_map = self.network.raw_maps(F, self.normalise(images))
-        heatmap_loss = focal_loss(F, logits, heatmap)
+        heatmap_loss = focal_loss(F, logits, by_class(F, heatmap, maps))
         size_loss = self._wh_weight * l1_loss(F, size_map, cells, sizes, weights)
         offset_loss = self._center_reg_weight * l1_loss(F, offset_map, cells, offsets, weights)
         return heatmap_loss + size_loss + offset_loss, heatmap_loss, size_loss, offset_loss
+
+
+def by_class(F: Any, heatmap: Any, maps: Any) -> Any:
+    """The heatmap of every class (B, C, h, w) of images whose maps (B, n, h, w) are those of few: `maps` (B, C)."""
+    images = F.contrib.arange_like(maps, axis=0).expand_dims(1)
+    return F.gather_nd(heatmap, F.stack(F.broadcast_like(images, maps), maps, axis=0))
 
 
 def focal_loss(F: Any, logits: Any, target: Any, alpha: int = 2, beta: int = 4) -> Any:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+from common.loading.batches import Layout, Shape
 
 SCALES = (2, 4, 8, 16, 32)
 
@@ -30,17 +33,33 @@ def map_shape(shape: tuple[int, int], scale: float = 4) -> tuple[int, int]:
     return -(-shape[0] // 32) * cells, -(-shape[1] // 32) * cells
 
 
-def target_layout(
-    class_count: int, shape: tuple[int, int], max_objects: int, scale: float = 4
-) -> dict[str, tuple[tuple[int, ...], str]]:
+@dataclass(frozen=True)
+class CenterNetTargets:
+    """Targets of boxes; see `common.loading.batches.Targets`. max_classes: the most classes that an image shows."""
+
+    max_classes: int
+    scale: float = 4
+
+    def layout(self, shape: Shape, given: Layout) -> Layout:
+        """See `target_layout`."""
+        (max_objects, _), _ = given["boxes"]
+        return target_layout(self.max_classes, shape, max_objects, self.scale)
+
+    def __call__(self, shape: Shape, row: dict[str, np.ndarray]) -> None:
+        """See `fill_targets`."""
+        fill_targets(row["boxes"], row, self.scale)
+
+
+def target_layout(max_classes: int, shape: tuple[int, int], max_objects: int, scale: float = 4) -> Layout:
     """Arrays of one image that `fill_targets` fills, by name: shape and type.
 
-    shape: width and height of the input. max_objects: the most objects an image has (0 counts as 1).
+    max_classes, max_objects: the most of them an image shows (0 counts as 1). shape: width and height of the input.
     """
     width, height = map_shape(shape, scale)
-    objects = max(max_objects, 1)
+    objects, classes = max(max_objects, 1), max(max_classes, 1)
     return {
-        "heatmap": ((class_count, height, width), "float32"),
+        "heatmap": ((1 + classes, height, width), "float32"),
+        "classes": ((classes,), "float32"),
         "cells": ((objects,), "float32"),
         "sizes": ((objects, 2), "float32"),
         "offsets": ((objects, 2), "float32"),
@@ -54,17 +73,20 @@ def fill_targets(boxes: np.ndarray, out: Mapping[str, np.ndarray], scale: float 
     boxes (n, 5): x1, y1, x2, y2 in input pixels and class id; rows with a negative id, and what is without area
     inside the input, are no objects. A row with a negative id and an area is a place of which nothing is known:
     all classes have just less than 1 there, which the loss takes neither for a centre nor for background.
-    heatmap: 1 at an object's centre, falling off as a Gaussian around it. cells: index of the centre's cell (row *
+    heatmap: 1 at an object's centre, falling off as a Gaussian around it: the first map is that of all classes that
+    the image does not show, the others are those of `classes`, whose unused rows are -1 (of the 80 maps of a set, most
+    images have three to themselves). cells: index of the centre's cell (row *
     columns + column) with weights 1; there sizes (width, height) and offsets (x, y of the centre within the cell),
     in cells. Unused rows are 0. Of several objects whose centres share a cell the last one gives size and offset,
     as in GluonCV.
 
-    Raises ValueError for more objects than `out` has rows and for a class id beyond the heatmap.
+    Raises ValueError for more objects or classes than `out` has rows.
     """
     heatmap, weights = out["heatmap"], out["weights"]
-    classes, height, width = heatmap.shape
-    for array in out.values():
-        array[...] = 0
+    _, height, width = heatmap.shape
+    for name in ("heatmap", "cells", "sizes", "offsets", "weights"):
+        out[name][...] = 0
+    out["classes"][...] = -1
 
     boxes = np.asarray(boxes, np.float32)
     corners = np.clip(boxes[:, :4] / scale, 0, (width, height, width, height)).astype(np.float32)
@@ -76,11 +98,13 @@ def fill_targets(boxes: np.ndarray, out: Mapping[str, np.ndarray], scale: float 
     corners, sizes, ids = corners[valid], sizes[valid], boxes[valid, 4].astype(np.intp)
     if not len(ids):
         return
-    if ids.max() >= classes:
-        raise ValueError(f"class id {ids.max()} of an object; {classes} classes go up to {classes - 1}")
+    shown, ranks = np.unique(ids, return_inverse=True)
+    if len(shown) > len(out["classes"]):
+        raise ValueError(f"{len(shown)} classes in an image; there is room for {len(out['classes'])}")
+    out["classes"][: len(shown)] = shown
     centres = (corners[:, :2] + corners[:, 2:]) / 2
     places = np.minimum(centres.astype(np.intp), (width - 1, height - 1))
-    _draw(heatmap, ids, places, gaussian_radius(np.ceil(sizes)))
+    _draw(heatmap, 1 + ranks, places, gaussian_radius(np.ceil(sizes)))
 
     cells = places[:, 1] * width + places[:, 0]
     # The first of the reversed order is the last object of each cell.
@@ -92,6 +116,23 @@ def fill_targets(boxes: np.ndarray, out: Mapping[str, np.ndarray], scale: float 
     out["sizes"][rows] = sizes[last]
     out["offsets"][rows] = (centres - places)[last]
     weights[rows] = 1
+
+
+def maps_of_classes(classes: np.ndarray, count: int) -> tuple[np.ndarray, int]:
+    """Which map of its image's heatmap each of `count` classes has (B, count), and how many maps are to be kept.
+
+    classes (B, n): those of the images, as `fill_targets` leaves them. 2, 3, 5, 9, ... maps are kept, so that batches
+    come in few shapes: each has a graph of its own. Raises ValueError for an id beyond `count`.
+    """
+    if classes.max() >= count:
+        raise ValueError(f"class id {classes.max():g} of an object; {count} classes go up to {count - 1}")
+    maps = np.zeros((len(classes), count), np.float32)
+    images, places = np.nonzero(classes >= 0)
+    maps[images, classes[images, places].astype(np.intp)] = 1 + places
+    most = 1
+    while most < places.max(initial=0) + 1:
+        most *= 2
+    return maps, 1 + min(most, classes.shape[1])
 
 
 def gaussian_radius(sizes: np.ndarray, min_overlap: float = 0.7) -> np.ndarray:
@@ -122,14 +163,14 @@ def _profile(radius: int) -> np.ndarray:
     return values
 
 
-def _draw(heatmap: np.ndarray, ids: np.ndarray, places: np.ndarray, radii: np.ndarray) -> None:
-    """Draw each object's Gaussian into the map of its class; where several meet the highest counts."""
+def _draw(heatmap: np.ndarray, maps: np.ndarray, places: np.ndarray, radii: np.ndarray) -> None:
+    """Draw each object's Gaussian into its map; where several of a map meet the highest counts."""
     _, height, width = heatmap.shape
-    for class_id, (x, y), radius in zip(ids.tolist(), places.tolist(), radii.tolist(), strict=True):
+    for number, (x, y), radius in zip(maps.tolist(), places.tolist(), radii.tolist(), strict=True):
         profile = _profile(radius)
         left, right = max(x - radius, 0), min(x + radius + 1, width)
         top, bottom = max(y - radius, 0), min(y + radius + 1, height)
         across = profile[left - x + radius : right - x + radius]
         down = profile[top - y + radius : bottom - y + radius]
-        window = heatmap[class_id, top:bottom, left:right]
+        window = heatmap[number, top:bottom, left:right]
         np.maximum(window, down[:, None] * across, out=window)

@@ -28,7 +28,7 @@ from detect.center_net.network import (
     lateral_parameters,
     transfer_classes,
 )
-from detect.center_net.targets import fill_targets, target_layout
+from detect.center_net.targets import CenterNetTargets, maps_of_classes
 from detect.config import CenterNetConfig, CenterNetModelConfig
 from detect.task import DetectionTask, most_objects
 from detect.transforms import CenterNetTraining
@@ -92,14 +92,14 @@ class CenterNetModel(Model):
         )
         return block, CenterNetLoss.inputs
 
+    def targets(self, samples: Sequence[Sample]) -> CenterNetTargets:
+        return CenterNetTargets(most_classes(samples), self.section.scale)
+
     def training_inputs(self, batch: Batch) -> Inputs:
-        boxes = batch.arrays["boxes"]
-        scale = self.section.scale
-        layout = target_layout(len(self.classes), batch.shape, boxes.shape[1], scale)
-        targets = {name: np.empty((len(boxes), *shape), dtype) for name, (shape, dtype) in layout.items()}
-        for row, objects in enumerate(boxes):
-            fill_targets(objects, {name: array[row] for name, array in targets.items()}, scale)
-        return Inputs([batch.arrays["image"], *(targets[name] for name in CenterNetLoss.inputs[1:])])
+        arrays = batch.arrays
+        maps, kept = maps_of_classes(arrays["classes"], len(self.classes))
+        rest = (arrays[name] for name in CenterNetLoss.inputs[3:])
+        return Inputs([arrays["image"], arrays["heatmap"][:, :kept], maps, *rest])
 
     def inference_block(self) -> Any:
         return WithMirror(self.network) if self.flip_test else super().inference_block()
@@ -197,6 +197,11 @@ class CenterNetTask(DetectionTask[CenterNetConfig]):
         ):
             for parameter in parameters:
                 parameter.lr_mult = multiplier
+
+
+def most_classes(samples: Sequence[Sample]) -> int:
+    """The largest number of classes that an image shows; at least 1."""
+    return max((len(set(objects_of(sample.annotation)[:, 0].tolist())) for sample in samples), default=1) or 1
 
 
 def is_deformable(base_network: str) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.loading.batches import Layout, Shape
+
 # Offsets are predicted in these units: of an anchor's size, and of the logarithm of the sizes' ratio.
 CENTRE_UNIT, SIZE_UNIT = 0.1, 0.2
 
@@ -34,6 +36,34 @@ class Negatives:
             centre = anchors[:, :2] / shape
             allowed &= ((centre >= (x1, y1)) & (centre <= (x2, y2))).all(1)
         return allowed
+
+
+@dataclass(frozen=True, eq=False)
+class SSDTargets:
+    """Targets of boxes; see `common.loading.batches.Targets`.
+
+    anchors (N, 4): centre and size. anchor_corners (N, 4): x1, y1, x2, y2. allowed (N,): see `Negatives`. iou_thresh:
+    see `assign`. offsets: boxes are offsets from the anchors, else corners; see `box_targets`.
+    """
+
+    anchors: np.ndarray
+    anchor_corners: np.ndarray
+    allowed: np.ndarray
+    iou_thresh: float
+    offsets: bool
+
+    def layout(self, shape: Shape, given: Layout) -> Layout:
+        """Arrays of one image: what `class_targets` and `box_targets` give."""
+        count = len(self.anchors)
+        return {"target_class": ((count,), "float32"), "target_box": ((count, 4), "float32")}
+
+    def __call__(self, shape: Shape, row: dict[str, np.ndarray]) -> None:
+        """Fill them."""
+        boxes = row["boxes"][None]
+        owner = assign(boxes, self.anchor_corners, self.iou_thresh)
+        classes = class_targets(boxes, owner, self.allowed, self.anchor_corners, shape)
+        row["target_class"][:] = classes[0]
+        row["target_box"][:] = box_targets(boxes, owner, self.anchors if self.offsets else None)[0]
 
 
 def assign(boxes: np.ndarray, anchor_corners: np.ndarray, iou_thresh: float) -> np.ndarray:

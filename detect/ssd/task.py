@@ -30,7 +30,7 @@ from detect.ssd.network import (
     published_names,
     transfer_classes,
 )
-from detect.ssd.targets import Negatives, assign, box_targets, class_targets
+from detect.ssd.targets import Negatives, SSDTargets
 from detect.task import DetectionTask, most_objects
 from detect.transforms import SSDTraining
 
@@ -101,19 +101,21 @@ class SSDModel(Model):
         )
         return block, block.inputs
 
+    @property
+    def _by_offset(self) -> bool:
+        return bool(self._train.box_loss == "smooth_l1")
+
+    def targets(self, samples: Sequence[Sample]) -> SSDTargets:
+        return SSDTargets(self._anchors, self._corners, self._allowed, _MATCH_IOU, self._by_offset)
+
     def training_inputs(self, batch: Batch) -> Inputs:
-        boxes = batch.arrays["boxes"]
-        owner = assign(boxes, self._corners, _MATCH_IOU)
-        by_offset = self._train.box_loss == "smooth_l1"
+        arrays = batch.arrays
+        rows, positives = len(arrays["image"]), int((arrays["target_class"] > 0).sum())
+        # The loss is a mean over the positives of the batch.
+        weight = np.full(rows, rows / max(positives, 1), np.float32)
         return Inputs(
-            split=[
-                batch.arrays["image"],
-                class_targets(boxes, owner, self._allowed, self._corners, batch.shape),
-                box_targets(boxes, owner, self._anchors if by_offset else None),
-                # The loss is a mean over the positives of the batch.
-                np.full(len(boxes), len(boxes) / max(int((owner >= 0).sum()), 1), np.float32),
-            ],
-            shared=[] if by_offset else [self._anchors],
+            split=[arrays["image"], arrays["target_class"], arrays["target_box"], weight],
+            shared=[] if self._by_offset else [self._anchors],
         )
 
     def description(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class YOLOv3Loss(gluon.HybridBlock):
 
     images (B, H, W, 3) uint8 RGB. boxes (B, M, 5): x1, y1, x2, y2 in pixels and class id, -1 rows unused. positive (B,
     P): indices of the predictions that answer for an object, with weight (B, P) 1 or 0, target (B, P, 4) the object as
-    x1, y1, x2, y2 and target_class (B, P, C) its class as one-hot. objects (B, N): 1 where a prediction answers for an
+    x1, y1, x2, y2 and target_class (B, P) its class id. objects (B, N): 1 where a prediction answers for an
     object. known (B, N): 0 where it may not be trained to be empty. image_weight (B,): of its losses. cell, anchor (N,
     2) and stride (N, 1) as in `yolov3_targets.Grid`. A prediction that is no positive but overlaps an object (IoU above
     `ignore_iou`) is not trained to be empty (Redmon & Farhadi 2018, 2.1). box_loss: one of `detect.box_losses`; for
@@ -85,9 +85,11 @@ class YOLOv3Loss(gluon.HybridBlock):
         else:
             losses = overlap_loss(F, boxes_there, target, self._box_loss)
         box_loss = F.sum(losses * weight, axis=1)
+        classes = len(self.network.classes)
         class_logits = F.gather_nd(raw, where).slice_axis(axis=2, begin=5, end=None)
         class_loss = F.sum(
-            F.sum(binary_cross_entropy(F, class_logits, target_class), axis=2) * weight, axis=1
+            F.sum(binary_cross_entropy(F, class_logits, F.one_hot(target_class, classes)), axis=2) * weight,
+            axis=1,
         )
 
         box_loss, object_loss, class_loss = (

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+
+from common.loading.batches import Layout, Shape
 
 # Anchor boxes in pixels (width, height) of the three scales, and the scales' strides, finest first: those of the
 # paper, which the published parameters were trained with.
@@ -14,6 +17,7 @@ ANCHORS = (
     ((116.0, 90.0), (156.0, 198.0), (373.0, 326.0)),
 )
 STRIDES = (8, 16, 32)
+ANCHOR_COUNT = sum(map(len, ANCHORS))
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,51 @@ class Grid:
     rows: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class YOLOv3Targets:
+    """Targets of boxes, by `assign`; see `common.loading.batches.Targets`.
+
+    Arrays, with P places, one an anchor and row of boxes in turn: positive (P,), the index of the prediction that
+    answers for the object, where weight (P,) is 1; target (P, 4) and target_class (P,) are the object's box and class
+    id. objects (N,): 1 where a prediction answers for an object. known (N,): see `known_places`. Where weight is 0,
+    positive and target_class are 0.
+    """
+
+    extra_iou: float
+
+    def layout(self, shape: Shape, given: Layout) -> Layout:
+        """Arrays of one image."""
+        (rows, _), _ = given["boxes"]
+        places, predictions = rows * ANCHOR_COUNT, len(grid(shape).cells)
+        return {
+            "positive": ((places,), "float32"),
+            "weight": ((places,), "float32"),
+            "target": ((places, 4), "float32"),
+            "target_class": ((places,), "float32"),
+            "objects": ((predictions,), "float32"),
+            "known": ((predictions,), "float32"),
+        }
+
+    def __call__(self, shape: Shape, row: dict[str, np.ndarray]) -> None:
+        """Fill them."""
+        boxes, layout = row["boxes"], grid(shape)
+        row["known"][:] = known_places(boxes[None], layout)[0]
+        row["target"][:] = -1
+        for name in ("positive", "weight", "target_class", "objects"):
+            row[name][:] = 0
+        used = boxes[: int(np.flatnonzero(boxes[:, 4] >= 0).max(initial=-1)) + 1]
+        if not len(used):
+            return
+        (positive,), (owner,) = assign(used[None], layout, self.extra_iou)
+        places = np.flatnonzero(positive >= 0)
+        row["positive"][places] = positive[places]
+        row["weight"][places] = 1
+        row["target"][: len(owner)] = used[owner, :4]
+        row["target_class"][places] = used[owner[places], 4]
+        row["objects"][positive[places]] = 1
+
+
+@lru_cache(maxsize=32)
 def grid(shape: tuple[int, int]) -> Grid:
     """The predictions for input of `shape` (width, height); each stage halves its input, rounding up."""
     cells, anchors, strides, starts, columns, rows = [], [], [], [], [], []

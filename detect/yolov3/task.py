@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from detect.yolov3.network import (
     set_priors,
     transfer_classes,
 )
-from detect.yolov3.targets import Grid, assign, best_overlaps, grid, known_places
+from detect.yolov3.targets import ANCHOR_COUNT, YOLOv3Targets, best_overlaps, grid
 
 # Beside the best anchor every anchor with at least this IoU answers for an object too.
 _EXTRA_ANCHOR_IOU = 0.3
@@ -59,7 +58,6 @@ class YOLOv3Model(Model):
         self.section = section
         self.classes = list(classes)
         self.name = f"yolo3_{section.base_network}_custom"
-        self._grid: Callable[[tuple[int, int]], Grid] = lru_cache(maxsize=None)(grid)
 
     @property
     def backbone(self) -> Sequence[Any]:
@@ -68,28 +66,20 @@ class YOLOv3Model(Model):
     def training_block(self) -> tuple[Any, Sequence[str]]:
         return YOLOv3Loss(self.network, self.box_loss), YOLOv3Loss.inputs
 
+    def targets(self, samples: Sequence[Sample]) -> YOLOv3Targets:
+        return YOLOv3Targets(_EXTRA_ANCHOR_IOU)
+
     def training_inputs(self, batch: Batch) -> Inputs:
-        layout = self._grid(batch.shape)
-        boxes = batch.arrays["boxes"]
-        positive, owner = assign(boxes, layout, _EXTRA_ANCHOR_IOU)
-        weight = (positive >= 0).astype(np.float32)
-        positive = np.maximum(positive, 0)
-        target = np.take_along_axis(boxes, owner[..., None], axis=1)
-        target_class = np.zeros((*owner.shape, len(self.classes)), np.float32)
-        np.put_along_axis(target_class, np.maximum(target[..., 4:], 0).astype(np.int64), 1.0, axis=-1)
-        objects = np.zeros((len(boxes), len(layout.cells)), np.float32)
-        rows, columns = np.nonzero(weight)
-        objects[rows, positive[rows, columns]] = 1.0
+        arrays, layout = batch.arrays, grid(batch.shape)
+        boxes = trimmed(arrays["boxes"])
+        places = boxes.shape[1] * ANCHOR_COUNT
         return Inputs(
             split=[
-                batch.arrays["image"],
-                trimmed(boxes),
-                positive.astype(np.float32),
-                weight,
-                np.ascontiguousarray(target[..., :4]),
-                target_class,
-                objects,
-                known_places(boxes, layout),
+                arrays["image"],
+                boxes,
+                *(arrays[name][:, :places] for name in ("positive", "weight", "target", "target_class")),
+                arrays["objects"],
+                arrays["known"],
                 np.full(len(boxes), image_weight(boxes[..., 4]), np.float32),
             ],
             shared=[layout.cells, layout.anchors, layout.strides],

@@ -13,6 +13,7 @@ from mxnet import autograd
 from common.data.samples import Sample
 from detect.box_losses import BOX_LOSSES, overlap_loss, smooth_l1
 from tests.helpers.ssd_models import task as ssd_task
+from tests.helpers.targets import inputs_of
 from tests.helpers.yolov3_models import CPU, batch, task
 
 
@@ -99,7 +100,7 @@ def test_yolov3_trains_boxes_by_its_key() -> None:
     for kind in BOX_LOSSES:
         made.box_loss = kind
         block, _ = made.training_block()
-        inputs = made.training_inputs(batch(1))
+        inputs = inputs_of(made, batch(1))
         arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
         with autograd.record():
             total, box, *_ = block(*arrays)

@@ -13,6 +13,7 @@ from common.export.model_files import export_model
 from detect.center_net.network import BASE_NETWORKS, expect_size
 from tests.helpers.centernet_models import batch, build, losses, outputs, sample, settled, task
 from tests.helpers.estimators import estimator_of
+from tests.helpers.targets import inputs_of, train_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -26,7 +27,7 @@ def test_every_network_trains_and_detects_on_the_cpu(base_network: str) -> None:
     assert made.name == f"center_net_{base_network}_custom"
     estimator = estimator_of(made, momentum=0.9)
     content = batch(4)
-    course = [estimator.step(content, 0.01) for _ in range(4)]
+    course = [train_step(estimator, content, 0.01) for _ in range(4)]
     assert all(loss is not None and np.isfinite(loss).all() for loss in course)
     assert course[-1][0] < course[0][0]  # type: ignore[index]
     found = outputs(made.inference_block(), content.arrays["image"])
@@ -53,8 +54,8 @@ def test_log_says_that_deformable_convolutions_are_slow_on_a_cpu_and_what_to_cho
 def test_scale_is_the_ratio_of_input_and_map_in_targets_and_network(scale: int) -> None:
     made = build({"scale": scale, "data_shape": [96, 64]})
     content = batch(shape=(96, 64))
-    heatmap = made.training_inputs(content).split[1]
-    assert heatmap.shape == (2, 2, 64 // scale, 96 // scale)
+    heatmap = inputs_of(made, content).split[1]
+    assert heatmap.shape == (2, 3, 64 // scale, 96 // scale)
     assert all(np.isfinite(losses(made, content)))
 
 
@@ -167,7 +168,7 @@ def test_a_few_images_are_learnt_by_heart_at_the_guides_learning_rate() -> None:
     content = batch(2)
     task().begin(made, [sample([[1, 4, 4, 40, 50]], 64, 64)])
     estimator = estimator_of(made, momentum=0.9, wd=1e-4)
-    course = [estimator.step(content, 0.01) for _ in range(60)]
+    course = [train_step(estimator, content, 0.01) for _ in range(60)]
     assert course[-1][1] < 0.2 * course[0][1]  # type: ignore[index]
     block = made.training_block()[0]
     assert block.network is made.network
@@ -185,6 +186,6 @@ def test_several_devices_train_one_model() -> None:
     made = task().build(["a", "b"], contexts, None)
     estimator = estimator_of(made, contexts, momentum=0.9)
     for seed in range(2):
-        assert np.isfinite(estimator.step(batch(4, seed=seed), 0.01)).all()  # type: ignore[arg-type]
+        assert np.isfinite(train_step(estimator, batch(4, seed=seed), 0.01)).all()  # type: ignore[arg-type]
     copies = [copy.asnumpy() for copy in made.network.heads[0][-1].weight.list_data()]
     assert (copies[0] == copies[1]).all()

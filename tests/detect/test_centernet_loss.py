@@ -11,7 +11,7 @@ from mxnet import autograd, nd
 from common.engine.mxnet_internals import named_parameters
 from detect.center_net.loss import CenterNetLoss, focal_loss, l1_loss
 from detect.center_net.network import CenterNetNetwork, build_network, initialise
-from detect.center_net.targets import fill_targets, target_layout
+from detect.center_net.targets import fill_targets, maps_of_classes, target_layout
 
 SHAPE = (64, 96)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -27,6 +27,9 @@ def batch_targets(boxes: list[np.ndarray], rows: int = 6) -> dict[str, np.ndarra
     out = {name: np.zeros((len(boxes), *size), dtype) for name, (size, dtype) in layout.items()}
     for i, each in enumerate(boxes):
         fill_targets(each, {name: array[i] for name, array in out.items()})
+    maps = maps_of_classes(out["classes"], 3)[0].astype(int)
+    out["heatmap"] = np.stack([images[numbers] for images, numbers in zip(out["heatmap"], maps, strict=True)])
+    out["maps"] = np.tile(np.arange(3, dtype=np.float32), (len(boxes), 1))  # a map for every class
     return out
 
 

@@ -18,6 +18,7 @@ from detect.center_net.network import backbone_parameters, head_parameters
 from detect.center_net.task import CenterNetTask, mean_size
 from tests.helpers.centernet_models import CPU, batch, build, sample, task
 from tests.helpers.estimators import estimator_of
+from tests.helpers.targets import train_step
 
 PRETRAINED = {"use_pretrained": True, "transfer_dataset": "voc"}
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -85,7 +86,7 @@ def test_a_multiplier_of_0_leaves_its_layers_as_they_are(published: Any, models:
     for key, part in (("transfer_lr_mult", "base_network.base_network."), ("output_lr_mult", "heads.")):
         made = build(PRETRAINED, {"transfer_lr_mult": 1.0, "output_lr_mult": 1.0, key: 0.0})
         before = parameters(made.network)
-        estimator_of(made).step(batch(), 0.001)
+        train_step(estimator_of(made), batch(), 0.001)
         after = parameters(made.network)
         # Running means are statistics, not what a learning rate applies to.
         changed = {name for name, value in before.items() if (after[name] != value).any()}

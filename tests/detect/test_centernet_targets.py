@@ -8,7 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from detect.center_net.targets import fill_targets, gaussian_radius, map_shape, target_layout
+from detect.center_net.targets import (
+    fill_targets,
+    gaussian_radius,
+    map_shape,
+    maps_of_classes,
+    target_layout,
+)
 
 
 def targets(
@@ -22,6 +28,9 @@ def targets(
     # Whatever an earlier batch left in the arrays must not show.
     out = {name: np.full(size, 77, dtype) for name, (size, dtype) in layout.items()}
     fill_targets(boxes, out, scale)
+    maps, kept = maps_of_classes(out["classes"][None], classes)
+    assert maps.max() < kept
+    out["heatmap"] = out["heatmap"][maps[0].astype(int)]  # of every class
     return out
 
 
@@ -88,6 +97,7 @@ def test_radius_of_squares_grows_with_their_side() -> None:
 def test_image_without_objects_gives_empty_targets() -> None:
     for boxes in (np.zeros((0, 5)), np.full((4, 5), -1.0)):
         out = targets(boxes)
+        assert (out.pop("classes") == -1).all()
         assert all(not array.any() for array in out.values())
 
 

@@ -13,6 +13,7 @@ from mxnet.gluon import contrib
 from detect.center_net.deformable import ModulatedDeformableConvolution, sampled_convolution, sampling
 from tests.helpers.centernet_models import batch, build
 from tests.helpers.estimators import estimator_of
+from tests.helpers.targets import train_step
 
 CASES: dict[str, tuple[tuple[int, int, int, int], dict[str, tuple[int, int]]]] = {
     "as in CenterNet": ((2, 5, 6, 7), {"kernel": (3, 3), "pad": (1, 1)}),
@@ -159,7 +160,7 @@ def test_every_parameter_of_the_layer_learns_on_the_cpu() -> None:
 
 def test_offsets_leave_0_within_the_limit_on_steps() -> None:
     made = build({"base_network": "resnet18_v1b_dcnv2"})
-    estimator_of(made).step(batch(), 0.01)
+    train_step(estimator_of(made), batch(), 0.01)
     offsets = [p for name, p in made.network.collect_params().items() if name.endswith("offset_weight")]
     assert offsets
     assert all(weight.data().norm().asscalar() > 0 for weight in offsets)

@@ -23,6 +23,7 @@ from detect.ssd.network import build_network, initialise
 from detect.ssd.task import plan_of
 from tests.helpers.estimators import estimator_of
 from tests.helpers.ssd_models import CPU, config, task
+from tests.helpers.targets import inputs_of, train_step
 from tests.helpers.yolov3_models import batch
 
 NETWORKS = (
@@ -71,7 +72,7 @@ def test_a_network_learns_to_fit_a_few_images() -> None:
     made = task().build(["a", "b"], CPU, None)
     estimator = estimator_of(made, momentum=0.9, wd=1e-4)
     content = batch(2)
-    losses = [estimator.step(content, 0.01) for _ in range(12)]
+    losses = [train_step(estimator, content, 0.01) for _ in range(12)]
     assert all(loss is not None and np.isfinite(loss).all() for loss in losses)
     assert losses[-1][0] < 0.6 * losses[0][0]  # type: ignore[index]
 
@@ -85,7 +86,7 @@ def test_all_losses_train_in_one_graph(box_loss: str, class_loss: str) -> None:
     )
     estimator = estimator_of(made, momentum=0.9)
     content = batch(2)
-    first, *_, last = [estimator.step(content, 0.01) for _ in range(6)]
+    first, *_, last = [train_step(estimator, content, 0.01) for _ in range(6)]
     assert first is not None
     assert last is not None
     assert last[1] < first[1]
@@ -139,7 +140,7 @@ def test_class_losses_and_their_gradients_are_those_of_the_papers(kind: str) -> 
 
 def losses_of(made: Any, content: Any) -> list[np.ndarray]:
     block, _ = made.training_block()
-    inputs = made.training_inputs(content)
+    inputs = inputs_of(made, content)
     arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
     return [loss.asnumpy() for loss in block(*arrays)]
 
@@ -273,7 +274,7 @@ def test_a_checkpoint_brings_its_network_its_anchors_and_its_classes() -> None:
     )
     np.testing.assert_array_equal(new[:, :2], old[:, [0, 2]])
     # Targets are made by the anchors that the network has.
-    assert (again.training_inputs(batch()).split[1] == made.training_inputs(batch()).split[1]).all()
+    assert (inputs_of(again, batch()).split[1] == inputs_of(made, batch()).split[1]).all()
 
 
 def test_the_backbone_in_the_box_is_what_the_smallest_network_begins_with(models: Path) -> None:

@@ -21,6 +21,7 @@ from detect.config import YOLOv3Config
 from detect.yolov3.network import build_network, head_layers, initialise, transfer_classes
 from detect.yolov3.task import RandomShapes, image_weight
 from tests.helpers.estimators import estimator_of
+from tests.helpers.targets import inputs_of, train_step
 from tests.helpers.yolov3_models import CPU, batch, task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +80,7 @@ def test_output_lr_mult_slows_the_last_layers_of_a_pretrained_detector_alone(
         ["dog", "x"], CPU, None
     )
     before = parameters(made.network)
-    estimator_of(made).step(batch(), 0.001)
+    train_step(estimator_of(made), batch(), 0.001)
     after = parameters(made.network)
     changed = {name for name, value in before.items() if (after[name] != value).any()}
     assert changed
@@ -188,6 +189,7 @@ import numpy as np
 from tests.helpers.estimators import estimator_of
 from common.engine.mxnet_internals import named_parameters
 from common.engine.limits import GradientLimit
+from tests.helpers.targets import train_step
 from tests.helpers.yolov3_models import batch, task
 
 devices = [mx.cpu(0), mx.cpu(1)]
@@ -197,11 +199,11 @@ for contexts in (devices, devices[:1]):
     np.random.seed(0)
     model = task({"syncbn": True}).build(["a", "b"], contexts, None)
     made = estimator_of(model, contexts, limit=GradientLimit(0.005))
-    first = made.step(batch(4), 0.01)
+    first = train_step(made, batch(4), 0.01)
     network = named_parameters(model.network)
     statistics = {name: value.list_data()[-1].asnumpy() for name, value in network.items() if "running_" in name}
     seen.append({"loss": first, **statistics})
-    assert np.isfinite([made.step(batch(4, side=side), 0.01) for side in (96, 64)]).all()  # larger: bound anew
+    assert np.isfinite([train_step(made, batch(4, side=side), 0.01) for side in (96, 64)]).all()  # larger: bound anew
 assert len(seen[1]) > 80
 for name, value in seen[1].items():
     np.testing.assert_allclose(seen[0][name], value, rtol=1e-3, atol=1e-4, err_msg=name)
@@ -230,7 +232,7 @@ def test_several_devices_train_one_model() -> None:
     made = task().build(["a", "b"], contexts, None)
     estimator = estimator_of(made, contexts, momentum=0.9)
     for seed in range(2):
-        assert np.isfinite(estimator.step(batch(6, seed=seed), 0.01)).all()  # type: ignore[arg-type]
+        assert np.isfinite(train_step(estimator, batch(6, seed=seed), 0.01)).all()  # type: ignore[arg-type]
     weight = made.network.yolo_outputs[0].prediction.weight
     copies = [copy.asnumpy() for copy in weight.list_data()]
     assert all((copy == copies[0]).all() for copy in copies)
@@ -258,7 +260,7 @@ def test_a_step_in_bfloat16_is_nearly_one_in_float32() -> None:
         mx.random.seed(0)
         np.random.seed(0)
         made = task().build(["a", "b"], CPU, None)
-        found = estimator_of(made, precision=precision).step(batch(4), 0.001)
+        found = train_step(estimator_of(made, precision=precision), batch(4), 0.001)
         assert found is not None
         return found
 
@@ -291,7 +293,7 @@ def test_a_job_from_scratch_stays_finite_and_learns_to_fit_a_few_images() -> Non
     made = task().build(["a", "b"], CPU, None)
     estimator = estimator_of(made, momentum=0.9, wd=1e-4)
     content = batch(4)
-    losses = [estimator.step(content, 0.001) for _ in range(30)]
+    losses = [train_step(estimator, content, 0.001) for _ in range(30)]
     assert all(loss is not None and np.isfinite(loss).all() for loss in losses)
     assert losses[-1][0] < 0.6 * losses[0][0]  # type: ignore[index]
 
@@ -302,7 +304,7 @@ def test_an_image_without_objects_trains_and_pulls_every_objectness_down() -> No
     content.arrays["boxes"][:] = -1
     block, _ = made.training_block()
     block.hybridize()
-    inputs = made.training_inputs(content)
+    inputs = inputs_of(made, content)
     arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
     total, box, objectness, classes = (loss.asnumpy() for loss in block(*arrays))
     assert (box == 0).all()
@@ -320,7 +322,7 @@ def test_an_unknown_place_is_out_of_the_loss_and_nothing_else_is() -> None:
         content.arrays["boxes"][:] = -1
         for number, row in enumerate(rows):
             content.arrays["boxes"][:, number] = row
-        inputs = made.training_inputs(content)
+        inputs = inputs_of(made, content)
         arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
         return [loss.asnumpy() for loss in block(*arrays)]
 
@@ -349,7 +351,7 @@ def test_rows_that_no_image_has_used_so_far_are_cut_off_and_change_no_loss() -> 
         low = rng.uniform(0, 40, (used, 2))
         boxes[1, :used] = np.column_stack([low, low + rng.uniform(4, 20, (used, 2)), np.zeros(used)])
         content.arrays["boxes"] = boxes
-        inputs = made.training_inputs(content)
+        inputs = inputs_of(made, content)
         arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
         return inputs.split[1].shape[1], [loss.asnumpy() for loss in block(*arrays)]
 
@@ -381,7 +383,7 @@ def test_images_of_few_objects_weigh_as_much_as_those_of_an_average_set() -> Non
 def test_the_weight_of_an_image_multiplies_all_its_losses() -> None:
     made = task().build(["a", "b"], CPU, None)
     block, names = made.training_block()
-    inputs = made.training_inputs(batch())
+    inputs = inputs_of(made, batch())
     place = names.index("image_weight")
 
     def losses(image_weight: float) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from common.loading.loader import Batch
 from detect.center_net.deformable import sampling
 from detect.center_net.task import CenterNetModel, CenterNetTask
 from detect.config import CenterNetConfig
+from tests.helpers.targets import inputs_of
 
 CPU = [mx.cpu()]
 SCRATCH = {"base_network": "resnet18_v1b", "use_pretrained": False, "data_shape": [64, 64]}
@@ -84,7 +85,7 @@ def losses(model: CenterNetModel, content: Batch) -> list[np.ndarray]:
     """The mean of each loss over a batch."""
     block, _ = model.training_block()
     block.hybridize()
-    inputs = model.training_inputs(content)
+    inputs = inputs_of(model, content)
     arrays = [mx.nd.array(array, dtype=array.dtype) for array in inputs.split]
     return [loss.asnumpy().mean() for loss in block(*arrays)]
 

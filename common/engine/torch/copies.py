@@ -75,4 +75,4 @@ class Copies:
 
 def _tensor(given: np.ndarray) -> Tensor:
     """A tensor over an array's memory; where that may not be written to, over a copy of it."""
-    return torch.from_numpy(np.require(given, requirements=("C", "W")))
+    return torch.from_numpy(np.require(given, requirements="W"))

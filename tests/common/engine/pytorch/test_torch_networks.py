@@ -45,6 +45,7 @@ from reid.network import EmbeddingInference, ReidTraining, build_embedding
 from tests.helpers.centernet_models import batch, settled
 from tests.helpers.operator_cases import unmatched
 from tests.helpers.ssd_models import task as ssd_task
+from tests.helpers.targets import inputs_of
 
 CPU = torch.device("cpu")
 CLASSES = ["a", "b", "c"]
@@ -83,18 +84,18 @@ def yolov3(base: str) -> Given:
     settle(network)
     set_priors(network, [mx.cpu()])
     model = YOLOv3Model(network, YOLOv3ModelConfig(base_network=base), CLASSES)
-    inputs = model.training_inputs(detections(2, 96))
+    inputs = inputs_of(model, detections(2, 96))
     return Given(model.blocks(), inputs.split, inputs.shared)
 
 
 def center_net(base: str) -> Given:
     model = settled({"base_network": base}, nms_thresh=0.5, flip_test=True)
-    return Given(model.blocks(), model.training_inputs(batch()).split)
+    return Given(model.blocks(), inputs_of(model, batch()).split)
 
 
 def ssd(base: str, **train: Any) -> Given:
     model = ssd_task({"base_network": base}, **train).build(CLASSES, [mx.cpu()], None)
-    inputs = model.training_inputs(detections(4, 64))
+    inputs = inputs_of(model, detections(4, 64))
     return Given(model.blocks(), inputs.split, inputs.shared)
 
 
