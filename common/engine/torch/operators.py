@@ -303,12 +303,57 @@ def _batch_norm(call: Call) -> Compute:
             gamma = torch.ones_like(gamma)
         if running or not run.training:
             return torch.batch_norm(x, gamma, beta, mean, variance, False, 0.0, epsilon, x.is_cuda)
-        output, batch_mean, inverse = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, epsilon)
+        output, batch_mean, inverse = normalised(x, gamma, beta, epsilon)
         seen = Seen(batch_mean.detach(), inverse.detach(), of_variance, momentum, epsilon)
         run.statistics.setdefault(name, seen)
         return output
 
     return compute
+
+
+def normalised(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What BatchNorm makes of a batch by its own statistics; these: mean, and one over the deviation.
+
+    On the CPU PyTorch adds up a map that lies channels last number by number, in float32: of 18,000 places mean and
+    variance come out wrong by 1e-5, of which fifty layers make 1e-2. Here they are right to 1e-7.
+    """
+    if x.is_cuda:
+        return torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, epsilon)
+    with torch.no_grad():
+        axes, wide = [0, *range(2, x.dim())], _full(x)
+        centre = wide.mean(axes, keepdim=True)
+        variance = (wide - centre).square_().mean(axes)
+        mean, inverse = centre.flatten(), (variance + epsilon).rsqrt_()
+    output: Tensor = _Normalised.apply(x, gamma, beta, mean, inverse, epsilon)
+    return output, mean, inverse
+
+
+class _Normalised(torch.autograd.Function):
+    """BatchNorm in training by the statistics that it is given, which follow its input."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, inverse: Tensor, epsilon: float
+    ) -> Tensor:
+        """What is normalised."""
+        ctx.save_for_backward(x, gamma, mean, inverse)
+        ctx.epsilon = epsilon
+        return torch.batch_norm(x, gamma, beta, mean, inverse**-2 - epsilon, False, 0.0, epsilon, False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the input, gamma and beta."""
+        x, gamma, mean, inverse = ctx.saved_tensors
+        asked = list(ctx.needs_input_grad[:3])
+        found = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, gamma, None, None, mean, inverse, True, ctx.epsilon, asked
+        )
+        return (
+            *(each if wanted else None for each, wanted in zip(found, asked, strict=True)),
+            None,
+            None,
+            None,
+        )
 
 
 @operator("L2Normalization")

@@ -1,0 +1,423 @@
+"""Do both engines compute the same: losses, gradients and twenty steps of every kind of network, on real batches.
+
+    python benchmarks/equality.py FOLDER [--only NAME ...] [--steps 20] [--rows 8] [--out FILE]
+
+FOLDER holds the open sets trashnet, orl and ytf68; detectors take the shipped one. The Python that runs this must have
+MXNet and PyTorch (`make test-torch` makes such a one: .venv-torch); one thread, on the CPU. Of each network, as a job
+begins with it:
+
+- both engines take the same steps on the same batches from the same parameters, as the task's recipe says and at its
+  learning rate, which rises over them: how far apart parameters are afterwards, as a share of the way they went;
+- before and after these steps, with MXNet's parameters, the losses of one more batch, and their gradient: by MXNet, by
+  PyTorch, and for each of them by the same graph in float64.
+
+The gradient of a network with ReLUs is not continuous: where rounding puts one of a hundred thousand activations on the
+other side of 0 (or of 6, for a ReLU6), the gradient has another value, by about one part in the root of their number.
+So float64 is told on which side each activation is for the engine that is looked at, and how many there are on another
+side for the other engine stands beside it. A gradient's difference is the norm of it as a whole, as a share of that in
+float64.
+
+Layers that drop at
+random drop nothing here: the engines draw different numbers. Prints a table in Markdown, a row when it is there; --out
+keeps them, and what is there is not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from benchmarks.quality import ROOT
+from common.config.sections import configuration
+from common.data.listing import Listing
+from common.data.samples import read_folder
+from common.engine.devices import load_mxnet
+from common.engine.engine import Engine
+from common.loading.loader import Loader
+from common.processes.pool import WorkerPool
+from common.task import Inputs
+
+BLOOD_CELLS = ("tests/data/blood_cells", "detect_train")
+TRASH, FACES, POINTS = ("trashnet", "train"), ("orl", "train"), ("ytf68", "landmark_train")
+HEAD = (
+    "| network | losses apart | gradient off float64: MXNet | PyTorch | activations on another side | gradients apart "
+    "| parameters apart after the steps |\n| --- | --- | --- | --- | --- | --- | --- |"
+)
+KINKS = ("Activation", "LeakyReLU", "relu", "clip")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network to train. task: module and class. keys: of the configuration. data: folder of the set, and of it."""
+
+    task: str
+    keys: Mapping[str, Mapping[str, Any]]
+    data: tuple[str, str]
+
+
+def detector(task: str, base: str, side: int, **train: Any) -> Case:
+    """One without a published detector, on a backbone from the box where there is one."""
+    model: dict[str, Any] = {"base_network": base, "use_pretrained": False, "data_shape": [side, side]}
+    keys: dict[str, dict[str, Any]] = {"model": model, "train": train}
+    return Case(task, keys, BLOOD_CELLS)
+
+
+def yolov3(base: str, side: int) -> Case:
+    return detector("detect.yolov3.task:YOLOv3Task", base, side, no_random_shape=True)
+
+
+def center_net(base: str, side: int) -> Case:
+    return detector("detect.center_net.task:CenterNetTask", base, side, pretrained_base=False)
+
+
+def ssd(base: str, side: int, boxed: bool = False) -> Case:
+    return detector("detect.ssd.task:SSDTask", base, side, pretrained_base=boxed)
+
+
+def classifier(base: str, side: int, boxed: bool = False, **train: Any) -> Case:
+    keys: dict[str, dict[str, Any]] = {
+        "model": {"base_network": base, "use_pretrained": boxed},
+        "train": {"input_width": side, "input_height": side, **train},
+    }
+    return Case("classification.task:ClassificationTask", keys, TRASH)
+
+
+def crops(task: str, data: tuple[str, str], **dataset: Any) -> Case:
+    keys: dict[str, dict[str, Any]] = {
+        "model": {"base_network": "mobilenetv2_1.0"},
+        "train": {"input_width": 96, "input_height": 96},
+        "dataset": dataset,
+    }
+    return Case(task, keys, data)
+
+
+CASES: dict[str, Case] = {
+    "YOLOv3 mobilenet1.0, 192 px": yolov3("mobilenet1.0", 192),
+    "YOLOv3 darknet53, 128 px": yolov3("darknet53", 128),
+    "CenterNet resnet18_v1b, 128 px": center_net("resnet18_v1b", 128),
+    "CenterNet resnet18_v1b_dcnv2, 128 px": center_net("resnet18_v1b_dcnv2", 128),
+    "SSD mobilenetv2_1.0_lite, 160 px, from the box": ssd("mobilenetv2_1.0_lite", 160, True),
+    "SSD mobilenet1.0, 160 px": ssd("mobilenet1.0", 160),
+    "SSD mobilenet1.0_fpn, 160 px": ssd("mobilenet1.0_fpn", 160),
+    "SSD resnet18_v1, 160 px": ssd("resnet18_v1", 160),
+    "SSD vgg16_atrous, 128 px": ssd("vgg16_atrous", 128),
+    "classification mobilenetv2_1.0, 96 px, from the box": classifier("mobilenetv2_1.0", 96, True),
+    "same with mixup": classifier("mobilenetv2_1.0", 96, True, mixup=True, label_smoothing=True),
+    "classification resnet18_v1, 96 px": classifier("resnet18_v1", 96),
+    "classification resnet50_v1, 96 px": classifier("resnet50_v1", 96),
+    "classification resnet50_v2, 96 px": classifier("resnet50_v2", 96),
+    "classification mobilenet1.0, 96 px": classifier("mobilenet1.0", 96),
+    "classification mobilenetv3_small, 96 px": classifier("mobilenetv3_small", 96),
+    "classification vgg11, 96 px": classifier("vgg11", 96),
+    "classification densenet121, 224 px": classifier("densenet121", 224),
+    "ReID mobilenetv2_1.0, 96 px, from the box": crops("reid.task:ReIDTask", FACES),
+    "landmarks mobilenetv2_1.0, 96 px, from the box": crops(
+        "landmark.task:LandmarkTask", POINTS, num_joints=68
+    ),
+}
+
+
+class Comparison:
+    """A case with both engines."""
+
+    def __init__(self, case: Case, data: Path, rows: int, steps: int) -> None:
+        import mxnet as mx
+        from mxnet import gluon
+
+        from common.engine.mxnet_internals import descendants, drop_nothing
+
+        mx.random.seed(0)
+        np.random.seed(0)
+        module, _, attribute = case.task.partition(":")
+        kind = getattr(importlib.import_module(module), attribute)
+        (base,) = (b for b in kind.__orig_bases__ if getattr(b, "__args__", None))
+        root = ROOT / case.data[0] if case.data == BLOOD_CELLS else data / case.data[0]
+        keys = {name: dict(section) for name, section in case.keys.items()}
+        keys["dataset"] = {**keys.get("dataset", {}), "data_root": str(root), "train_dir": case.data[1]}
+        keys["train"] |= {"batch_size": rows}
+        self.task = kind(configuration(base.__args__[0], {"log_dir": "unused", "gpus": [], **keys}))
+        self.recipe = self.task.recipe(on_gpu=False)
+        listings = {"train": Listing(str(root / case.data[1]))}
+        annotate = self.task.annotations(listings, self.task.names(listings))
+        with WorkerPool(0) as pool:
+            samples, _ = read_folder(root / case.data[1], annotate, pool, lambda share: None)
+            classes = self.task.classes(listings, [samples])
+            self.model = self.task.build(classes, [mx.cpu()], None)
+            self.task.begin(self.model, samples)
+            for layer in descendants(self.model.network):
+                if isinstance(layer, gluon.nn.Dropout):
+                    drop_nothing(layer)
+            with Loader(
+                samples,
+                self.model.with_targets(self.task.training_transform(samples), samples),
+                pool,
+                batch_size=rows,
+                shapes=lambda epoch, number: self.task.shape,
+                training=True,
+                order=self.recipe.order(samples) if self.recipe.order else None,
+            ) as loader:
+                self.batches: list[Inputs] = []
+                for epoch in range(10**6):
+                    for batch in loader.epoch(epoch):
+                        given = self.model.training_inputs(batch)
+                        copies = [[np.array(a) for a in part] for part in (given.split, given.shared)]
+                        self.batches.append(Inputs(*copies))
+                        if len(self.batches) > steps:
+                            return
+
+    def engine(self, name: str, optimizer: Any) -> Engine:
+        """One of them, from the parameters as they are."""
+        import mxnet as mx
+
+        from common.engine.opening import open_engine
+
+        return open_engine(
+            name,
+            self.model.blocks(),
+            [mx.cpu()],
+            [],
+            optimizer,
+            precision="float32",
+            limit=self.recipe.limit,
+            compiled=True,
+            ema_decay=0.0,
+        )
+
+    def train(self, engine: Engine) -> None:
+        """Take a step on each batch but the last."""
+        steps = self.batches[:-1]
+        for number, batch in enumerate(steps, start=1):
+            engine.take(batch.split, batch.shared)
+            engine.forward()
+            engine.backward()
+            engine.update(self.task.config.train.lr * number / len(steps), engine.norms())
+
+    def gradients(self) -> Gradients:
+        """Of the last batch."""
+        import mxnet as mx
+
+        from common.engine.mxnet_engine import MXNetEngine
+        from common.engine.tracing import program
+
+        blocks, batch = self.model.blocks(), self.batches[-1]
+        traced = program(blocks)
+        trained = [name for name, parameter in traced.parameters.items() if parameter.trained]
+        their_sides = sides_by_mxnet(traced, blocks, batch)
+        engine = MXNetEngine(blocks, [mx.cpu()], self.recipe.optimizer)
+        engine.take(batch.split, batch.shared)
+        engine.forward()
+        engine.backward()
+        losses = engine.losses()
+        mx.nd.waitall()
+        parameters = blocks.training.collect_params()
+        mine = [parameters[name].grad().asnumpy().astype(np.float64) for name in trained]
+        our_sides: Sides = {}
+        losses_there, there = by_torch(traced, batch, our_sides, exact=False)
+        exact_mine = by_torch(traced, batch, their_sides, exact=True)[1]
+        exact_there = by_torch(traced, batch, our_sides, exact=True)[1]
+        others = sum(int((side != our_sides[name].numpy()).sum()) for name, side in their_sides.items())
+        return Gradients(
+            float(np.abs(losses_there - losses).max() / np.abs(losses).max()),
+            apart(mine, exact_mine, exact_mine),
+            apart(there, exact_there, exact_there),
+            others / sum(side.size for side in their_sides.values()),
+            apart(mine, there, exact_mine),
+        )
+
+
+Sides = dict[str, Any]
+"""By the name of a node with a kink: on which side of it each number is; True: where it goes through unchanged."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What is said of a batch: how far losses are apart, gradients off float64 and apart, and the share of activations
+    that are on another side."""
+
+    losses: float
+    mxnet: float
+    torch: float
+    others: float
+    apart: float
+
+
+def sides_by_mxnet(traced: Any, blocks: Any, batch: Inputs) -> Sides:
+    """Those of the graph that MXNet's engine trains."""
+    import mxnet as mx
+
+    from common.engine.graph import trace
+    from common.engine.training_graph import for_training
+
+    def kinks(document: str) -> list[dict[str, Any]]:
+        """Nodes with one, in their order; MXNet's own form of a ReLU6 has one more."""
+        return [
+            node
+            for node in json.loads(document)["nodes"]
+            if node["op"] in KINKS[:-1]
+            and node.get("attrs", {}).get("act_type", "relu") in ("relu", "leaky")
+            and not node["name"].endswith("_beyond")
+        ]
+
+    # Every trace gives nodes other names; their order is the same.
+    symbol = for_training(trace(blocks.training, blocks.inputs, "float32", "cpu")[0], "cpu")
+    named = dict(
+        zip(
+            (node["name"] for node in kinks(traced.training)),
+            (node["name"] for node in kinks(symbol.tojson())),
+            strict=True,
+        )
+    )
+    nodes = json.loads(traced.training)["nodes"]
+    asked: dict[str, tuple[str, dict[str, str]]] = {name: (other, {}) for name, other in named.items()}
+    for node in nodes:
+        source = nodes[node["inputs"][0][0]]["name"] if node["op"] == "clip" else ""
+        if source in named:
+            asked[node["name"]] = named[source], node["attrs"]
+    symbol = symbol.get_internals()
+    group = mx.sym.Group([symbol[f"{source}_output"] for source, _ in asked.values()])
+    parameters = blocks.training.collect_params()
+    given = {
+        name: mx.nd.array(array, dtype=array.dtype)
+        for name, array in zip(blocks.inputs, [*batch.split, *batch.shared], strict=True)
+    }
+    values = {
+        name: parameters[name].data().copy()
+        for name in (*group.list_arguments(), *group.list_auxiliary_states())
+        if name not in given
+    }
+    auxiliary = {name: values[name] for name in group.list_auxiliary_states()}
+    first = next(name for name in group.list_arguments() if name not in given)
+    executor = group.bind(
+        mx.cpu(),
+        {**values, **given},
+        # Without any gradient it would take running statistics.
+        args_grad={first: mx.nd.zeros_like(values[first])},
+        grad_req={name: "write" if name == first else "null" for name in (*values, *given)},
+        aux_states=auxiliary,
+    )
+    found: Sides = {}
+    for (name, (_, attributes)), array in zip(asked.items(), executor.forward(is_train=True), strict=True):
+        numbers = array.asnumpy()
+        low, high = (float(attributes.get(key, default)) for key, default in (("a_min", 0), ("a_max", "inf")))
+        found[name] = (numbers > low) & (numbers < high)
+    return found
+
+
+def by_torch(traced: Any, batch: Inputs, sides: Sides, *, exact: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Losses and gradients. exact: in float64, with every activation on its side; else in float32, which is noted in
+    `sides`."""
+    import torch
+
+    from common.engine.symbol import read_symbol
+    from common.engine.torch.graph import TorchGraph
+    from common.engine.torch.operators import OPERATORS, Pass
+
+    def noting(operator: Any, kind: str) -> Any:
+        def make(call: Any) -> Any:
+            attributes = call.attributes
+            low, high = (float(attributes.get(key, d)) for key, d in (("a_min", 0.0), ("a_max", "inf")))
+            slope = float(attributes.get("slope", 0.0)) if kind == "LeakyReLU" else 0.0
+            plain = operator.make(call)
+
+            def note(x: Any) -> Any:
+                sides[call.name] = ((x > low) & (x < high)).detach()
+                return plain(x)
+
+            def keep(x: Any) -> Any:
+                side = torch.as_tensor(sides[call.name])
+                beyond = slope * x if slope else x.detach().clamp(low, high)
+                return torch.where(side, x, beyond)
+
+            if kind == "Activation" and attributes.get("act_type", "relu") != "relu":
+                return plain
+            return (lambda x: keep(x) if call.name in sides else plain(x)) if exact else note
+
+        return replace(operator, make=make)
+
+    before = {name: OPERATORS[name] for name in KINKS}
+    torch.set_default_dtype(torch.float64 if exact else torch.float32)
+    dtype = torch.get_default_dtype()
+    OPERATORS.update({name: noting(operator, name) for name, operator in before.items()})
+    try:
+        graph = TorchGraph(read_symbol(traced.training))
+        values = {name: torch.from_numpy(p.value.copy()).to(dtype) for name, p in traced.parameters.items()}
+        for name, array in zip(traced.inputs, [*batch.split, *batch.shared], strict=True):
+            values[name] = torch.from_numpy(array) if name == "images" else torch.from_numpy(array).to(dtype)
+        asked = [values[name].requires_grad_() for name, p in traced.parameters.items() if p.trained]
+        losses = graph(values, Pass(True), torch.device("cpu"))
+        found = torch.autograd.grad(losses[0].sum(), asked)
+        return np.array([float(loss.detach().mean()) for loss in losses]), [
+            gradient.double().numpy() for gradient in found
+        ]
+    finally:
+        OPERATORS.update(before)
+        torch.set_default_dtype(torch.float32)
+
+
+def apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray], of: Sequence[np.ndarray]) -> float:
+    """The norm of a difference as a share of a norm."""
+    squares = sum(float(np.square(a - b).sum()) for a, b in zip(one, other, strict=True))
+    return float((squares / sum(float(np.square(each).sum()) for each in of)) ** 0.5)
+
+
+def row(name: str, data: Path, rows: int, steps: int) -> str:
+    """A row of the table."""
+    made = Comparison(CASES[name], data, rows, steps)
+    before = made.gradients()
+    ours, theirs = (made.engine(engine, made.recipe.optimizer) for engine in ("torch", "mxnet"))
+    start = theirs.parameters()
+    made.train(ours)
+    found = ours.parameters()
+    made.train(theirs)  # last: the model has its parameters then
+    wanted = theirs.parameters()
+    names = [key for key in start if "running_" not in key]
+    way = [wanted[key] - start[key] for key in names]
+    end = apart([found[key] for key in names], [wanted[key] for key in names], way)
+    after = made.gradients()
+    cells = [
+        f"{getattr(before, key):.0e}; {getattr(after, key):.0e}"
+        for key in ("losses", "mxnet", "torch", "others", "apart")
+    ]
+    return f"| {name} | {' | '.join(cells)} | {end:.1%} of their way |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="FOLDER")
+    parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=8, help="images of a batch")
+    parser.add_argument("--out", type=Path, help="JSON file that keeps rows")
+    options = parser.parse_args()
+    load_mxnet(1)
+    import torch
+
+    torch.set_num_threads(1)
+    kept: dict[str, str] = {}
+    if options.out and options.out.exists():
+        kept = json.loads(options.out.read_text())
+    print(HEAD, flush=True)
+    for name in options.only:
+        if name not in kept:
+            kept[name] = row(name, options.data, options.rows, options.steps)
+            if options.out:
+                options.out.write_text(json.dumps(kept, indent=1))
+        print(kept[name], flush=True)
+
+
+if __name__ == "__main__":
+    main()
