@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.commands import carry_out
+from common.files import new_folder
 from tests.helpers.jobs import ROOT
 
 COMMANDS = sorted(
@@ -60,15 +61,12 @@ def test_a_command_in_the_background_of_a_shell_ignores_ctrl_c() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_clears_away_what_a_command_has_begun(
-    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+    number: signal.Signals, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    left: list[str] = []
-
     def command(options: Namespace) -> None:
-        try:
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "1.json").write_text("{}")
             os.kill(os.getpid(), number)
-        finally:
-            left.append("cleared away")
 
     before = signal.signal(number, signal.SIG_DFL)
     try:
@@ -76,7 +74,7 @@ def test_a_signal_clears_away_what_a_command_has_begun(
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
         signal.signal(number, before)
-    assert left == ["cleared away"]
+    assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().err == f"stopped by {number.name}\n"
 
 
