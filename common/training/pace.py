@@ -24,6 +24,8 @@ _LONGEST_EPOCH = 0.25
 _HEELS = 0.5
 # Of so many steps the middle one says how long a step takes: the first of an epoch waits for its images.
 _STEPS = 9
+# The rate rises within this share of the training at the most, however few steps that is.
+_SOFT = 0.1
 # A training that has less than this share of the time that is left is told to be short.
 _LITTLE = 0.25
 
@@ -181,7 +183,8 @@ class ByTime(Hook):
 
     def learning_rate(self, step: int) -> float:
         """Of the step to come. Its number in a training of whole epochs says nothing here."""
-        return self._schedule.at(self._epoch, self._steps)
+        soft = self._share / _SOFT * self._schedule.soft_steps
+        return self._schedule.at(self._epoch, max(self._steps, int(soft)))
 
     @property
     def _epoch(self) -> float:

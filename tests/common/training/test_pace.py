@@ -183,6 +183,18 @@ def test_a_training_that_begins_in_its_middle_has_the_rates_of_its_second_half()
     assert rates[-1] < 0.001
 
 
+@pytest.mark.parametrize(("seconds", "rises"), [(35.0, 0.1), (2000.0, 50 / 3970)])
+def test_the_rate_rises_softly_and_soon_enough_for_a_short_training(seconds: float, rises: float) -> None:
+    machine = Machine(lambda n: 0.5)
+    schedule = Schedule(0.1, "step", 100, 1, decay_epochs=(), soft_steps=50)
+    pace = ByTime(Budget(seconds, machine.age), schedule, Tail(8, 0, 0))
+    seen = Validating(machine, 0.0, pace)
+    Steps(machine).fit(Epochs(9), pace.learning_rate, [pace, seen], TrainingState(100, 9))  # type: ignore[arg-type]
+    full = next(number for number, rate in enumerate(seen.rates) if rate == 0.1)
+    assert full / len(seen.rates) == pytest.approx(rises, rel=0.4)
+    assert seen.rates[0] < 0.02
+
+
 def shares_of(asked: Callable[[ByTime], bool], batches: int) -> tuple[list[float], list[float]]:
     """Shares of the training at which epochs begin, those where the answer is yes, and all."""
     machine = Machine(lambda n: 0.5)
