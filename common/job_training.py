@@ -203,6 +203,7 @@ def _pace(job: Job, model: Model, first: int) -> ByTime:
         megabytes=4e-6 * numbers,
         files=files,
         proved=min(valid or test or len(data.train), IMAGES) * (_LOOKS if mirrored else 1) if files else 0,
+        on_gpu=bool(config.gpus),
     )
     keys = config.train
     borders = [float(keys.first_plain_epoch)]
