@@ -4,16 +4,21 @@
 
 Writes a file of less than 60 MB for each case: the graphs as JSON, the names and shapes of parameters (their values
 follow from a seed, on every machine alike), a batch of images of tests/data/blood_cells as the task's loader makes it,
-and losses and gradients of its first images on the CPU.
+and losses and gradients of its first images on the CPU. Where PyTorch can be imported too (`make test-torch` makes such
+a Python: .venv-torch) these are its own in float64, and how far MXNet's in float32 are from them is noted. That counts:
+MXNet's BatchNorm on the CPU adds up a map in float32, number by number, which the fifty layers of an untrained network
+turn into one part in a thousand of its loss.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +27,22 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from benchmarks.gpu import values_of
+from benchmarks.gpu import off, values_of
 from common.config.sections import configuration
 from common.data.samples import Sample
 from common.engine.devices import load_mxnet
 from common.images.decoding import probe
 from common.loading.loader import Loader
 from common.processes.pool import WorkerPool
+from common.task import Inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "tests" / "data" / "blood_cells" / "detect_train"
 LARGEST = 60_000_000
 
 #: Name of the case: script's task, what the configuration says beside the defaults, images of a batch.
-CASES: dict[str, tuple[str, dict[str, Any], int]] = {
+Case = tuple[str, dict[str, Any], int]
+CASES: dict[str, Case] = {
     "yolov3_darknet53_416": (
         "detect.yolov3.task:YOLOv3Task",
         {"model": {"use_pretrained": False, "data_shape": [416, 416]}, "train": {"pretrained_base": False}},
@@ -70,8 +77,8 @@ def samples(task: Any, count: int) -> list[Sample]:
     return (made * (1 + count // len(made)))[:count]
 
 
-def make(folder: Path, name: str, rows: int) -> Path:
-    """Write a case. rows: images that MXNet computes."""
+def make(folder: Path, name: str, rows: int, cases: Mapping[str, Case] = CASES) -> Path:
+    """Write a case. rows: images whose losses and gradients are computed here."""
     import mxnet as mx
 
     from common.engine.engine import OptimizerSettings
@@ -79,7 +86,7 @@ def make(folder: Path, name: str, rows: int) -> Path:
     from common.engine.tracing import program
     from common.task import Model
 
-    where, keys, batch_size = CASES[name]
+    where, keys, batch_size = cases[name]
     module, _, attribute = where.partition(":")
     kind = getattr(importlib.import_module(module), attribute)
     (base,) = kind.__orig_bases__
@@ -125,6 +132,17 @@ def make(folder: Path, name: str, rows: int) -> Path:
     engine.forward()
     engine.backward()
     norms, losses = engine.norms(), engine.losses()
+    truth = {"of": "MXNet's", "losses": 0.0, "gradients": 0.0}
+    if importlib.util.find_spec("torch"):
+        from benchmarks.equality import by_torch
+
+        valued = {key: replace(each, value=values[key]) for key, each in described.parameters.items()}
+        first = Inputs([array[:rows] for array in split], inputs.shared)
+        true_losses, gradients = by_torch(replace(described, parameters=valued), first, {}, exact=True)
+        true_norms = np.array([np.linalg.norm(gradient) for gradient in gradients]) / rows
+        wrong = off(losses, norms, true_losses, true_norms)
+        truth = {"of": "float64's", "losses": wrong[0], "gradients": wrong[1]}
+        losses, norms = true_losses, true_norms
     document = {
         "training": described.training,
         "inputs": list(described.inputs),
@@ -138,6 +156,7 @@ def make(folder: Path, name: str, rows: int) -> Path:
         "ema_decay": config.train.ema_decay,
         "rows": rows,
         "losses": losses.tolist(),
+        "truth": truth,
         "names": [each.name for each in described.parameters.values() if each.trained],
     }
     arrays = {f"split{number}": array for number, array in enumerate(split)}
@@ -147,7 +166,11 @@ def make(folder: Path, name: str, rows: int) -> Path:
     size = path.stat().st_size
     if size > LARGEST:
         raise SystemExit(f"{path}: {size / 1e6:.1f} MB; at most {LARGEST / 1e6:.0f} MB")
-    print(f"{path}: {size / 1e6:.1f} MB, losses {np.round(losses, 3).tolist()}", flush=True)
+    print(
+        f"{path}: {size / 1e6:.1f} MB, losses {np.round(losses, 3).tolist()}, {truth['of']}; MXNet's are off by "
+        f"{truth['losses']:.1e}, its gradients by {truth['gradients']:.1e}",
+        flush=True,
+    )
     return path
 
 
@@ -157,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int, default=4, help="images that MXNet computes")
+    parser.add_argument("--rows", type=int, default=4, help="images computed here")
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
