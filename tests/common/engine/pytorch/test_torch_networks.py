@@ -1,8 +1,7 @@
 """Every kind of network of every task predicts, and learns in a step, with PyTorch what it does with MXNet.
 
-Gradients of untrained networks are ill-conditioned: in float32 either engine may be off by some per cent, where
-BatchNorm sees few places or rounding moves a number across the kink of a ReLU. So both are held against the gradient in
-float64, and by chance one seed may not do.
+The gradient of a network with ReLUs is not continuous: rounding puts a few activations on another side, and each of
+them changes it. So both engines are held against float64 with every activation on the side where it is for them.
 """
 
 from __future__ import annotations
@@ -19,21 +18,19 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed here; make
 import mxnet as mx
 from mxnet import gluon
 
+from benchmarks.equality import apart, by_torch, sides_by_mxnet
 from classification.losses import ClassificationTraining
 from classification.networks import build_classifier
 from common.config.network_names import BASE_NETWORKS, VARIANTS
 from common.engine.engine import Blocks, OptimizerSettings
 from common.engine.graph import Inference, settle
 from common.engine.mxnet_engine import MXNetEngine
-from common.engine.mxnet_internals import descendants, drop_nothing
-from common.engine.symbol import read_symbol
+from common.engine.mxnet_internals import descendants, drop_nothing, named_parameters
 from common.engine.torch.engine import TorchEngine
-from common.engine.torch.graph import TorchGraph
-from common.engine.torch.operators import Pass
-from common.engine.torch.program import Program
 from common.engine.tracing import program
 from common.loading.loader import Batch
 from common.networks.base_networks import freeze
+from common.task import Inputs
 from detect.config import YOLOv3ModelConfig
 from detect.yolov3.network import build_network as build_yolov3
 from detect.yolov3.network import initialise as initialise_yolov3
@@ -90,6 +87,10 @@ def yolov3(base: str) -> Given:
 
 def center_net(base: str) -> Given:
     model = settled({"base_network": base}, nms_thresh=0.5, flip_test=True)
+    rng = np.random.default_rng(3)
+    for name, parameter in named_parameters(model.network).items():
+        if name.endswith("offset_bias"):  # on a pixel, where it begins, a sampling has a kink
+            parameter.set_data(mx.nd.array(rng.uniform(0.2, 0.4, parameter.shape)))
     return Given(model.blocks(), inputs_of(model, batch()).split)
 
 
@@ -175,22 +176,6 @@ def cases() -> list[Any]:
     return made
 
 
-def exact(given: Given, traced: Program) -> list[np.ndarray]:
-    """Gradients of the first loss, computed in float64."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        values = {name: torch.from_numpy(p.value).double() for name, p in traced.parameters.items()}
-        trained = [values[name].requires_grad_() for name, p in traced.parameters.items() if p.trained]
-        for name, array in zip(traced.inputs, [*given.split, *given.shared], strict=True):
-            values[name] = torch.from_numpy(np.array(array))
-            if name != "images":
-                values[name] = values[name].double()
-        losses = TorchGraph(read_symbol(traced.training))(values, Pass(True), CPU)
-        return [gradient.numpy() for gradient in torch.autograd.grad(losses[0].sum(), trained)]
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
 def moved(engine: Any, given: Given) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Losses of a step, and each parameter's gradient, by how far it moves."""
     before = engine.parameters()
@@ -206,15 +191,13 @@ def moved(engine: Any, given: Given) -> tuple[np.ndarray, dict[str, np.ndarray]]
 
 @pytest.mark.parametrize("make", cases())
 def test_a_network_predicts_and_learns_what_it_does_with_mxnet(make: Callable[[], Given]) -> None:
-    assert any(learns_the_same(make, seed) for seed in (1, 2, 3))  # see above
-
-
-def learns_the_same(make: Callable[[], Given], seed: int) -> bool:
-    """Whether gradients are as exact as MXNet's; predictions and losses have to agree in any case."""
-    mx.random.seed(seed)
-    np.random.seed(seed)
+    mx.random.seed(1)
+    np.random.seed(1)
     given = make()
     traced = program(given.blocks)
+    inputs = Inputs(given.split, given.shared)
+    their_sides, our_sides = sides_by_mxnet(traced, given.blocks, inputs), {}
+    by_torch(traced, inputs, our_sides, exact=False)
     ours = TorchEngine(traced, CPU, OptimizerSettings("sgd"))
     theirs = MXNetEngine(given.blocks, [mx.cpu()], OptimizerSettings("sgd"))
     wanted, found = (engine.predict(given.images) for engine in (theirs, ours))
@@ -227,19 +210,8 @@ def learns_the_same(make: Callable[[], Given], seed: int) -> bool:
     (mine, by_us), (others, by_them) = (moved(engine, given) for engine in (ours, theirs))
     np.testing.assert_allclose(mine, others, rtol=2e-4)
     trained = [p.own[0] for p in traced.parameters.values() if p.trained]
-    truth = [gradient / len(given.images) for gradient in exact(given, traced)]
-    largest = max(map(np.linalg.norm, truth))
-
-    def off(by: dict[str, np.ndarray], place: int, wanted: np.ndarray) -> float:
-        gradient = np.linalg.norm(truth[place]) + 1e-4 * largest
-        return float(np.linalg.norm(by[trained[place]] - wanted) / gradient)
-
-    # Where a bilinear sampling stands on a pixel, both are right on a side of the kink, and float64 on the other one.
-    places = range(len(trained))
-    ours_off = [min(off(by_us, i, truth[i]), off(by_us, i, by_them[trained[i]])) for i in places]
-    theirs_off = [off(by_them, i, truth[i]) for i in places]
-    assert max(ours_off) < 0.2
-    return bool(
-        np.median(ours_off) <= 3 * np.median(theirs_off) + 1e-3
-        and max(ours_off) <= 3 * max(theirs_off) + 0.01
-    )
+    # Most networks are below 1e-4; SSD's last maps have so few places here that BatchNorm makes 1e-3 of rounding, and
+    # MXNet's BatchNorms add up in float32.
+    for by, sides, most in ((by_us, our_sides, 2e-3), (by_them, their_sides, 1e-2)):
+        truth = [gradient / len(given.images) for gradient in by_torch(traced, inputs, sides, exact=True)[1]]
+        assert apart([by[name] for name in trained], truth, truth) < most
