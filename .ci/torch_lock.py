@@ -1,5 +1,6 @@
 """What the image with VARIANT=torch has beside the others: standard input, a lock, without what requirements.lock pins,
-and without the markers of platforms, of which the image has one. `make lock` calls it."""
+without the markers of platforms, of which the image has one, and without what is not asked for. `make lock` calls it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
+# 0.7 GB that torch.compile alone imports.
+UNUSED = ("triton",)
 HEAD = (
     "# What VARIANT=torch has beside requirements.lock: PyTorch for GPUs (CUDA 13). `make lock` writes it.\n"
 )
@@ -27,7 +30,8 @@ def main() -> None:
     sys.stdout.write(HEAD)
     for entry in entries(sys.stdin.read()):
         name = entry.split("==")[0]
-        if here.get(name) != "all":  # what is there for Python 3.10 alone is needed here for newer ones
+        # What is there for Python 3.10 alone is needed here for newer ones.
+        if here.get(name) != "all" and name not in UNUSED:
             marker = " ; python_full_version >= '3.11' " if name in here else " "
             plain = re.sub(r" ; [^\\\n]*", " ", entry)
             sys.stdout.write(re.sub(r" \\", marker + r"\\", plain, count=1) + "\n")
