@@ -23,7 +23,7 @@ _FEW_STEPS = 500
 # A metric moves when it changes by more than this, absolutely and as a share of its best value.
 _MOVES, _MOVES_SHARE = 0.02, 0.05
 # Shares of the objects from which it pays to do something about them.
-_SMALL_SHARE, _UNCOVERED_SHARE = 0.1, 0.1
+SMALL_SHARE, _UNCOVERED_SHARE = 0.1, 0.1
 # So many labels that look wrong are worth a look; one or two may be the model's fault.
 _SUSPECTS = 3
 _NAMED = 5
@@ -220,7 +220,7 @@ def _few_of_a_class(facts: Facts) -> Mapping[str, Any] | None:
 
 def _small_objects(facts: Facts) -> Mapping[str, Any] | None:
     share = facts.inputs.get("small", 0.0)
-    if share < _SMALL_SHARE:
+    if share < SMALL_SHARE:
         return None
     wanted = [_larger(side, facts.inputs["small_side"]) for side in facts.shape]
     return {
@@ -401,3 +401,13 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 """In the order in which they are said."""
+
+OF_DATA = ("few_images", "class_with_few_images", "small_objects", "boxes_without_anchor", "no_validation")
+"""Codes of what can be said before a training."""
+
+
+def images_by_class(train: Mapping[str, Any]) -> dict[str, int]:
+    """Training images that show each class, as the task's part of data_report.json has them."""
+    if isinstance(train.get("classes"), Mapping):
+        return {name: row["images"] for name, row in train["classes"].items()}
+    return dict(train.get("samples_by_class") or {})

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from common.advice import Advice, Facts, advise
+from common.advice import Advice, Facts, advise, images_by_class
 from common.errors import JobError
 from common.export.outputs import DATA_REPORT
 from common.files import read_file
@@ -58,7 +58,7 @@ def _facts(job: Job, best: Mapping[str, Any], documents: Mapping[str, Mapping[st
         epochs=config.train.epochs,
         minutes=config.train.minutes,
         images=len({sample.image for sample in data.train}),
-        by_class=_images_by_class(train),
+        by_class=images_by_class(train),
         valid=len(data.valid or ()),
         document=document,
         reported=document.get("reported"),
@@ -69,13 +69,6 @@ def _facts(job: Job, best: Mapping[str, Any], documents: Mapping[str, Mapping[st
         random=_began_at_random(job),
         shape=task.shape,
     )
-
-
-def _images_by_class(train: Mapping[str, Any]) -> dict[str, int]:
-    """Training images that show each class, as the task's part of data_report.json has them."""
-    if isinstance(train.get("classes"), Mapping):
-        return {name: row["images"] for name, row in train["classes"].items()}
-    return dict(train.get("samples_by_class") or {})
 
 
 def _began_at_random(job: Job) -> bool:

@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from common.advice import OF_DATA, SMALL_SHARE, Facts, advise, images_by_class
 from common.commands import carry_out, named_path
 from common.config.command_line import Options
 from common.config.json_text import JsonObject, apply_overrides
@@ -383,8 +384,8 @@ def suggest(
         if lost := sum(left_out.values()):
             made.reasons.append(
                 (
-                    f"{lost} images or labels cannot be used: the training names each, and with --check at once",
-                    f"有 {lost} 个图像或标注无法使用：训练时会逐一指出，加 --check 可立即查看",
+                    f"Images or labels that are left out: {lost} (the training names each, and with --check at once)",
+                    f"有 {lost} 个图像或标注不参与训练：训练时会逐一指出，加 --check 可立即查看",
                 )
             )
         chosen = _choose(data, sets)
@@ -394,13 +395,17 @@ def suggest(
         measured = chosen.sizes[len(chosen.sizes) // 2]
         timed = _imported(chosen.task)(_checked(chosen, values_of(measured), overrides))
         a_step = time_a_step(timed, sets, prepared.devices, pool, prepared.engine)
-        size = _size(chosen, sets, batch, seconds, a_step, measured)
-        made.values = values_of(size)
-        task_made = _imported(chosen.task)(_checked(chosen, made.values, overrides))
+        sizes = list(_sizes(chosen, sets, batch, seconds, a_step, measured))
+        for size in sizes:
+            made.values = values_of(size)
+            task_made = _imported(chosen.task)(_checked(chosen, made.values, overrides))
+            if task_made.input_figures(sets.train).get("small", 0.0) < SMALL_SHARE:
+                break
         if _kept(chosen, task_made.config):
             made.reasons.append(chosen.reason)
         apply_overrides(made.values, overrides)
         made.reasons += _said(chosen, sets, task_made, a_step * _area(task_made) / _area(timed))
+        made.reasons += _data_advice(data, sets, task_made, Path(place) / "report.json")
     return made
 
 
@@ -568,17 +573,23 @@ def _batch(choice: Choice, sets: Datasets) -> int:
     return batch
 
 
-def _size(choice: Choice, sets: Datasets, batch: int, seconds: float, a_step: float, measured: int) -> int:
-    """The largest input at which there is time for the steps that a training needs; none larger than the images are."""
+def _sizes(
+    choice: Choice, sets: Datasets, batch: int, seconds: float, a_step: float, measured: int
+) -> Iterator[int]:
+    """Inputs to choose from: the largest at which there is time for the steps that a training needs and, should objects
+    be too small in it, larger ones with time for half of them. None is larger than the images are."""
     needed = _needed(choice, sets, batch)
     sides = sorted(max(sample.width, sample.height) for sample in sets.train)
     usual = sides[len(sides) // 2]
-    for size in choice.sizes:
-        if size > max(usual, choice.sizes[-1]):
-            continue
-        if seconds * _STEPPING / (a_step * (size / measured) ** 2) >= needed:
-            return size
-    return choice.sizes[-1]
+    smallest = choice.sizes[-1]
+    steps = {
+        size: seconds * _STEPPING / (a_step * (size / measured) ** 2)
+        for size in choice.sizes
+        if size <= max(usual, smallest)
+    }
+    first = max((size for size in steps if steps[size] >= needed), default=smallest)
+    yield first
+    yield from sorted(size for size in steps if size > first and steps[size] >= needed / 2)
 
 
 def _needed(choice: Choice, sets: Datasets, batch: int) -> int:
@@ -624,6 +635,26 @@ def _said(choice: Choice, sets: Datasets, task: Task[Any], a_step: float) -> Ite
         "over them",
         f"train.minutes {minutes:g}：整个任务共 {minutes:g} 分钟，学习率在此期间按余弦下降",
     )
+
+
+def _data_advice(data: Data, sets: Datasets, task: Task[Any], report: Path) -> Iterator[Words]:
+    """What a job would say of the data at its end, and can be said before. report: what was read."""
+    read = json.loads(report.read_text(encoding="utf-8"))
+    groups = read.get("identical_images") or []
+    if groups:
+        yield (
+            f"Images that are there more than once, byte for byte: {len(groups)} (--check names them)",
+            f"有 {len(groups)} 张图像重复出现（逐字节相同）：--check 会列出",
+        )
+    facts = Facts(
+        data.does,
+        images=len({sample.image for sample in sets.train}),
+        by_class=images_by_class(read.get("train", {})),
+        valid=len(sets.valid or ()),
+        inputs=task.input_figures(sets.train),
+        shape=task.shape,
+    )
+    yield from (piece.text for piece in advise(facts) if piece.code in OF_DATA)
 
 
 def validated_share(images: int) -> float:

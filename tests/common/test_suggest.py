@@ -204,6 +204,38 @@ def test_images_with_few_objects_need_more_steps(tmp_path: Path, monkeypatch: py
     assert chosen[0][0] > chosen[1][0]
 
 
+def test_small_objects_are_given_a_larger_input_for_some_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, 1.0)
+    data = subset(tmp_path / "data")
+    shapes = []
+    for side in (60, 16, 5):
+        for label in data.rglob("*.txt"):
+            label.write_text("".join(f"0,{x},50,{x + side},{50 + side}\n" for x in range(0, 400, 100)))
+        made = suggest(data, 4.0, None, ("gpus=[]",), tmp_path / "job.json")
+        shapes.append(made.values["model"]["data_shape"][0])
+        said = " ".join(reason[0] for reason in made.reasons)
+        assert ("of the objects are smaller than 8 px in the input" in said) == (side == 5)
+    assert shapes == [224, 300, 300]
+
+
+def test_what_is_missing_in_the_data_is_said_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, 1.0)
+    data = subset(tmp_path / "data", train=5)
+    shutil.rmtree(data / "detect_valid")
+    first = sorted(data.rglob("*.jpg"))[0]
+    for path in (first, first.with_suffix(".txt")):
+        shutil.copy(path, path.with_name(f"again{path.suffix}"))
+    made = suggest(data, 4.0, None, ("gpus=[]",), tmp_path / "job.json")
+    said = " ".join(reason[0] for reason in made.reasons)
+    assert "more than once, byte for byte: 1" in said
+    assert "There are 6 training images: a hundred are a beginning" in said
+    assert "there is no validation set" in said
+
+
 @pytest.mark.parametrize(("images", "share"), [(10, 0.2), (5000, 0.2), (20_000, 0.05), (3_000_000, 0.00033)])
 def test_a_large_set_keeps_its_images_for_training(images: int, share: float) -> None:
     assert command.validated_share(images) == share
@@ -259,7 +291,7 @@ def test_the_command_writes_the_configuration_and_prints_what_trains_it(
     told = capsys.readouterr()
     assert told.err == ""
     printed = told.out.splitlines()
-    assert any("有 1 个图像或标注无法使用" in line for line in printed)
+    assert any("有 1 个图像或标注不参与训练" in line for line in printed)
     assert not any(" INFO " in line for line in printed)
     assert printed[-1].endswith(f"detect/fit_center_net.py --config {out}")
     assert "开始训练：" in printed
