@@ -60,6 +60,7 @@ class JobError(Exception):
     internal       yes    1      a defect of this software
     crash          yes    128+n  native code ended the process
     killed         yes    137    somebody ended the process with SIGKILL
+    rank           yes    1      another rank of the training is gone, or cannot be reached
     stopped        yes    128+n  SIGTERM, SIGINT or SIGHUP
     ============== ====== ====== ===============================================================
     """
@@ -175,3 +176,24 @@ class KilledError(JobError):
     """Somebody ended the process without asking it."""
 
     kind = "killed"
+
+
+class RankError(JobError):
+    """Another rank failed, and the job with it.
+
+    rank: its number; kind, retry, exit_status: as it has told them.
+    """
+
+    kind = "rank"
+
+    def __init__(
+        self, rank: int, message: str, kind: str = "rank", retry: bool = True, exit_status: int = 1
+    ) -> None:
+        super().__init__(f"rank {rank}: {message}")
+        self.rank = rank
+        self.kind, self.retry = kind, retry
+        self._exit_status = exit_status
+
+    @property
+    def exit_status(self) -> int:
+        return self._exit_status

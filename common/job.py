@@ -9,6 +9,7 @@ workers); what is done is `common.job_work`.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,10 +20,13 @@ from common.config.sections import JobConfig, read_configuration
 from common.engine.devices import processors
 from common.errors import ConfigurationError, JobError, LogDirNameError
 from common.processes.pool import WorkerPool
+from common.ranks.place import place_of
+from common.ranks.ranks import Ranks
 from common.reporting import supervisor, warnings
+from common.reporting.afterwards import write_down_for_another
 from common.reporting.endings import ending, explain, fail_before, finish, watch_signals
 from common.reporting.lock import lock
-from common.reporting.log import open_log
+from common.reporting.log import open_log, open_nothing
 from common.reporting.log_dir import check_names
 from common.reporting.progress import Progress, earlier_points
 from common.reporting.server_process import ProgressServer, archive_old_events, check_token
@@ -45,8 +49,13 @@ def main(
         ignored = ("model",) if options.load else ()  # the checkpoint says which network
         config = read_configuration(config_class, options.config, options.overrides, ignored)
         check_token(config.log_dir)
+        ranks = Ranks(place_of(os.environ))
     except ConfigurationError as error:
         return fail_before(error, None if options.check else error.log_dir, options.log_format)
+    if ranks.size > 1:
+        supervisor.tell(rank=ranks.rank)
+    if not ranks.first:
+        return 0 if options.check else _follow(config, options, task, ranks)
     if options.check:
         from common.check import check
 
@@ -57,19 +66,47 @@ def main(
             supervisor.tell(log_dir=str(config.log_dir.resolve()), log_format=options.log_format)
             open_log(config.log_dir, options.log_format)
             status = Status(config.log_dir)
-            with ending(status, config.train.batch_size):
-                watch_signals(status)
-                run(config, options, task, status)
+            with ending(status, config.train.batch_size, ranks):
+                watch_signals(status, ranks)
+                run(config, options, task, status, ranks)
     except LogDirNameError as error:
         return fail_before(error, config.log_dir, options.log_format)
     except (JobError, OSError) as error:  # log_dir itself cannot be used
         return fail_before(explain(error), None, options.log_format)
     except SystemExit as end:
-        return int(end.code or 0)
+        return ranks.leave(int(end.code or 0))
     return 0
 
 
-def run(config: JobConfig, options: Options, task_name: str, status: Status) -> None:
+def _follow(config: JobConfig, options: Options, task_name: str, ranks: Ranks) -> int:
+    """The part of a rank other than 0: it computes, and writes, logs and serves nothing. Returns its exit status."""
+    open_nothing()
+    status = Status(None)
+    ranks.first_gone = lambda error: write_down_for_another(config.log_dir, error)
+    try:
+        with ending(status, config.train.batch_size, ranks):
+            watch_signals(status, ranks)
+            with ExitStack() as stack:
+                pool = stack.enter_context(WorkerPool(_workers(config, options, ranks)))
+                progress = Progress(None, lambda points: None)
+                stack.callback(progress.close)
+                from common.job_work import work
+
+                work(config, options, task_name, pool, progress, status, ranks)
+                finish(status)
+                ranks.finish()
+    except SystemExit as end:
+        return ranks.leave(int(end.code or 0))
+    return 0
+
+
+def _workers(config: JobConfig, options: Options, ranks: Ranks) -> int:
+    """Data workers of this rank: those of a machine are shared out among its ranks."""
+    count = min(config.train.num_workers, options.threads or processors())
+    return -(-count // ranks.place.local_size)
+
+
+def run(config: JobConfig, options: Options, task_name: str, status: Status, ranks: Ranks) -> None:
     """The job. Raises JobError where it cannot go on."""
     warnings.forget()
     with ExitStack() as stack:
@@ -87,8 +124,7 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         progress.restore(earlier)
         progress.begin(first_step(config.dataset))  # pollers have an answer before MXNet is up
         pool = WorkerPool(
-            min(config.train.num_workers, options.threads or processors()),
-            lambda count: status.update(worker_restarts=count),
+            _workers(config, options, ranks), lambda count: status.update(worker_restarts=count)
         )
         stack.callback(pool.close)
         log.info("Progress: %s", server.address)
@@ -96,10 +132,11 @@ def run(config: JobConfig, options: Options, task_name: str, status: Status) -> 
         # Imported here: the progress server and the workers start meanwhile.
         from common.job_work import work
 
-        work(config, options, task_name, pool, progress, status)
+        work(config, options, task_name, pool, progress, status, ranks)
         warnings.repeat()
         log.info("Finished: results are in %s", config.log_dir)
         finish(status)
+        ranks.finish()
         _linger(options.linger)
 
 

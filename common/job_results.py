@@ -31,7 +31,8 @@ _PROOF_BATCH = 8
 def predict_and_write(
     job: Job, predictor: Predictor, evaluator: Evaluator
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """Predict validation and test set with what is going to be exported, in float32, and write the result files.
+    """Predict validation and test set with what is going to be exported, in float32, and write the result files. Ranks
+    share the sets, and the first one writes.
 
     Returns what is said of each set beyond them, by its name, and predictions by image of those that ONNX files are
     held against MXNet on.
@@ -47,9 +48,11 @@ def predict_and_write(
             continue
         with (
             job.steps(which) as advance,
-            predictor.loader(samples, job.pool, config.train.batch_size) as loader,
+            predictor.loader(samples, job.pool, config.train.batch_size, job.ranks) as loader,
         ):
             predictions = predictor.predict(loader, advance)
+            if not job.ranks.first:
+                continue
             report.leave_out(name, loader.problems)
             if samples is _proven_on(job):
                 proof = {

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from common.datasets import Datasets
 from common.prepare import Prepared
 from common.processes.pool import WorkerPool
+from common.ranks.ranks import ALONE, Ranks
 from common.recipe import Recipe
 from common.reporting.progress import Progress
 from common.reporting.status import Status
@@ -35,6 +36,7 @@ class Job:
     progress: Progress
     status: Status
     steps: Steps
+    ranks: Ranks = ALONE
 
     @property
     def task(self) -> Task[Any]:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.engine.engine import Engine
 from common.engine.schedule import Schedule
 from common.evaluator import Evaluation
@@ -36,7 +38,7 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
     from common.training import resume
     from common.training.estimator import Estimator, TrainingState
 
-    task, recipe, config, data = job.task, job.recipe, job.task.config, job.data
+    task, recipe, config, data, ranks = job.task, job.recipe, job.task.config, job.data, job.ranks
     saved, loaded = job.prepared.saved, job.prepared.loaded
     keys = config.train
     estimator = Estimator(model, engine)
@@ -51,7 +53,7 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
             )
         )
         valid = (
-            stack.enter_context(predictor.loader(data.valid, job.pool, keys.batch_size))
+            stack.enter_context(predictor.loader(data.valid, job.pool, keys.batch_size, ranks))
             if data.valid
             else None
         )
@@ -67,20 +69,25 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
                     pace.predicting(0.0)
                 predictions = predictor.predict(valid, pace.predicting if pace else None)
             pairs = paired(valid.samples, predictions)
-            show_pictures(
-                job.progress, predictor.decoder, *pairs, count=config.valid.pictures, step=state.number
-            )
-            return evaluator.evaluate(*pairs)
+            if ranks.first:
+                show_pictures(
+                    job.progress, predictor.decoder, *pairs, count=config.valid.pictures, step=state.number
+                )
+            return ranks.from_first(lambda: evaluator.evaluate(*pairs))
 
         def evaluate_best() -> Evaluation:
             """Of the best epoch's parameters; those that are being trained stay what they are."""
             assert valid is not None
             now = engine.parameters()
-            checkpoint = resume.read_given(config.log_dir / resume.BEST_CHECKPOINT, task.name)
-            engine.set_parameters(checkpoint["parameters"])
+            engine.set_parameters(best_parameters())
             predictions = predictor.predict(valid)
             engine.set_parameters(now)
-            return evaluator.evaluate(*paired(valid.samples, predictions))
+            pairs = paired(valid.samples, predictions)
+            return ranks.from_first(lambda: evaluator.evaluate(*pairs))
+
+        def best_parameters() -> dict[str, np.ndarray]:
+            path = config.log_dir / resume.BEST_CHECKPOINT
+            return ranks.from_first(lambda: resume.read_given(path, task.name)["parameters"])
 
         sets = resume.state_of_sets(data.train, data.valid, data.trained)
 
@@ -89,8 +96,17 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
                 path, task, model, estimator, hooks, state, metric=evaluator.metric, loaded=loaded, sets=sets
             )
 
+        def take_part(path: Path, state: TrainingState) -> None:
+            with engine.averaged():  # what rank 0 writes is made by all
+                pass
+
         best = resume.Checkpoints(
-            config.log_dir, write, evaluator.metric, job.status, validated=valid is not None
+            config.log_dir,
+            write if ranks.first else take_part,
+            evaluator.metric,
+            job.status,
+            validated=valid is not None,
+            kept=ranks.first,
         )
         hooks: list[around.Hook] = [pace] if pace else []
         hooks.append(around.Curves(job.progress))
@@ -107,6 +123,8 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
             watch = around.Watch(advance, job.status)
             hooks += [watch, around.Bar(), around.LogLines(keys.log_interval, watch.estimate)]
             hooks.append(around.Problems({"train": loader}, data.report))
+            if ranks.size > 1:
+                hooks.append(around.Speed(ranks, engine, job.status))
             if valid is not None:
                 hooks.append(
                     around.Validation(evaluate, config.valid.interval, evaluator.metric, job.progress)
@@ -126,16 +144,15 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
                 _rehearse(pace, predictor, valid)
             if saved:
                 changed = resume.take_up(saved, model, estimator, hooks, state, sets)
-                if best.epoch == saved["epoch"]:  # it may have been cut off between the two
+                if best.epoch == saved["epoch"] and ranks.first:  # it may have been cut off between the two
                     resume.keep_as_best(config.log_dir)
                 if changed and valid is not None and best.epoch is not None:
                     resume.measure_anew(hooks, evaluate_best())
             estimator.fit(loader, pace.learning_rate if pace else schedule, hooks, state, keys.seed)
             if state.stop_reason:
                 log.info("Stopped early after epoch %d: %s", state.epoch, state.stop_reason)
-    if best.epoch is not None:
-        checkpoint = resume.read_given(config.log_dir / resume.BEST_CHECKPOINT, task.name)
-        engine.set_parameters(checkpoint["parameters"])
+        if best.epoch is not None:
+            engine.set_parameters(best_parameters())
     return {
         "name": evaluator.metric,
         "value": None if math.isnan(best.value) else best.value,
@@ -167,6 +184,7 @@ def _training_loader(job: Job, model: Model, plain: Callable[[int], bool]) -> Lo
         order=recipe.order(samples) if recipe.order else None,
         plain=plain,
         plain_transform=model.with_targets(plain_transform, samples) if plain_transform else None,
+        ranks=job.ranks,
     )
 
 
@@ -218,4 +236,5 @@ def _pace(job: Job, model: Model, first: int) -> ByTime:
         first=first,
         interval=config.valid.interval,
         borders=borders,
+        agree=job.ranks.agree,
     )

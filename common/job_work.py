@@ -24,6 +24,7 @@ from common.job_training import train
 from common.predictor import Predictor
 from common.prepare import prepare
 from common.processes.pool import WorkerPool
+from common.ranks.ranks import Ranks
 from common.reporting.progress import Progress, Step
 from common.reporting.provenance import write_run
 from common.reporting.status import Status
@@ -40,28 +41,42 @@ def work(
     pool: WorkerPool,
     progress: Progress,
     status: Status,
+    ranks: Ranks,
 ) -> None:
-    """From the sets to results and model. task_name: "module:class". Raises JobError where it cannot go on."""
+    """From the sets to results and model; of ranks other than the first, their part in it. task_name: "module:class".
+    Raises JobError where it cannot go on."""
     steps = steps_of(progress, status)
-    report = Report(config.log_dir / DATA_REPORT, lambda counts: status.update(images_left_out=counts))
-    prepared = prepare(config, options, task_name, pool=pool, steps=steps, report=report, keep=True)
+    report = Report(
+        config.log_dir / DATA_REPORT,
+        lambda counts: status.update(images_left_out=counts),
+        written=ranks.first,
+    )
+    prepared = prepare(
+        config, options, task_name, pool=pool, steps=steps, report=report, keep=ranks.first, ranks=ranks
+    )
     prepared = prepared.fitted(pool)
     config = prepared.task.config if config.train.auto_batch else config
     assert prepared.data is not None
     assert prepared.devices is not None
     assert prepared.recipe is not None
-    job = Job(prepared, prepared.data, prepared.devices, prepared.recipe, pool, progress, status, steps)
+    job = Job(
+        prepared, prepared.data, prepared.devices, prepared.recipe, pool, progress, status, steps, ranks
+    )
     _say(job.data)
-    model = prepared.build(job.devices)
+    # The first rank of a machine fetches pretrained parameters where they are missing.
+    model = ranks.in_turn(lambda: prepared.build(job.devices))
     engine = _engine(job, model)
-    remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)
-    _write_run(job)
+    if ranks.first:
+        remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)
+        _write_run(job)
     predictor = _predictor(job.task, model, engine)
     show_configuration(config, progress)
     best = train(job, model, engine, predictor)
     with timed("predictions"):
         evaluator = job.task.evaluator(model, job.data.valid or ())
         documents, predicted = predict_and_write(job, predictor, evaluator)
+    if not ranks.first:
+        return
     with steps(Step.EXPORT):
         with timed("export"):
             export(job, model, predictor, best, documents, predicted)
@@ -92,7 +107,9 @@ def _write_run(job: Job) -> None:
     }
     fingerprints["images"] = hashlib.sha256(data.trained.tobytes()).hexdigest()
     gpus = [str(gpu) for gpu in visible_gpus() if gpu.index in config.gpus]
-    device = {"engine": job.prepared.engine, "gpus": gpus, "precision": job.recipe.precision}
+    device: dict[str, Any] = {"engine": job.prepared.engine, "gpus": gpus, "precision": job.recipe.precision}
+    if job.ranks.size > 1:
+        device["ranks"] = job.ranks.size
     write_run(config.log_dir, config.model_dump(mode="json"), fingerprints, device)
 
 
@@ -109,6 +126,8 @@ def _engine(job: Job, model: Model) -> Engine:
         limit=recipe.limit,
         compiled=recipe.compiled,
         ema_decay=config.train.ema_decay,
+        ranks=job.ranks,
+        synchronised=config.synchronised,
     )
 
 

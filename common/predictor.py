@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from common.data.samples import Sample
+from common.errors import DataError
 from common.evaluation.pictures import Mark
 from common.images.decoding import ImageError, decode
 from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Layout, Loader, Shape
 from common.processes.pool import WorkerPool
+from common.ranks.ranks import ALONE, Ranks
 
 Compute = Callable[[np.ndarray], Sequence[np.ndarray]]
 """From images (B, H, W, 3), uint8 RGB, to the network's outputs, each (B, ...)."""
@@ -101,8 +103,11 @@ class Predictor:
     decoder: Decoder
     region: Callable[[Sample], Region | None] = whole
 
-    def loader(self, samples: Sequence[Sample], pool: WorkerPool, batch_size: int) -> Loader:
-        """Batches of `samples` as `stream` wants them, made by the workers of `pool`."""
+    def loader(
+        self, samples: Sequence[Sample], pool: WorkerPool, batch_size: int, ranks: Ranks = ALONE
+    ) -> Loader:
+        """Batches of `samples` as `stream` wants them, made by the workers of `pool`. ranks: among which whole batches
+        are shared out, so that none comes out otherwise than where there is one rank."""
         return Loader(
             samples,
             EvaluationTransform(self.resize, self.region),
@@ -110,6 +115,7 @@ class Predictor:
             batch_size=batch_size,
             shapes=lambda epoch, batch: self.shape,
             training=False,
+            ranks=ranks,
         )
 
     def stream(self, loader: Loader) -> Iterator[tuple[Batch, list[np.ndarray]]]:
@@ -121,15 +127,24 @@ class Predictor:
     def predict(
         self, loader: Loader, advance: Callable[[float], None] | None = None
     ) -> dict[int, np.ndarray]:
-        """Predictions of a set by index of the sample; samples that failed are missing.
+        """Predictions of a set by index of the sample; samples that failed are missing. Of several ranks the first has
+        them, and the loader's problems; others have none.
 
         advance: told the share of the set that is done.
         """
         predictions: dict[int, np.ndarray] = {}
-        for number, (batch, rows) in enumerate(self.stream(loader), start=1):
+        for batch, rows in self.stream(loader):
             predictions.update(
                 {int(index): row for index, row in zip(batch.indices, rows, strict=True) if index >= 0}
             )
             if advance:
-                advance(number / len(loader))
+                advance((batch.number + 1) / len(loader))
+        parts = loader.ranks.to_first((predictions, loader.problems))
+        if parts is None:
+            return {}
+        if loader.ranks.size > 1:
+            predictions = {index: row for part, _ in parts for index, row in part.items()}
+            loader.problems = list({p.file: p for _, problems in parts for p in problems}.values())
+            if not predictions:
+                raise DataError(f"no image can be read any more; the first: {loader.problems[0]}")
         return predictions

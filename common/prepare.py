@@ -16,12 +16,23 @@ from common.config.command_line import Options
 from common.config.sections import JobConfig, with_model
 from common.data.report import Report
 from common.datasets import Datasets, load_datasets
-from common.engine.devices import choose_engine, contexts, load_mxnet, visible_gpus
+from common.engine.devices import (
+    check_visible,
+    choose_engine,
+    contexts,
+    gpus_by_local_rank,
+    load_mxnet,
+    own_gpus,
+    visible_gpus,
+)
 from common.engine.memory import Gauge
-from common.errors import one_line
+from common.errors import ConfigurationError, one_line
 from common.processes.pool import WorkerPool
+from common.ranks.ranks import ALONE, Ranks
+from common.ranks.shares import least_batch
 from common.recipe import Recipe
 from common.reporting.warnings import warn
+from common.same_sets import same_everywhere
 from common.steps import Steps
 from common.task import Model, Task
 from common.trial import batch_that_fits
@@ -101,25 +112,32 @@ def prepare(
     report: Report,
     keep: bool,
     attempt: Attempt = nullcontext,
+    ranks: Ranks = ALONE,
 ) -> Prepared:
     """Devices, checkpoint, network and precision, and the sets.
 
     task_name: "module:class". steps, report, keep: see `load_datasets`. attempt: a context for each part, which may
-    take an error of it for later; what that part decides is then missing. Raises JobError else.
+    take an error of it for later; what that part decides is then missing. Raises JobError else. ranks: come together
+    here (ALONE: there are no others and none are started); the first one reads checkpoints for all, the first of a
+    machine the sets for its others.
     """
     engine = "mxnet"
     with attempt():
-        engine = choose_engine(config.engine, config.gpus, visible_gpus())
-    load_mxnet(options.threads, synchronised=config.synchronised and engine == "mxnet")
+        engine = choose_engine(config.engine, config.gpus, visible_gpus(), ranks=ranks.size)
+        if ranks is not ALONE:
+            _bring_together(config, engine, ranks)
+    load_mxnet(
+        options.threads, synchronised=config.synchronised and engine == "mxnet" and len(config.gpus) > 1
+    )
     from common.training import resume
 
     task = _task(task_name, config)
     saved = checkpoint = devices = recipe = data = None
     with attempt():
-        saved = resume.read_state(config, task.name) if options.resume else None
+        saved = ranks.from_first(lambda: resume.read_state(config, task.name)) if options.resume else None
         # A training that is resumed has long begun with what --load names.
         load = options.load if saved is None else None
-        checkpoint = resume.read_given(load, task.name) if load else saved
+        checkpoint = ranks.from_first(lambda: resume.read_given(load, task.name)) if load else saved
         if checkpoint:
             task = _task(task_name, with_model(config, checkpoint["model"]))
             log.info("The model is that of the checkpoint: %s", one_line(str(checkpoint["model"])))
@@ -127,14 +145,48 @@ def prepare(
         if engine == "torch":
             from common.engine.torch.devices import describe, torch_device
 
-            log.info("PyTorch computes: %s", describe(torch_device(config.gpus)))
+            log.info("PyTorch computes: %s", describe(torch_device(own_gpus(config.gpus, ranks.place)[:1])))
         # Where PyTorch computes the network is made on the CPU.
         devices = contexts(config.gpus if engine == "mxnet" else ())
         recipe = task.recipe(on_gpu=bool(config.gpus))
     with attempt():
-        data = load_datasets(task, steps, pool, report, keep=keep, trained=resume.trained_images(checkpoint))
+        trained = resume.trained_images(checkpoint)
+        data = ranks.spread(lambda: load_datasets(task, steps, pool, report, keep=keep, trained=trained))
+        same_everywhere(data, str(config.dataset.data_root), ranks)
     loaded = saved["loaded"] if saved else options.load is not None
     return Prepared(task, engine, devices, recipe, checkpoint, saved, loaded, data)
+
+
+def _bring_together(config: JobConfig, engine: str, ranks: Ranks) -> None:
+    """Let the ranks meet: those that torchrun has started, or one a GPU. Raises JobError."""
+    if ranks.size == 1:
+        if engine == "mxnet" or len(config.gpus) < 2:
+            return
+        ranks.start(len(config.gpus))
+    batch = config.train.batch_size
+    if config.train.auto_batch:
+        raise ConfigurationError(
+            "train.batch_size: 'auto' finds out what one device can take, and several ranks share a batch; give the "
+            "number of images of all ranks together"
+        )
+    if batch < least_batch(ranks.size):
+        raise ConfigurationError(
+            f"train.batch_size: {batch} is too small for {ranks.size} ranks, which share it in pairs of images: it "
+            f"must be at least {least_batch(ranks.size)}, better a multiple of {2 * ranks.size}"
+        )
+    gpus = gpus_by_local_rank(config.gpus, ranks.place.local_size)
+    check_visible(gpus, visible_gpus())
+    ranks.join(gpus)
+    if batch % (2 * ranks.size):
+        warn(
+            f"train.batch_size {batch} is no multiple of {2 * ranks.size}: some of the {ranks.size} ranks compute more "
+            "images than others, which wait for them"
+        )
+    log.info(
+        "%d ranks on %d machines train together: rank 0 is this one",
+        ranks.size,
+        len(set(ranks.all(ranks.place.machine))),
+    )
 
 
 def _task(name: str, config: JobConfig) -> Task[Any]:

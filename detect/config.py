@@ -233,7 +233,7 @@ class YOLOv3Config(DetectConfig):
     @property
     def synchronised(self) -> bool:
         """Where BatchNorm takes its statistics over all devices."""
-        return self.model.syncbn and len(self.gpus) > 1
+        return self.model.syncbn
 
     @property
     def detector_name(self) -> str | None:

@@ -13,7 +13,7 @@ import mxnet as mx
 from mxnet.gluon import nn
 
 from classification.losses import ClassificationTraining
-from common.engine.graph import Normalise
+from common.engine.graph import Normalise, whole_batch
 from common.networks.base_networks import base_features, embedding_dimension, initialize
 
 #: Distance by which another identity shall be further away than the own one (Luo et al. 2019).
@@ -81,7 +81,8 @@ class BatchHardTriplet(nn.HybridBlock):
 
     "In Defense of the Triplet Loss for Person Re-Identification" (Hermans et al. 2017, 2): the furthest image of the
     same identity must be nearer, by `margin`, than the nearest of another one. Where the batch holds no other
-    identity there is nothing to learn, and the loss is 0.
+    identity there is nothing to learn, and the loss is 0. Of several ranks each has the losses of its own images, in
+    the company of all.
     """
 
     def __init__(self, margin: float = MARGIN) -> None:
@@ -89,12 +90,13 @@ class BatchHardTriplet(nn.HybridBlock):
         self._margin = margin
 
     def hybrid_forward(self, F: Any, embedding: Any, identity: Any) -> Any:
-        square = F.sum(F.square(embedding), axis=1)
-        squares = F.broadcast_add(square.expand_dims(1), square.expand_dims(0))
-        squares = squares - 2.0 * F.dot(embedding, embedding, transpose_b=True)
+        everyone = whole_batch(F, embedding)
+        square, squares = (F.sum(F.square(part), axis=1) for part in (embedding, everyone))
+        squares = F.broadcast_add(square.expand_dims(1), squares.expand_dims(0))
+        squares = squares - 2.0 * F.dot(embedding, everyone, transpose_b=True)
         # The root's gradient is infinite at 0, which is the distance of an image from itself.
         distance = F.sqrt(F.maximum(squares, 1e-12))
-        same = F.broadcast_equal(identity.expand_dims(1), identity.expand_dims(0))
+        same = F.broadcast_equal(identity.expand_dims(1), whole_batch(F, identity).expand_dims(0))
         furthest = F.max(distance * same, axis=1)
         nearest = F.min(F.where(same, F.ones_like(distance) * 1e6, distance), axis=1)
         return F.relu(furthest - nearest + self._margin)

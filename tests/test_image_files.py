@@ -359,3 +359,69 @@ def test_compose_runs_the_same_job_on_cpu_and_gpu() -> None:
         assert {"cpus", "mem_limit", "pids_limit"} <= service.keys()
         assert "entrypoint" not in service
         assert bool(service.get("deploy")) == name.endswith("gpu")
+
+
+# Several ranks
+
+RANKED = ("kubeflow-trainjob.yaml", "kubeflow-pytorchjob.yaml")
+
+
+def ranked(name: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Of a manifest for several machines: the job's configuration, its specification, and what its machines run."""
+    settings, job = yaml.safe_load_all((ROOT / "configs" / name).read_text())
+    if job["kind"] == "TrainJob":
+        return json.loads(settings["data"]["job.json"]), job["spec"], [job["spec"]["trainer"]]
+    replicas = job["spec"]["pytorchReplicaSpecs"].values()
+    containers = [replica["template"]["spec"]["containers"][0] for replica in replicas]
+    return json.loads(settings["data"]["job.json"]), job["spec"], containers
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_the_manifests_for_several_machines_run_a_valid_configuration_with_a_rank_a_gpu(name: str) -> None:
+    values, spec, machines = ranked(name)
+    config = configuration(YOLOv3Config, values)
+    machines_count = spec["trainer"]["numNodes"] if "trainer" in spec else len(machines)
+    of_a_machine = int(spec["trainer"]["numProcPerNode"] if "trainer" in spec else spec["nprocPerNode"])
+    assert config.engine == "torch"
+    assert len(config.gpus) == of_a_machine
+    assert config.train.batch_size % (2 * machines_count * of_a_machine) == 0
+    for machine in machines:
+        launcher, script, *options = machine["args"]
+        assert launcher == "torchrun"
+        assert (ROOT / script).is_file()
+        assert parse(YOLOv3Config, options, "").resume
+        resources = machine.get("resources") or machine["resourcesPerNode"]
+        assert int(resources["limits"]["nvidia.com/gpu"]) == of_a_machine
+        assert machine["image"] == f"visualtl:{__version__}-torch"
+
+
+def test_kubernetes_knows_every_field_of_the_pytorchjobs_pods() -> None:
+    _, job = yaml.safe_load_all((ROOT / "configs" / "kubeflow-pytorchjob.yaml").read_text())
+    for replica in job["spec"]["pytorchReplicaSpecs"].values():
+        pod = {"apiVersion": "v1", "kind": "Pod", **replica["template"]}
+        kubernetes_validate.validate(pod, "1.33", strict=True)
+    volumes = {
+        kind: {volume["name"]: volume for volume in replica["template"]["spec"]["volumes"]}
+        for kind, replica in job["spec"]["pytorchReplicaSpecs"].items()
+    }
+    assert "persistentVolumeClaim" in volumes["Master"]["out"]
+    assert "emptyDir" in volumes["Worker"]["out"]  # rank 0 alone writes
+
+
+def test_compose_runs_two_ranks_that_share_no_folder_to_write_in() -> None:
+    text = (ROOT / "configs" / "compose-ranks.yaml").read_text()
+    known = composed(text, DATA="/data/cats", OUT="/data/cats_out")
+    assert PyCompose.from_json(json.dumps(known)).service_names() == ["first", "second"]
+    places = []
+    for service in known["services"].values():
+        words = service["command"]
+        script = words.index("detect/fit_yolov3.py")
+        places.append(dict(zip(words[1:script:2], words[2:script:2], strict=True)))
+        assert parse(YOLOv3Config, words[script + 1 :], "").resume
+    first, second = places
+    assert (first.pop("--node-rank"), second.pop("--node-rank")) == ("0", "1")
+    assert first == second
+    assert first["--nnodes"] == "2"
+    assert first["--master-addr"] == known["services"]["first"]["hostname"]
+    assert any("/out" in volume for volume in known["services"]["first"]["volumes"])
+    assert not any("/out" in volume for volume in known["services"]["second"]["volumes"])

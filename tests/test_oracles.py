@@ -1,5 +1,7 @@
 """Independent readers find the same boxes in the same files: globox and pycocotools, in an environment of their own.
 
+Kubeflow's own schemas know every field of the manifests for it.
+
 `make test-oracles` makes that environment; without it these tests are skipped.
 """
 
@@ -129,3 +131,16 @@ def test_cvat(tmp_path: Path) -> None:
         '<image id="1" name="b.jpg" width="80" height="40"></image></annotations>',
     )
     assert_same(ours(tmp_path, "cvat"), theirs("cvat", file), SIZE[0])
+
+
+def _unknown(*manifests: Path) -> list[str]:
+    command = [str(ORACLES), ROOT / "tests" / "oracles" / "manifests.py", *manifests]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_kubeflow_knows_every_field_of_the_manifests_for_it(tmp_path: Path) -> None:
+    names = ("kubeflow-trainjob.yaml", "kubeflow-pytorchjob.yaml")
+    assert _unknown(*(ROOT / "configs" / name for name in names)) == []
+    for name, right, wrong in zip(names, ("numNodes", "nprocPerNode"), ("numNode", "nProc"), strict=True):
+        (tmp_path / name).write_text((ROOT / "configs" / name).read_text().replace(right, wrong))
+        assert any(f".{wrong}" in line for line in _unknown(tmp_path / name))

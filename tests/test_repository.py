@@ -20,6 +20,7 @@ TOP = ("common", "detect", "classification", "reid", "landmark")
 ROOMS = (
     ("errors", "files", "language"),
     ("container",),
+    ("ranks",),
     ("config", "reporting", "images", "processes"),
     ("steps",),
     ("engine", "data"),
@@ -32,7 +33,7 @@ ROOMS = (
     ("networks", "training"),
     ("set_folders",),
     ("datasets",),
-    ("trial",),
+    ("trial", "same_sets"),
     ("prepare",),
     ("commands",),
     ("check", "models", "convert", "inputs"),

@@ -15,15 +15,23 @@ log = logging.getLogger("visualtl")
 class Report:
     """`data_report.json`: what was read and what was left out, by set; what comes to light later is added.
 
-    left_out: told how many samples of each set cannot be used, whenever the file is written.
+    left_out: told how many samples of each set cannot be used, whenever the file is written. path: of the file.
+    written: whether this process writes it.
     """
 
-    def __init__(self, path: Path, left_out: Callable[[dict[str, int]], None] | None = None) -> None:
+    def __init__(
+        self, path: Path, left_out: Callable[[dict[str, int]], None] | None = None, *, written: bool = True
+    ) -> None:
         self._path = path
+        self._written = written
         self._left_out = left_out
         self._folders: dict[str, FolderReport] = {}
         self._summaries: dict[str, dict[str, Any]] = {}
         self._notes: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another rank gets of it: it writes nothing, and tells nobody."""
+        return {**self.__dict__, "_left_out": None, "_written": False}
 
     def cache_file(self, name: str) -> Path:
         """Where beside the report the set `name` is kept for the next start."""
@@ -63,4 +71,5 @@ class Report:
         """Bring the file up to date."""
         if self._left_out is not None:
             self._left_out({name: len(folder.problems) for name, folder in self._folders.items()})
-        write_report(self._path, self._folders, self._summaries, self._notes)
+        if self._written:
+            write_report(self._path, self._folders, self._summaries, self._notes)

@@ -58,6 +58,15 @@ class BatchStatistics(ABC):
     def write(self, name: str, value: np.ndarray) -> None:
         """Put statistics in the place of the running ones."""
 
+    @property
+    def shares(self) -> int:
+        """Into how many parts batches are divided among ranks, of which this one sees one."""
+        return 1
+
+    def together(self, pieces: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+        """What `reach` has given for pieces of this rank's images, with what it has given in the others."""
+        return pieces
+
     def remember(self, images: np.ndarray) -> None:
         """Take note of a batch (B, H, W, 3) uint8 that was trained on: the parameters have changed since `apply`."""
         if self._measured is not None:
@@ -66,12 +75,16 @@ class BatchStatistics(ABC):
             self._recent.clear()
         self._trained += len(images)
         self._recent.append(images.copy())
-        self._forget(MOST)
+        self._forget(self._own(MOST))
 
     def _forget(self, images: int) -> None:
         """Keep the fewest of the latest batches that have so many images."""
         while sum(map(len, self._recent)) - len(self._recent[0]) >= images:
             self._recent.popleft()
+
+    def _own(self, images: int) -> int:
+        """This rank's part of so many images."""
+        return -(-images // self.shares)
 
     def apply(self) -> None:
         """Make the statistics that the present parameters have the running ones, which are averages so far.
@@ -88,11 +101,12 @@ class BatchStatistics(ABC):
         layers = self.layers()
         if not layers:
             return {}
-        self._forget(min(max(self._trained // 4, LEAST), MOST))
+        self._forget(min(max(self._trained // 4, self._own(LEAST)), self._own(MOST)))
         pieces = []
         for images in self._recent:
             for piece in np.array_split(images, -(-len(images) // PIECE)):
                 pieces.append([output.astype(np.float64) for output in self.reach(piece)])
+        pieces = self.together(pieces)
         statistics: dict[str, np.ndarray] = {}
         for number, layer in enumerate(layers):
             means = np.array([piece[2 * number] for piece in pieces])

@@ -19,6 +19,7 @@ from typing import Any
 
 from common.engine.device_code import device_code, mxnet_library
 from common.errors import DeviceError
+from common.ranks.place import Place
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,25 @@ def best_gpus() -> list[int]:
 
 
 def choose_engine(
-    asked: str, gpus: Sequence[int], visible: Sequence[Gpu], library: Path | None = None
+    asked: str,
+    gpus: Sequence[int],
+    visible: Sequence[Gpu],
+    library: Path | None = None,
+    *,
+    ranks: int = 1,
 ) -> str:
     """Who computes: "mxnet" or "torch". Loads neither. Raises DeviceError.
 
     asked: one of these, or "auto": MXNet where it holds code for the GPUs, else PyTorch where that is installed, else
-    the error that MXNet would give. library: as for `check_gpus`.
+    the error that MXNet would give. library: as for `check_gpus`. ranks: that train together; PyTorch alone can.
     """
     installed = importlib.util.find_spec("torch") is not None
+    if ranks > 1 and (asked == "mxnet" or not installed):
+        raise DeviceError(
+            f"engine: {asked} with {ranks} ranks (WORLD_SIZE): MXNet trains in one process; let PyTorch compute "
+            + ("(engine: torch)" if installed else "(engine: torch), which is not installed here")
+            + ", or start the script without torchrun"
+        )
     if asked == "torch" and not installed:
         raise DeviceError(
             "engine: torch asked for, and PyTorch is not installed here: install it (the image with VARIANT=torch has "
@@ -85,7 +97,7 @@ def choose_engine(
     library = library or mxnet_library()
     code = device_code(library) if library else None
     served = code and all(index < len(visible) and code.serves(visible[index].capability) for index in gpus)
-    if asked == "torch" or (asked == "auto" and gpus and installed and not served):
+    if asked == "torch" or ranks > 1 or (asked == "auto" and gpus and installed and not served):
         check_visible(gpus, visible)
         return "torch"
     check_gpus(gpus, visible, library)
@@ -126,6 +138,26 @@ def check_gpus(
             f"capability {code}; PyTorch has it (the image with VARIANT=torch; see engine), or an MXNet wheel that was "
             f"built for it (--build-arg MXNET=); {remedy}"
         )
+
+
+def gpus_by_local_rank(gpus: Sequence[int], local_size: int) -> list[int]:
+    """The GPU of each rank of a machine: those of `gpus` or, where it names the first alone, as it does by default, the
+    first ones. None for the CPU. Raises DeviceError."""
+    if not gpus or len(gpus) == local_size:
+        return list(gpus)
+    if list(gpus) == [0]:
+        return list(range(local_size))
+    raise DeviceError(
+        f"gpus: {list(gpus)} names {len(gpus)} GPUs, and {local_size} ranks were started on this machine: name one for "
+        "each of them, or leave it at [0] for the first ones"
+    )
+
+
+def own_gpus(gpus: Sequence[int], place: Place) -> list[int]:
+    """The GPU of this rank, as a list; where the job is alone, all of `gpus`. Raises DeviceError."""
+    if place.size == 1 or not gpus:
+        return list(gpus)
+    return [gpus_by_local_rank(gpus, place.local_size)[place.local_rank]]
 
 
 def contexts(gpus: Sequence[int]) -> list[Any]:

@@ -87,6 +87,9 @@ class Engine(ABC):
         """Forget what `hold` has kept, and what computations that failed have left."""
         raise NotImplementedError
 
+    #: Seconds in which the host has waited for other ranks so far.
+    waited: float = 0.0
+
     @abstractmethod
     def losses(self) -> np.ndarray:
         """The mean of each loss over the batch."""

@@ -20,6 +20,15 @@ STD = (0.229, 0.224, 0.225)
 _BATCH_NORMS = ("BatchNorm", "_contrib_SyncBatchNorm")
 
 
+def whole_batch(F: Any, x: Any) -> Any:
+    """The rows of the whole batch, where several ranks have some of them each; else `x` (B, ...), which has them all.
+
+    For losses that compare images of a batch. It is an operator that changes nothing, and that nobody needs else: an
+    engine with ranks knows it by that.
+    """
+    return F.contrib.gradientmultiplier(x, scalar=1.0)
+
+
 class Normalise(gluon.HybridBlock):
     """uint8 images (B, H, W, 3) in RGB to normalised float32 (B, 3, H, W): the first operation on the device."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from common.engine.devices import own_gpus
 from common.engine.engine import Blocks, Engine, OptimizerSettings
 from common.engine.limits import StepLimit
 from common.engine.symbol import UnsupportedError
 from common.errors import DeviceError
+from common.ranks.ranks import ALONE, Ranks
 
 
 def open_engine(
@@ -22,11 +24,14 @@ def open_engine(
     limit: StepLimit | None,
     compiled: bool,
     ema_decay: float,
+    ranks: Ranks = ALONE,
+    synchronised: bool = False,
 ) -> Engine:
     """The engine that computes `blocks`, whose parameters are on MXNet's `contexts`.
 
     name: "mxnet", on these contexts, or "torch", on `gpus` or, for none, the CPU, and always operator by operator.
-    Raises DeviceError.
+    ranks, synchronised: as for `common.engine.torch.engine.TorchEngine`; MXNet's blocks know themselves whether their
+    devices' BatchNorms are. Raises DeviceError.
     """
     if name == "mxnet":
         from common.engine.mxnet_engine import MXNetEngine
@@ -48,12 +53,14 @@ def open_engine(
     try:
         return TorchEngine(
             program(blocks),
-            torch_device(gpus),
+            torch_device(own_gpus(gpus, ranks.place)),
             optimizer,
             precision=precision,
             limit=limit,
             ema_decay=ema_decay,
             keep=lambda values: set_parameters(blocks.network, values),
+            ranks=ranks,
+            synchronised=synchronised,
         )
     except UnsupportedError as error:
         raise _cannot(error) from None

@@ -34,6 +34,8 @@ from common.loading.batches import (
 )
 from common.loading.sample_table import share
 from common.processes.pool import WorkerPool
+from common.ranks.ranks import ALONE, Ranks
+from common.ranks.shares import rows_of
 
 __all__ = ["Batch", "Layout", "Loader", "Shape", "Targets", "Transform", "WithTargets"]
 
@@ -41,15 +43,22 @@ _AHEAD_BYTES = 256 << 20  # of batches that are made ahead of the one that is us
 _ORDER = 2**32 - 1  # in the place of an occurrence: the random numbers that shuffle an epoch
 
 
+def itself(values: np.ndarray) -> np.ndarray:
+    """What the rows of a batch add up to, where all of them are here."""
+    return values
+
+
 @dataclass
 class Batch:
-    """Rows of samples.
+    """Rows of samples; where several ranks train, those of a batch that are this one's.
 
     arrays: (B, ...) by name, valid until the next batch is taken or the loader is closed. indices: (B,) into
-    the samples, -1 for a row that holds none, which is zero in all arrays. count: rows at the beginning that
-    are the turn of an image; those behind are padding, or in training images that come a second time. shape:
+    the samples, -1 for a row that holds none, which is zero in all arrays. count: rows at the beginning of the whole
+    batch that are the turn of an image; those behind are padding, or in training images that come a second time. shape:
     width and height. failed: indices of samples whose rows are empty because they could not be read. epoch,
     number: whose batch this is, and which of it. plain: of one of the last epochs, in which images are not mixed.
+    total: from an array of numbers that this rank's rows add up to, to that of the whole batch; all ranks must ask
+    alike.
     """
 
     arrays: dict[str, np.ndarray]
@@ -60,6 +69,7 @@ class Batch:
     epoch: int = 0
     number: int = 0
     plain: bool = False
+    total: Callable[[np.ndarray], np.ndarray] = itself
 
 
 class Loader:
@@ -74,6 +84,9 @@ class Loader:
 
     plain: whether an epoch is one of the last ones, whose samples pass through `plain_transform` where there is one;
     asked when it begins.
+
+    ranks: among which the set is shared out: in training each makes its rows of every batch (`common.ranks.shares`),
+    otherwise whole batches in turn. What a row holds depends on none of that.
     """
 
     def __init__(
@@ -89,6 +102,7 @@ class Loader:
         order: Callable[[int, np.random.Generator], np.ndarray] | None = None,
         plain: Callable[[int], bool] = lambda epoch: False,
         plain_transform: Transform | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         if not samples or batch_size < 1:
             raise ValueError(f"{len(samples)} samples in batches of {batch_size}")
@@ -105,7 +119,10 @@ class Loader:
         self._training = training
         self._order = order
         self._length = len(order(0, self._generator(0))) if order else len(samples)
-        self._rows = -(-batch_size // max(pool.count, 1))
+        self.ranks = ranks
+        every = np.arange(batch_size)
+        self._own = rows_of(batch_size, ranks.rank, ranks.size) if training and ranks.size > 1 else every
+        self._rows = -(-len(self._own) // max(pool.count, 1))
         self._memory: Memory | None = None
         self._table: int | None = None
         self._key = 0
@@ -149,7 +166,7 @@ class Loader:
         epoch = self._plan(number)
         epoch.plain = plain
         layouts = [self._transform.layout(shape) for shape in set(epoch.shapes)]
-        self._reserve(max(size_of(layout, self.batch_size) for layout in layouts))
+        self._reserve(max(size_of(layout, len(self._own)) for layout in layouts))
         assert self._memory is not None
         epoch.free.extend(range(self._memory.slots))
         self._current = epoch
@@ -174,7 +191,12 @@ class Loader:
             rows = np.resize(order, len(rows))
         shape = (batches, self.batch_size)
         shapes = [self._shapes(number, batch) for batch in range(batches)]
-        return _Epoch(number, len(order), rows.reshape(shape), _occurrences(rows).reshape(shape), shapes)
+        indices, occurrences = (
+            rows.reshape(shape)[:, self._own],
+            _occurrences(rows).reshape(shape)[:, self._own],
+        )
+        numbers = range(batches) if self._training else range(self.ranks.rank, batches, self.ranks.size)
+        return _Epoch(number, len(order), indices, occurrences, shapes, numbers)
 
     def _reserve(self, size: int) -> None:
         """Have memory for the batches of `size` bytes that are under way, and the two that are with the caller."""
@@ -189,7 +211,7 @@ class Loader:
             size,
             ahead + 2,
             self._transform,
-            self.batch_size,
+            len(self._own),
             self._seed,
             self._training,
             descriptors=[self._memory.descriptor, self._table],
@@ -197,11 +219,11 @@ class Loader:
 
     def _submit(self, epoch: _Epoch) -> None:
         """Have batches made as long as there is a slot for them."""
-        while epoch.free and epoch.submitted < len(epoch.shapes):
-            batch = epoch.submitted
+        while epoch.free and epoch.submitted < len(epoch.numbers):
+            batch = epoch.numbers[epoch.submitted]
             slot = epoch.free.popleft()
             count = min(self.batch_size, epoch.length - batch * self.batch_size)
-            filled = self.batch_size if self._training else count
+            filled = len(self._own) if self._training else count
             indices = epoch.indices[batch, :filled].tolist()
             occurrences = epoch.occurrences[batch, :filled].tolist()
             tickets: list[int] = []
@@ -240,13 +262,13 @@ class Loader:
         finally:
             if self._current is epoch:
                 self._withdraw()
-        if failed == epoch.length:
+        if failed == epoch.length:  # of several ranks none knows that alone
             raise DataError(f"no image can be read any more, of {failed}; the first: {self.problems[0]}")
 
     def _batch(self, epoch: _Epoch, batch: int, slot: int, count: int, made: Sequence[Made]) -> Batch:
         assert self._memory is not None
         shape = epoch.shapes[batch]
-        arrays = self._memory.arrays(slot, self._transform.layout(shape), self.batch_size)
+        arrays = self._memory.arrays(slot, self._transform.layout(shape), len(self._own))
         indices = epoch.indices[batch].copy()
         failed = []
         for changed, problems in made:
@@ -261,19 +283,22 @@ class Loader:
         if not self._training and count < self.batch_size:
             for array in arrays.values():
                 array[count:] = 0
-        return Batch(arrays, indices, count, shape, failed, epoch.number, batch, epoch.plain)
+        total = self.ranks.total if self._training else itself
+        return Batch(arrays, indices, count, shape, failed, epoch.number, batch, epoch.plain, total)
 
 
 @dataclass
 class _Epoch:
-    """An epoch under way. length: rows that are an image's turn. indices, occurrences: (batches, B).
-    pending: number, slot, count and tickets of the batches that are being made. free: slots that hold nothing."""
+    """An epoch under way. length: rows that are an image's turn. indices, occurrences: (batches, B). numbers: of the
+    batches that are made here. pending: number, slot, count and tickets of the batches that are being made. free: slots
+    that hold nothing."""
 
     number: int
     length: int
     indices: np.ndarray
     occurrences: np.ndarray
     shapes: list[Shape]
+    numbers: Sequence[int]
     submitted: int = 0
     plain: bool = False
     pending: deque[tuple[int, int, int, list[int]]] = field(default_factory=deque)

@@ -18,8 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from common.errors import DeviceError, JobError, LogDirError, MemoryLimitError, is_out_of_memory, one_line
+from common.errors import (
+    DeviceError,
+    JobError,
+    LogDirError,
+    MemoryLimitError,
+    RankError,
+    is_out_of_memory,
+    one_line,
+)
 from common.language import KINDS_IN_CHINESE, spoken
+from common.ranks.ends import End
+from common.ranks.ranks import ALONE, Ranks
 from common.reporting import supervisor
 from common.reporting.lock import lock
 from common.reporting.log import Format, last_words, open_console, open_log, write_traceback
@@ -37,6 +47,14 @@ class Stopped(BaseException):
         self.exit_status = 128 + number
 
 
+class Abandoned(BaseException):
+    """Another rank has ended, and this one with it. No Exception for the same reason."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.message)
+        self.end = end
+
+
 # Seconds after which a signal ends the job even if it is within an operation that cannot be interrupted, such as a
 # large batch on the CPU. A second later the supervisor kills it; `docker stop` waits 10 s before it does.
 _PATIENCE = supervisor.PATIENCE - 1.0
@@ -44,29 +62,60 @@ _PATIENCE = supervisor.PATIENCE - 1.0
 # Seconds in which one more signal is the same request: a whole process group is often told beside the process.
 _REPEATED = 1.0
 
+# Seconds in which the main thread is to hear that another rank has ended, wherever it is: it may wait for that rank.
+_HEARING = 3.0
+# And in which one that has heard it ends.
+_ENDING = 4.0
+
 _THREADS = re.compile(r"can't start new thread|thread creation failed|Resource temporarily unavailable", re.I)
 _GPU = re.compile(r"cuda|cudnn|cublas|gpu", re.I)
 # The disk is full, the user's share of it is used up, or files may not grow that large.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def watch_signals(status: Status) -> None:
-    """From now on SIGTERM, SIGINT and SIGHUP are raised as `Stopped` in the main thread.
+def watch_signals(status: Status, ranks: Ranks = ALONE) -> None:
+    """From now on SIGTERM, SIGINT and SIGHUP are raised as `Stopped` in the main thread, and the end of another rank as
+    `Abandoned`.
 
     Whatever they interrupt leaves its files whole, and the training state of the last completed epoch is on disk. Where
     the main thread does not come to it in time, and at a second signal, the process ends without its help. A job that
     has finished stays finished.
     """
     first = 0.0
+    other: End | None = None
+    main = threading.main_thread().ident
 
     def end(number: int) -> None:
-        if status.state != "finished":
-            stopped = Stopped(number)
-            status.end(str(stopped))
-            supervisor.tell(ended=stopped.exit_status)
-            last_words(str(stopped))
-            os._exit(stopped.exit_status)
-        os._exit(0)
+        stopped = Stopped(number)
+        end_at_once(str(stopped), stopped.exit_status, ranks.rank)
+
+    def end_at_once(end: JobError | str, exit_status: int, rank: int) -> None:
+        if status.state == "finished":
+            os._exit(0)
+        status.end(end, rank if ranks.size > 1 else None)
+        supervisor.tell(ended=exit_status)
+        _say(end, ranks, rank == ranks.rank)
+        os._exit(exit_status)
+
+    def abandon(end: End) -> None:
+        nonlocal other
+        other = end
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGUSR1)
+        time.sleep(_HEARING)
+        if signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN:  # it has
+            time.sleep(_ENDING)
+        end_at_once(_end_of(end), end.exit_status, end.rank)
+
+    def receive_end(number: int, frame: FrameType | None) -> None:
+        if other is None:  # somebody else's signal, which ends a process
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif _is_in_finaliser(frame):
+            signal.signal(signal.SIGALRM, lambda _, frame: receive_end(number, frame))
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        elif not first and status.state != "finished":
+            raise Abandoned(other)
 
     def receive(number: int, frame: FrameType | None) -> None:
         nonlocal first
@@ -97,6 +146,8 @@ def watch_signals(status: Status) -> None:
         # A program that was started with nohup has SIGHUP ignored, and so it stays.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, receive)
+    signal.signal(signal.SIGUSR1, receive_end)
+    ranks.ended = abandon
 
 
 def _is_in_finaliser(frame: FrameType | None) -> bool:
@@ -112,12 +163,12 @@ def finish(status: Status) -> None:
 
 
 @contextmanager
-def ending(status: Status, batch_size: int) -> Iterator[None]:
+def ending(status: Status, batch_size: int, ranks: Ranks = ALONE) -> Iterator[None]:
     """Say how the block ended, in `status` and as the last line of log and standard error; raise SystemExit.
 
     A block that ends well says nothing here. Errors that are not the job's own (a defect) leave their traceback in
     estimator.log, and their one line at its end. batch_size: of the job; where memory runs out a smaller one is
-    suggested.
+    suggested. ranks: whoever ends tells the others why, and one that ends because of another says what that one told.
     """
     try:
         yield
@@ -125,7 +176,13 @@ def ending(status: Status, batch_size: int) -> Iterator[None]:
     except Stopped as stopped:
         if status.state == "finished":
             raise SystemExit(0) from None
-        _end(status, str(stopped), stopped.exit_status)
+        _ignore(signal.SIGUSR1)  # that another one ends as well is asked for
+        if end := ranks.cause():
+            _end(status, _end_of(end), end.exit_status, ranks, end.rank)
+        _end(status, str(stopped), stopped.exit_status, ranks)
+    except Abandoned as abandoned:
+        end = abandoned.end
+        _end(status, _end_of(end), end.exit_status, ranks, end.rank)
     except Exception as error:
         if status.state == "finished":
             log.warning("%s", explain(error))
@@ -133,18 +190,44 @@ def ending(status: Status, batch_size: int) -> Iterator[None]:
         known = explain(error, batch_size)
         if not isinstance(error, (JobError, OSError, MemoryError)):
             write_traceback(traceback.format_exc())
-        _end(status, known, known.exit_status)
+        _ignore(signal.SIGUSR1)
+        if end := ranks.cause(error):
+            _end(status, _end_of(end), end.exit_status, ranks, end.rank)
+        _end(status, known, known.exit_status, ranks, known.rank if isinstance(known, RankError) else None)
     finally:
         _ignore_signals()
 
 
-def _end(status: Status, end: JobError | str, exit_status: int) -> None:
-    status.end(end)
+def _end(
+    status: Status, end: JobError | str, exit_status: int, ranks: Ranks = ALONE, rank: int | None = None
+) -> None:
+    """rank: whose end it is; None: this one's."""
+    _ignore(signal.SIGUSR1)
+    ranks.tell(end, exit_status)
+    status.end(end, None if ranks.size == 1 else ranks.rank if rank is None else rank)
     status.close()
     _explain_kind(end)
     supervisor.tell(ended=exit_status)
-    last_words(end)
+    _say(end, ranks, rank in (None, ranks.rank))
     raise SystemExit(exit_status) from None
+
+
+def _say(end: JobError | str, ranks: Ranks, own: bool) -> None:
+    """Rank 0 says how the job ended; another one, whose words stand among those of many, what its own end was."""
+    if ranks.first:
+        last_words(end)
+        return
+    if own:
+        last_words(f"rank {ranks.rank}: {end}")
+    elif isinstance(end, RankError) and end.kind == "rank" and end.rank == 0:
+        ranks.first_gone(end)
+
+
+def _end_of(end: End) -> JobError | str:
+    """What another rank has told, in this one's words."""
+    if end.state == "stopped":
+        return f"rank {end.rank}: {end.message}"
+    return RankError(end.rank, end.message, end.kind, end.retry, end.exit_status)
 
 
 def _explain_kind(end: JobError | str) -> None:
@@ -155,9 +238,13 @@ def _explain_kind(end: JobError | str) -> None:
 
 def _ignore_signals() -> None:
     """The process is about to exit with the status that it has."""
+    for number in STOPPING:
+        _ignore(number)
+
+
+def _ignore(number: int) -> None:
     if threading.current_thread() is threading.main_thread():
-        for number in STOPPING:
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def explain(error: Exception, batch_size: int = 0) -> JobError:

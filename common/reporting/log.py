@@ -246,6 +246,12 @@ def open_console(form: Format = "text") -> logging.Logger:
     return logger
 
 
+def open_nothing() -> logging.Logger:
+    """The job's logger, set up to write nowhere: another rank logs."""
+    keep_standard_streams()
+    return _reset()
+
+
 def write_traceback(text: str) -> None:
     """Into the log file alone: people who read the console want the reason, people who mend want the place.
 

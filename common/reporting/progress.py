@@ -102,12 +102,12 @@ class EventFile:
     """An event file of TensorBoard in `log_dir`, flushed within a second.
 
     A disk that is full, or gone, costs curves and not the training: it is logged once, and after a pause
-    another file is begun (TensorBoard reads the files of a folder one after the other).
+    another file is begun (TensorBoard reads the files of a folder one after the other). log_dir: None: there is none.
     """
 
     retry_after = 30.0  # seconds
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path | None) -> None:
         self._log_dir = log_dir
         self._writer: EventFileWriter | None = None
         self._not_before = -math.inf
@@ -119,7 +119,7 @@ class EventFile:
 
     def add(self, summary: Summary, step: int, wall_time: float, flush: bool = False) -> None:
         """Append a summary of any kind."""
-        if self._writer is None and time.monotonic() < self._not_before:
+        if self._log_dir is None or (self._writer is None and time.monotonic() < self._not_before):
             return
         try:
             if self._writer is None:
@@ -150,6 +150,7 @@ class EventFile:
 
 class Progress:
     """The points of a job. `publish` gets each new one (see `common.reporting.server_process.Point`) when it is made.
+    log_dir: None where another rank writes them.
 
     At most about a hundred points a step, not more than one each tenth of a second: pollers fetch all of them.
     """
@@ -157,7 +158,7 @@ class Progress:
     points_a_step = 100
     interval = 0.1  # seconds
 
-    def __init__(self, log_dir: Path, publish: Callable[[list[Point]], None]) -> None:
+    def __init__(self, log_dir: Path | None, publish: Callable[[list[Point]], None]) -> None:
         self._events = EventFile(log_dir)
         self._publish = publish
         self._lock = threading.RLock()

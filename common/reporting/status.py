@@ -9,7 +9,10 @@ seconds_left         estimate for the training
 images_per_second    throughput of the training
 metric               {"name", "value"} of the last validation
 best_metric          {"name", "value", "epoch"} of the best one
-error                {"kind", "message", "retry"} of a job that failed; kinds: see `common.errors.JobError`
+error                {"kind", "message", "retry"} of a job that failed; kinds: see `common.errors.JobError`; of one
+                     with several ranks also "rank": which of them failed, or was stopped
+ranks                of a job with several: [{"rank", "host", "pid", "images_per_second", "waiting"}]: the images that
+                     each has computed a second, and the share of its time in which it waited for others
 warnings             sentences that a user should read
 advice               [{"code", "text"}] of a job that finished: what its figures mean, and what would help
 losses               {name: mean since the epoch began}
@@ -79,26 +82,32 @@ def _plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def ending_of(end: JobError | str) -> dict[str, Any]:
-    """The fields of a job that failed (a JobError) or was stopped (text)."""
+def ending_of(end: JobError | str, rank: int | None = None) -> dict[str, Any]:
+    """The fields of a job that failed (a JobError) or was stopped (text). rank: which of several did."""
+    whose = {} if rank is None else {"rank": rank}
     message = "\n".join(reasons(end))
     if isinstance(end, JobError):
-        return {"state": "failed", "error": {"kind": end.kind, "message": message, "retry": end.retry}}
-    return {"state": "stopped", "error": {"kind": "stopped", "message": message, "retry": True}}
+        error = {"kind": end.kind, "message": message, "retry": end.retry}
+        return {"state": "failed", "error": {**error, **whose}}
+    return {"state": "stopped", "error": {"kind": "stopped", "message": message, "retry": True, **whose}}
 
 
-def mark(log_dir: Path, end: JobError | str) -> None:
-    """Write into `log_dir` how its job ended, which could not do so itself. Raises OSError."""
+def mark(log_dir: Path, end: JobError | str, rank: int | None = None, *, of_any: bool = False) -> bool:
+    """Write into `log_dir` how its job ended, which could not do so itself. rank: see `ending_of`. of_any: whichever
+    process the job was of. Returns whether it had not been written already. Raises OSError.
+    """
     fields: dict[str, Any] = {}
     try:
         with os.fdopen(open_regular(log_dir / FILE, follow_links=False), "rb") as file:
             fields = json.loads(file.read(_LIMIT))
     except (OSError, ValueError):  # there is none, or it is of somebody else
         pass
-    if not isinstance(fields, dict) or fields.get("pid") != signal_pid():
+    if not isinstance(fields, dict) or (fields.get("pid") != signal_pid() and not of_any):
         fields = _beginning(log_dir)
-    if fields.get("state") not in ENDS:
-        write_json(log_dir / FILE, {**fields, **ending_of(end), "updated": time.time()})
+    if fields.get("state") in ENDS:
+        return False
+    write_json(log_dir / FILE, {**fields, **ending_of(end, rank), "updated": time.time()})
+    return True
 
 
 def _beginning(log_dir: Path) -> dict[str, Any]:
@@ -115,6 +124,7 @@ def _beginning(log_dir: Path) -> dict[str, Any]:
         "batches_skipped": 0,
         "worker_restarts": 0,
         "images_left_out": {},
+        "ranks": [],
         "pid": pid,
         "pid_started": _start_of(pid),
         "host": socket.gethostname(),
@@ -159,14 +169,14 @@ class Status:
 
     `update` costs the training microseconds: the file is written by a thread, at most once a second. A change
     of state, which may be the last thing that a job does, is on disk when `update` returns. A file that
-    cannot be written (the disk is full) is logged once and ends nothing.
+    cannot be written (the disk is full) is logged once and ends nothing. log_dir: None where another rank has it.
     """
 
     interval = 1.0  # seconds
 
-    def __init__(self, log_dir: Path) -> None:
-        self._path = log_dir / FILE
-        self._fields = _beginning(log_dir)
+    def __init__(self, log_dir: Path | None) -> None:
+        self._path = log_dir / FILE if log_dir else None
+        self._fields = _beginning(log_dir or Path())
         self._guard = threading.RLock()
         self._written = -math.inf
         self._timer: threading.Timer | None = None
@@ -205,9 +215,9 @@ class Status:
             elif self._timer is None:
                 self._write_soon()
 
-    def end(self, end: JobError | str) -> None:
-        """The job failed (a JobError), or was stopped (text)."""
-        self.update(**ending_of(end))
+    def end(self, end: JobError | str, rank: int | None = None) -> None:
+        """The job failed (a JobError), or was stopped (text). rank: which of several did."""
+        self.update(**ending_of(end, rank))
 
     def _document(self) -> dict[str, Any]:
         fields = {**self._fields, "warnings": warnings.told()}
@@ -243,6 +253,8 @@ class Status:
             document = self._document()
             if self._listener is not None:
                 self._listener(document)
+            if self._path is None:
+                return
             try:
                 write_json(self._path, document)
             except OSError as error:

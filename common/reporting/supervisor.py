@@ -71,6 +71,8 @@ def die_with_parent(parent: int) -> None:
 def supervise() -> None:
     """Go on in a child of this process. Returns in the child alone, or where no process can be started."""
     keep_standard_streams()
+    if started_by := os.environ.get("VISUALTL_STARTED_BY"):  # `common.ranks.place.STARTED_BY`
+        die_with_parent(int(started_by))
     # A program that was started with nohup has SIGHUP ignored, and so it stays.
     stopping = {number for number in STOPPING if number != signal.SIGHUP or not _ignored(number)}
     watched = {*stopping, *_OTHERS, signal.SIGCHLD}
@@ -112,7 +114,7 @@ def signal_pid() -> int:
 
 def tell(**message: Any) -> None:
     """Tell the supervisor, if there is one: log_dir (where to write down how the job ended), log_format (of standard
-    output) or ended (the exit status of a job that has said itself how it ended)."""
+    output), rank (which of several it is) or ended (the exit status of a job that has said itself how it ended)."""
     if _job.channel is not None:
         with contextlib.suppress(OSError):
             os.write(_job.channel, json.dumps(message).encode() + b"\n")
@@ -134,7 +136,7 @@ class _Supervisor:
         told = self._told()
         if "ended" in told:  # it has said why, whatever became of the process after that
             return int(told["ended"])
-        if code is not None and code >= 0 and "log_dir" not in told:
+        if code is not None and code >= 0 and not told.keys() & {"log_dir", "rank"}:
             return code  # a command line that is wrong, --help, --check
         return self._write_down(code, usage, told)
 
@@ -204,7 +206,7 @@ class _Supervisor:
         self, code: int | None, usage: resource.struct_rusage | None, told: dict[str, Any]
     ) -> int:
         """Say why the job ended in its place; returns the exit status."""
-        from common.reporting.afterwards import write_down
+        from common.reporting.afterwards import tell_ranks, write_down
 
         number = self.asked if code is None else _stopped_by(code, self.asked)
         end: JobError | str
@@ -216,7 +218,10 @@ class _Supervisor:
             end = _reason(code, killed, usage.ru_maxrss if usage else 0)
             status = 128 - code if code < 0 else code or 1
         folder = Path(told["log_dir"]) if "log_dir" in told else None
-        write_down(folder, end, told.get("log_format", "text"))
+        rank = told.get("rank")
+        write_down(folder, end, told.get("log_format", "text"), rank)
+        if rank is not None:
+            tell_ranks(rank, end, status)
         return status
 
 

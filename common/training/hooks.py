@@ -14,6 +14,7 @@ from common.data.report import Report
 from common.engine.engine import Engine
 from common.evaluator import Evaluation
 from common.loading.loader import Loader
+from common.ranks.ranks import Ranks
 from common.reporting.log import bar
 from common.reporting.progress import Progress
 from common.reporting.status import Status
@@ -220,6 +221,29 @@ class FromAverage(Hook):
             self._engine.adopt_average()
 
 
+class Speed(Hook):
+    """Tells rank 0 how fast this one computes, and how much of its time it waits for others; there, what all tell."""
+
+    interval = 1.0  # seconds
+
+    def __init__(self, ranks: Ranks, engine: Engine, status: Status) -> None:
+        self._ranks, self._engine, self._status = ranks, engine, status
+
+    def before_epoch(self, state: TrainingState) -> None:
+        self._began, self._waited = time.monotonic(), self._engine.waited
+        self._told = self._began
+
+    def after_step(self, state: TrainingState) -> None:
+        now = time.monotonic()
+        if now - self._told >= self.interval or state.step == state.steps:
+            self._told = now
+            waiting = min((self._engine.waited - self._waited) / (now - self._began), 1.0)
+            # The share of the images is as large as that of the rows, and of the time not waited in.
+            own = state.images_per_second / self._ranks.size / max(1.0 - waiting, 1e-3)
+            self._ranks.say(images_per_second=round(own, 2), waiting=round(waiting, 4))
+            self._status.update(ranks=[{"rank": r, **words} for r, words in enumerate(self._ranks.words())])
+
+
 class Problems(Hook):
     """Adds images that could not be read when their turn came to the data report."""
 
@@ -227,11 +251,17 @@ class Problems(Hook):
         self._loaders = loaders
         self._report = report
         self._told = dict.fromkeys(loaders, 0)
+        self._files: set[str] = set()
 
     def after_epoch(self, state: TrainingState) -> None:
         for name, loader in self._loaders.items():
-            self._report.leave_out(name, loader.problems[self._told[name] :])
+            new = loader.ranks.to_first(loader.problems[self._told[name] :])
             self._told[name] = len(loader.problems)
+            if new is not None:
+                files = {problem.file: problem for part in new for problem in part}
+                fresh = [problem for file, problem in files.items() if file not in self._files]
+                self._files |= files.keys()
+                self._report.leave_out(name, fresh)
 
 
 class Validation(Hook):

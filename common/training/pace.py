@@ -162,7 +162,8 @@ class ByTime(Hook):
     the schedule at this share of its epochs, from `first` on. Epochs are passes over the set, as many as there is time
     for, and those are validated and kept that are due. It must come before hooks that ask for any of this, and after it
     `Kept` at their end. interval: of epochs between two that are due, at the least. borders: places in the schedule, in
-    epochs, at which something changes that changes between epochs: there one ends and another begins.
+    epochs, at which something changes that changes between epochs: there one ends and another begins. agree: gives the
+    numbers of the first of several ranks, whose clock counts for all.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class ByTime(Hook):
         first: int = 0,
         interval: int = 1,
         borders: Sequence[float] = (),
+        agree: Callable[[Sequence[float]], list[float]] = list,
     ) -> None:
         self._budget = budget
         self._schedule = schedule
@@ -181,6 +183,7 @@ class ByTime(Hook):
         self._first = first
         self._interval = interval
         self._borders = list(borders)
+        self._agree = agree
         self._share = 0.0
         self._steps = 0
         self._latest: deque[float] = deque(maxlen=_STEPS)  # seconds of steps
@@ -249,6 +252,8 @@ class ByTime(Hook):
         else:
             state.cut = crossed or now - self._began >= longest
             state.epochs = state.epoch + 2 + int(left / an_epoch)
+        self._share, cut, epochs = self._agree([self._share, state.cut, state.epochs])
+        state.cut, state.epochs = bool(cut), int(epochs)
         self._tell(state)
 
     def _training_share(self, left: float, an_epoch: float) -> float:
@@ -266,6 +271,7 @@ class ByTime(Hook):
             and self._budget.used - self._kept >= _TRAINED_TO_VALIDATED * cost
             and self._budget.left - self._tail.seconds >= (1 + _HEELS * _TRAINED_TO_VALIDATED) * cost
         )
+        state.due = bool(self._agree([state.due])[0])
         if state.due:
             self._kept, self._epochs_since = self._budget.used, 0
         if last:

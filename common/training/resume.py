@@ -58,7 +58,8 @@ class Checkpoints(Hook):
     """Writes the state of the training after every epoch that is due, and keeps the best one under a name of its own.
 
     The best one has the highest metric; one that is no number never replaces one that is. Without a validation set
-    the latest epoch counts as the best. value, epoch: of the best one; None before there is one.
+    the latest epoch counts as the best. value, epoch: of the best one; None before there is one. kept: whether
+    files are written here, and not by another rank.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Checkpoints(Hook):
         metric: str,
         status: Status,
         validated: bool,
+        kept: bool = True,
     ) -> None:
+        self._kept = kept
         self._log_dir = log_dir
         self._write = write
         self._metric = metric
@@ -93,7 +96,7 @@ class Checkpoints(Hook):
                 best_metric={"name": self._metric, "value": self.value, "epoch": self.epoch},
             )
         self._write(self._log_dir / TRAINING_STATE, state)
-        if self.epoch == state.epoch:
+        if self.epoch == state.epoch and self._kept:
             keep_as_best(self._log_dir)
 
     def state(self) -> dict[str, Any]:

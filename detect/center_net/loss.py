@@ -7,7 +7,7 @@ from typing import Any
 
 from mxnet import gluon
 
-from common.engine.graph import Normalise
+from common.engine.graph import Normalise, whole_batch
 from detect.center_net.deformable import sampling
 from detect.center_net.network import CenterNetNetwork
 
@@ -78,7 +78,7 @@ def focal_loss(F: Any, logits: Any, target: Any, alpha: int = 2, beta: int = 4) 
     wrong = logits * (1 - 2 * centre)
     weight = centre + (1 - target) ** beta
     losses = F.Activation(wrong, act_type="softrelu") * F.sigmoid(wrong) ** alpha * weight
-    return _per_object(F, F.sum(losses, axis=(1, 2, 3)), F.sum(centre))
+    return _per_object(F, F.sum(losses, axis=(1, 2, 3)), F.sum(centre, axis=(1, 2, 3)))
 
 
 def l1_loss(F: Any, predicted: Any, cells: Any, target: Any, weights: Any) -> Any:
@@ -90,10 +90,12 @@ def l1_loss(F: Any, predicted: Any, cells: Any, target: Any, weights: Any) -> An
     images = F.contrib.arange_like(cells, axis=0).expand_dims(1)
     where = F.stack(F.broadcast_like(images, cells), cells, axis=0)
     difference = F.sum(F.abs(F.gather_nd(by_cell, where) - target), axis=2)
-    return _per_object(F, F.sum(difference * weights, axis=1) / 2, F.sum(weights))
+    return _per_object(F, F.sum(difference * weights, axis=1) / 2, F.sum(weights, axis=1))
 
 
-def _per_object(F: Any, sums: Any, count: Any) -> Any:
-    """Sums by image (B,) to values whose mean is the sum of all by `count` objects (at least one)."""
-    images = F.sum(F.ones_like(sums))
-    return F.broadcast_mul(sums, images / F.clip(count, 1, 1e30))
+def _per_object(F: Any, sums: Any, counts: Any) -> Any:
+    """Sums by image (B,) to values whose mean over the batch is the sum of all by its objects (at least one); counts
+    (B,): of each image."""
+    counts = whole_batch(F, counts)
+    images = F.sum(F.ones_like(counts))
+    return F.broadcast_mul(sums, images / F.clip(F.sum(counts), 1, 1e30))

@@ -110,9 +110,10 @@ class SSDModel(Model):
 
     def training_inputs(self, batch: Batch) -> Inputs:
         arrays = batch.arrays
-        rows, positives = len(arrays["image"]), int((arrays["target_class"] > 0).sum())
+        rows = len(arrays["image"])
+        images, positives = batch.total(np.array([rows, (arrays["target_class"] > 0).sum()])).tolist()
         # The loss is a mean over the positives of the batch.
-        weight = np.full(rows, rows / max(positives, 1), np.float32)
+        weight = np.full(rows, images / max(positives, 1), np.float32)
         return Inputs(
             split=[arrays["image"], arrays["target_class"], arrays["target_box"], weight],
             shared=[] if self._by_offset else [self._anchors],

@@ -72,6 +72,7 @@ class YOLOv3Model(Model):
     def training_inputs(self, batch: Batch) -> Inputs:
         arrays, layout = batch.arrays, grid(batch.shape)
         boxes = trimmed(arrays["boxes"])
+        shown = batch.total(np.array([len(boxes), (boxes[..., 4] >= 0).sum()])).tolist()
         places = boxes.shape[1] * ANCHOR_COUNT
         return Inputs(
             split=[
@@ -80,7 +81,7 @@ class YOLOv3Model(Model):
                 *(arrays[name][:, :places] for name in ("positive", "weight", "target", "target_class")),
                 arrays["objects"],
                 arrays["known"],
-                np.full(len(boxes), image_weight(boxes[..., 4]), np.float32),
+                np.full(len(boxes), image_weight(*shown), np.float32),
             ],
             shared=[layout.cells, layout.anchors, layout.strides],
         )
@@ -185,14 +186,14 @@ def trimmed(boxes: np.ndarray) -> np.ndarray:
     return boxes[:, :rows]
 
 
-def image_weight(ids: np.ndarray) -> float:
-    """The weight of the images of a batch, by the class ids (B, M) of their objects, -1 for none.
+def image_weight(images: int, objects: int) -> float:
+    """The weight of each of the images of a batch that show so many objects together.
 
     The loss is a sum over objects, and the guide's learning rates were made for sets with as many of them as COCO has:
     where an image shows one or two, steps would be a fraction as long, and a training of a given length would not get
     anywhere.
     """
-    return max(1.0, _OBJECTS_OF_COCO / max(float((ids >= 0).sum(axis=1).mean()), 1.0))
+    return max(1.0, _OBJECTS_OF_COCO / max(objects / images, 1.0))
 
 
 def _multiple(length: float) -> int:

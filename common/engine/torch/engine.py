@@ -12,16 +12,21 @@ from torch import Tensor
 
 from common.engine.averaging import AveragingEngine, kept_share
 from common.engine.batch_statistics import BatchStatistics, Normalisation
-from common.engine.engine import OptimizerSettings
+from common.engine.engine import Engine, OptimizerSettings
 from common.engine.limits import StepLimit, Weight
 from common.engine.loss_scale import LossScale
 from common.engine.symbol import read_symbol
 from common.engine.torch import lists
 from common.engine.torch.copies import Copies
 from common.engine.torch.graph import TorchGraph
-from common.engine.torch.operators import Pass
+from common.engine.torch.operators import Pass, Seen
 from common.engine.torch.optimizers import Updater, array
 from common.engine.torch.program import Program
+from common.engine.torch.reduction import Reduction, Whole, same_everywhere
+from common.ranks.ranks import ALONE, Ranks
+
+# Between the seeds of ranks: what a layer draws at random for one's rows is not what it draws for another's.
+_SEEDS_APART = 1_000_003
 
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -30,7 +35,10 @@ class TorchEngine(AveragingEngine):
     """Trains a program on one device.
 
     precision, limit, ema_decay: as for `common.engine.mxnet_engine.MXNetEngine`. keep: is given the network's
-    parameters when they are set from outside, so that whoever exports has them.
+    parameters when they are set from outside, so that whoever exports has them. ranks: that train together, each on its
+    rows of a batch: a step is that of the whole batch, and takes all of them to the same parameters. synchronised:
+    BatchNorm goes by the whole batch too, else by a rank's rows. overlapped: as for `Reduction`; reduction: that, if
+    there are several ranks.
     """
 
     _average: _Average | None
@@ -46,10 +54,15 @@ class TorchEngine(AveragingEngine):
         limit: StepLimit | None = None,
         ema_decay: float = 0.0,
         keep: Callable[[dict[str, np.ndarray]], None] | None = None,
+        ranks: Ranks = ALONE,
+        synchronised: bool = False,
+        overlapped: bool = True,
     ) -> None:
         _set_up(device)
         self._device = device
-        self.least_rows = 1
+        self._ranks = ranks
+        # Ranks would not agree on the parts of a batch that one of them has no memory for.
+        self.least_rows = 1 if ranks.size == 1 else Engine.least_rows
         self._precision = _PRECISIONS[precision]
         self._limit = limit
         self._keep = keep
@@ -62,8 +75,13 @@ class TorchEngine(AveragingEngine):
             name: _in_order(torch.from_numpy(parameter.value.copy()).to(device))
             for name, parameter in program.parameters.items()
         }
+        if ranks.size > 1:
+            same_everywhere(list(self._values.values()), ranks)
         trained = {name: p for name, p in program.parameters.items() if p.trained}
         self._trained = [self._values[name].requires_grad_() for name in trained]
+        self.reduction = Reduction(self._trained, ranks, overlapped=overlapped) if ranks.size > 1 else None
+        self._whole = Whole(ranks, normalised=synchronised) if ranks.size > 1 else None
+        self._averaging: tuple[Tensor, Any] | None = None  # BatchNorm's statistics, on their way
         self._trained_as = list(trained.values())
         self._rates = [p.lr_mult for p in self._trained_as]
         self._decays = [p.wd_mult for p in self._trained_as]
@@ -90,12 +108,14 @@ class TorchEngine(AveragingEngine):
         self._figures: Tensor = torch.empty(0)
         self._rows = self._count = 0
         self._sums: Tensor = torch.empty(0)
+        # Sums of losses that are on their way between ranks.
+        self._pending: tuple[Tensor, Any] | None = None
         # Of earlier parts of a batch: sums of losses, gradients, rows.
         self._held: tuple[Tensor, list[Tensor], int] | None = None
         self._run = Pass(training=True)
 
     def begin_epoch(self, seed: int) -> None:
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + self._ranks.rank * _SEEDS_APART)
 
     # A step
 
@@ -106,22 +126,49 @@ class TorchEngine(AveragingEngine):
     def forward(self) -> None:
         self._copies.wait()
         self._rows, self._images = len(self._next_images), self._next_images
-        self._run = Pass(training=True)
+        self._run = Pass(training=True, whole=self._whole)
+        if self._whole:
+            self._whole.begin(self._rows)
         values = {**self._values, **dict(zip(self._inputs, self._taken, strict=True))}
         self._taken = []
         self._losses = self._training(values, self._run, self._device, self._precision)
+        self._average_statistics()
 
     def backward(self) -> None:
         total = self._losses[0].float().sum() * self._scale.value
-        self._gradients = [
-            torch.zeros_like(weight) if gradient is None else _like(gradient, weight)
-            for weight, gradient in zip(
-                self._trained, torch.autograd.grad(total, self._trained, allow_unused=True), strict=True
-            )
-        ]
+        if self.reduction:
+            self.reduction.begin()
+        gradients = torch.autograd.grad(total, self._trained, allow_unused=True)
         with torch.no_grad():
             self._count = len(self._losses)
             sums = torch.stack([loss.detach().float().sum() for loss in self._losses])
+        self._losses = []
+        if not self.reduction:
+            self._gradients = [
+                torch.zeros_like(weight) if gradient is None else _like(gradient, weight)
+                for weight, gradient in zip(self._trained, gradients, strict=True)
+            ]
+            self._complete(sums)
+            return
+        assert self._whole is not None
+        self.reduction.end(gradients)
+        self._rows = sum(self._whole.counts)
+        self._pending = sums, self.reduction.add_up(sums)
+        if self._device.type != "cpu":  # there, whatever comes next waits for others, and the host does not
+            self._receive()
+
+    def _receive(self) -> None:
+        """Let the step go on with the sums of all ranks."""
+        if self._pending:
+            assert self.reduction is not None
+            (sums, work), self._pending = self._pending, None
+            self._gradients = self.reduction.gradients()
+            self.reduction.wait([work])
+            self._complete(sums)
+
+    def _complete(self, sums: Tensor) -> None:
+        """Figures of the step, once its gradients are computed. sums: of its losses."""
+        with torch.no_grad():
             if self._held:
                 before, gradients, rows = self._held
                 self._held = None
@@ -133,7 +180,10 @@ class TorchEngine(AveragingEngine):
             sizes = [lists.norms(tensors) for tensors in (self._gradients, self._trained)]
             # All that the host has to know of a step comes in one copy.
             self._figures = self._copies.to_host(torch.cat([sums, *(each.float() for each in sizes)]))
-        self._losses = []
+
+    @property
+    def waited(self) -> float:  # type: ignore[override]
+        return self.reduction.waited if self.reduction else 0.0
 
     def hold(self) -> None:
         self._held = self._sums, self._gradients, self._rows
@@ -168,10 +218,12 @@ class TorchEngine(AveragingEngine):
 
     def skip(self) -> bool:
         self._gradients = []
+        self._averaged_statistics()
         return self._scale.reduce()
 
     def _read(self, first: int, last: int | None) -> np.ndarray:
         """Figures of the step, once they are there."""
+        self._receive()
         self._copies.wait_for_host()
         return self._figures[first:last].numpy().astype(np.float64)
 
@@ -197,11 +249,33 @@ class TorchEngine(AveragingEngine):
 
     def _move_statistics(self) -> None:
         """Let running statistics follow what the step has seen."""
+        averaged = self._averaged_statistics()
         for name, seen in self._run.statistics.items():
             mean, variance = self._values[name], self._values[seen.variance]
-            mean.lerp_(seen.mean.float(), 1.0 - seen.momentum)
-            batch = (seen.inverse.float() ** -2 - seen.epsilon).clamp_(min=0.0)
-            variance.lerp_(batch, 1.0 - seen.momentum)
+            batch_mean, batch_variance = next(averaged) if averaged else _moments(seen)
+            mean.lerp_(batch_mean, 1.0 - seen.momentum)
+            variance.lerp_(batch_variance, 1.0 - seen.momentum)
+
+    def _average_statistics(self) -> None:
+        """Begin to average what the ranks' BatchNorms have seen, each of its own rows."""
+        if not self.reduction or not self._whole or self._whole.normalised or not self._run.statistics:
+            return
+        with torch.no_grad():
+            share = self._rows / sum(self._whole.counts)
+            moments = [part for seen in self._run.statistics.values() for part in _moments(seen)]
+            flat = torch.cat(moments) * share
+        self._averaging = flat, self.reduction.add_up(flat)
+
+    def _averaged_statistics(self) -> Iterator[tuple[Tensor, Tensor]] | None:
+        """Mean and variance of each BatchNorm, averaged over the ranks; None where the own ones count."""
+        if not self._averaging:
+            return None
+        assert self.reduction is not None
+        (flat, work), self._averaging = self._averaging, None
+        self.reduction.wait([work])
+        sizes = [len(seen.mean) for seen in self._run.statistics.values() for _ in range(2)]
+        parts = iter(flat.split(sizes))
+        return zip(parts, parts, strict=True)
 
     # Parameters
 
@@ -256,6 +330,11 @@ class TorchEngine(AveragingEngine):
             self._inference({**self._values, "images": given}, run, self._device, self._precision)
         return run
 
+    @property
+    def ranks(self) -> Ranks:
+        """Those that train together."""
+        return self._ranks
+
     def value(self, name: str) -> Tensor:
         """A parameter by its name in the graphs."""
         return self._values[name]
@@ -274,6 +353,13 @@ class _Statistics(BatchStatistics):
             seen = self._engine.look(self._recent[-1][:1]).statistics
             self._layers = [Normalisation(name, each.variance, each.epsilon) for name, each in seen.items()]
         return self._layers
+
+    def together(self, pieces: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+        return [piece for part in self._engine.ranks.all(pieces) for piece in part]
+
+    @property
+    def shares(self) -> int:
+        return self._engine.ranks.size
 
     def reach(self, images: np.ndarray) -> list[np.ndarray]:
         seen = self._engine.look(images).statistics.values()
@@ -333,6 +419,11 @@ class _Average:
             _assign(self._averages[place[name]], value)
         for name, value in state["trained"].items():
             _assign(self._values[place[name]], value)
+
+
+def _moments(seen: Seen) -> tuple[Tensor, Tensor]:
+    """Mean and variance of what a BatchNorm has seen."""
+    return seen.mean.float(), (seen.inverse.float() ** -2 - seen.epsilon).clamp_(min=0.0)
 
 
 def _set_up(device: torch.device) -> None:

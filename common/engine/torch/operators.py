@@ -19,6 +19,7 @@ from torch import Tensor
 
 from common.engine.symbol import Attributes, UnsupportedError, reshaped
 from common.engine.torch.deformable import deformable_convolution
+from common.engine.torch.reduction import Whole
 from common.engine.torch.suppression import box_nms
 
 Compute = Callable[..., Any]
@@ -43,11 +44,13 @@ class Seen:
 class Pass:
     """One run of a graph. training: BatchNorm by the batch's statistics, and dropout drops.
 
-    statistics: of these BatchNorms, by the name of their running mean; of a layer that runs twice, the first.
+    statistics: of these BatchNorms, by the name of their running mean; of a layer that runs twice, the first. whole: of
+    the batch whose rows several ranks have, if they do.
     """
 
     training: bool
     statistics: dict[str, Seen] = field(default_factory=dict)
+    whole: Whole | None = None
 
 
 @dataclass(frozen=True)
@@ -303,7 +306,10 @@ def _batch_norm(call: Call) -> Compute:
             gamma = torch.ones_like(gamma)
         if running or not run.training:
             return torch.batch_norm(x, gamma, beta, mean, variance, False, 0.0, epsilon, x.is_cuda)
-        output, batch_mean, inverse = normalised(x, gamma, beta, epsilon)
+        if run.whole is not None and run.whole.normalised:
+            output, batch_mean, inverse = run.whole.batch_norm(x, gamma, beta, epsilon)
+        else:
+            output, batch_mean, inverse = normalised(x, gamma, beta, epsilon)
         seen = Seen(batch_mean.detach(), inverse.detach(), of_variance, momentum, epsilon)
         run.statistics.setdefault(name, seen)
         return output
@@ -354,6 +360,17 @@ class _Normalised(torch.autograd.Function):
             None,
             None,
         )
+
+
+@operator("_contrib_gradientmultiplier", stateful=True, precision="any")
+def _whole_batch(call: Call) -> Compute:
+    """See `common.engine.graph.whole_batch`."""
+    call.attributes.only("scalar", 1)
+
+    def compute(run: Pass, x: Tensor) -> Tensor:
+        return x if run.whole is None else run.whole.rows(x)
+
+    return compute
 
 
 @operator("L2Normalization")

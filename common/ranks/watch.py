@@ -1,0 +1,199 @@
+"""The ranks watch one another: each says once in a while that it is there, and whoever ends says why.
+
+What they say lies in the store through which torch.distributed has brought them together. A rank that is not heard of
+any more, because its process was killed, its machine is gone or the network between them, is told as the end of the
+job by those that are left.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Protocol
+
+from common.ranks.ends import End
+
+log = logging.getLogger("visualtl")
+
+_END, _READY = "end", "ready"
+
+#: Seconds between two signs of life, and without one after which a rank counts as gone; for which one may take to come.
+INTERVAL, SILENCE, COMING = 0.5, 15.0, 600.0
+
+
+class Store(Protocol):
+    """What is used of torch.distributed's stores."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def multi_set(self, keys: list[str], values: list[str]) -> None: ...
+    def multi_get(self, keys: list[str]) -> list[bytes]: ...
+    def compare_set(self, key: str, expected: str, desired: str) -> bytes: ...
+    def wait(self, keys: list[str], timeout: timedelta) -> None: ...
+    def set_timeout(self, timeout: timedelta) -> None: ...
+    def clone(self) -> Store: ...
+
+
+class Watch:
+    """One rank's part of it.
+
+    ended: called once, in a thread of this object, with the end of another rank that failed or was stopped.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        size: int,
+        *,
+        ended: Callable[[End], None],
+        interval: float = INTERVAL,
+        silence: float = SILENCE,
+    ) -> None:
+        self._rank, self._size = rank, size
+        self._ended = ended
+        self._interval, self._silence = interval, silence
+        # Another thread that waits for the store's answer would keep this one waiting.
+        self._mine, self._others = store.clone(), store.clone()
+        for each in (self._mine, self._others):
+            each.set_timeout(timedelta(seconds=silence))
+        self._keys = [f"beat/{number}" for number in range(size)]
+        self._words: dict[str, Any] = {}
+        self._guard = threading.Lock()
+        self._stop = threading.Event()
+        self._known: End | None = None
+        self._there = threading.Event()
+        self._beats: list[bytes] = [b""] * size
+        self._heard = [time.monotonic()] * size
+        self._thread = threading.Thread(target=self._run, daemon=True, name="ranks")
+
+    def start(self) -> None:
+        """Begin. Rank 0 must have begun before others do, which wait for it."""
+        if self._rank == 0:
+            self._mine.multi_set([_END, *self._keys], [""] * (self._size + 1))
+            self._mine.set(_READY, "1")
+        else:
+            self._mine.wait([_READY], timedelta(seconds=COMING))
+        self._thread.start()
+
+    def say(self, **words: Any) -> None:
+        """Let the others know something of this rank, as plain data."""
+        with self._guard:
+            self._words.update(words)
+
+    def words(self) -> list[dict[str, Any]]:
+        """What each rank has last said."""
+        return [json.loads(beat) if beat else {} for beat in self._beats]
+
+    def tell(self, end: End) -> End:
+        """This rank has come to its end. Returns the end that counts: that of whoever was first."""
+        self._stop.set()
+        try:
+            text = self._others.compare_set(_END, "", end.to_text())
+            self._others.set(self._keys[self._rank], json.dumps({**self._words, "left": True}))
+            return End.from_text(text)
+        except (RuntimeError, ValueError):  # the store is gone, and with it the rank that had it
+            return end
+
+    def cause(self, patience: float, silence: float, *, of_failure: bool = False) -> End | None:
+        """The end of another rank, waited for that long: told, or one that has not been heard of for `silence` seconds.
+
+        of_failure: as long as it can be one; None as soon as all others are known to be alive.
+        """
+        began = time.monotonic()
+        while True:
+            known = self._known
+            if known and not (of_failure and known.state != "failed"):
+                return known
+            now = time.monotonic()
+            lost = [r for r in range(self._size) if r != self._rank and now - self._heard[r] > silence]
+            if lost and self._beats[lost[0]]:
+                return self._told_of(lost[0], "ended without a word: it was killed, or its machine is gone")
+            alive = all(heard > began for r, heard in enumerate(self._heard) if r != self._rank)
+            if now - began >= patience or (of_failure and alive):
+                return None
+            self._there.wait(0.05)
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._stop.set()
+
+    def finish(self, patience: float = 10.0) -> None:
+        """The job has finished, as rank 0 tells and the others wait to be told. Rank 0 waits until they have heard it,
+        for the store may end with it. Nothing that happens from here on is a failure."""
+        if self._rank:
+            self._there.wait()
+            self.tell(End(self._rank, "finished"))
+            return
+        self.tell(End(0, "finished"))
+        until = time.monotonic() + patience
+        while time.monotonic() < until:
+            try:
+                beats = self._others.multi_get(self._keys)
+            except RuntimeError:
+                return
+            if all(b'"left"' in beat for beat in beats):
+                return
+            time.sleep(0.05)
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            with self._guard:
+                text = json.dumps({**self._words, "beat": number})
+            try:
+                self._mine.set(self._keys[self._rank], text)
+                end, *beats = self._mine.multi_get([_END, *self._keys])
+            except RuntimeError as error:
+                if not self._stop.is_set():
+                    log.debug("The ranks' store does not answer: %s", error)
+                    self._end(self._told_of(0, "does not answer: it was killed, or its machine is gone"))
+                return
+            self._listen(beats)
+            if end:
+                self._end(End.from_text(end))
+                return
+            if lost := self._lost():
+                self._end(self._agreed(lost))
+                return
+            self._stop.wait(self._interval)
+
+    def _listen(self, beats: list[bytes]) -> None:
+        now = time.monotonic()
+        for number, beat in enumerate(beats):
+            if beat != self._beats[number] or b'"left"' in beat:
+                self._beats[number], self._heard[number] = beat, now
+
+    def _lost(self) -> End | None:
+        now = time.monotonic()
+        for number, heard in enumerate(self._heard):
+            if number == self._rank:
+                continue
+            silence = now - heard
+            if self._beats[number] and silence > self._silence:
+                return self._told_of(
+                    number,
+                    f"has not been heard of for {silence:.0f} s: it was stopped, or its machine or network is gone",
+                )
+            if not self._beats[number] and silence > COMING:
+                return self._told_of(number, f"has not come within {COMING:.0f} s")
+        return None
+
+    def _told_of(self, rank: int, what: str) -> End:
+        return End(rank, "failed", what, "rank", True, 1)
+
+    def _agreed(self, end: End) -> End:
+        try:
+            return End.from_text(self._mine.compare_set(_END, "", end.to_text()))
+        except (RuntimeError, ValueError):
+            return end
+
+    def _end(self, end: End) -> None:
+        self._known = end
+        self._there.set()
+        if end.state != "finished":
+            self._ended(end)
