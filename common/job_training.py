@@ -161,7 +161,9 @@ def train(job: Job, model: Model, engine: Engine, predictor: Predictor) -> dict[
 
 
 def _rehearse(pace: ByTime, predictor: Predictor, valid: Loader) -> None:
-    batch = next(iter(valid.epoch(0)))
+    batch = next(valid.epoch(0), None)
+    if batch is None:  # all of the set's batches are other ranks'
+        return
 
     def predict() -> None:
         outputs = predictor.compute(batch.arrays["image"])

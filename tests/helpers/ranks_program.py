@@ -1,6 +1,6 @@
 """What each rank of a small training does; rank 0 starts the other one, and leaves what came of it in a file.
 
-    python -m tests.helpers.ranks_program out.npz
+python -m tests.helpers.ranks_program out.npz
 """
 
 from __future__ import annotations
