@@ -464,7 +464,7 @@ class JobConfig(Section):
     )
     engine: Annotated[str, one_of("auto", "mxnet", "torch")] = key(
         "auto",
-        "Who computes: mxnet; torch (PyTorch, where installed; on the CPU, or a process for each GPU); auto: MXNet where "
+        "Who computes: mxnet; torch (PyTorch, where installed; on the CPU, or a process a GPU); auto: MXNet where "
         "it holds code for the GPUs, else PyTorch where it is installed. Model, checkpoints and results are the same.",
         "由谁计算：mxnet；torch（PyTorch，需已安装；CPU，或每个 GPU 一个进程）；auto：MXNet 含有该 GPU 的代码时用 "
         "MXNet，否则在装有 PyTorch 时用 PyTorch。模型、检查点和结果相同。",

@@ -68,6 +68,7 @@ class Watch:
         self._there = threading.Event()
         self._beats: list[bytes] = [b""] * size
         self._heard = [time.monotonic()] * size
+        self._count = [0] * size  # signs of life
         self._thread = threading.Thread(target=self._run, daemon=True, name="ranks")
 
     def start(self) -> None:
@@ -103,7 +104,7 @@ class Watch:
 
         of_failure: as long as it can be one; None as soon as all others are known to be alive.
         """
-        began = time.monotonic()
+        began, before = time.monotonic(), list(self._count)
         while True:
             known = self._known
             if known and not (of_failure and known.state != "failed"):
@@ -112,7 +113,12 @@ class Watch:
             lost = [r for r in range(self._size) if r != self._rank and now - self._heard[r] > silence]
             if lost and self._beats[lost[0]]:
                 return self._told_of(lost[0], "ended without a word: it was killed, or its machine is gone")
-            alive = all(heard > began for r, heard in enumerate(self._heard) if r != self._rank)
+            # The next sign of life may be from before its end.
+            alive = all(
+                count >= first + 2
+                for r, (count, first) in enumerate(zip(self._count, before, strict=True))
+                if r != self._rank
+            )
             if now - began >= patience or (of_failure and alive):
                 return None
             self._there.wait(0.05)
@@ -167,6 +173,7 @@ class Watch:
         for number, beat in enumerate(beats):
             if beat != self._beats[number] or b'"left"' in beat:
                 self._beats[number], self._heard[number] = beat, now
+                self._count[number] += 1
 
     def _lost(self) -> End | None:
         now = time.monotonic()

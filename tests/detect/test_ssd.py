@@ -145,6 +145,16 @@ def losses_of(made: Any, content: Any) -> list[np.ndarray]:
     return [loss.asnumpy() for loss in block(*arrays)]
 
 
+def test_losses_are_means_over_the_objects_of_all_ranks() -> None:
+    made = task().build(["a", "b"], CPU, None)
+    content = batch()
+    alone = made.training_inputs(content).split[3]
+    content.total = lambda sums: (
+        sums * np.array([2, 1])
+    )  # another rank has as many images, and none shows anything
+    assert made.training_inputs(content).split[3] == pytest.approx(2 * alone)
+
+
 def test_an_unknown_place_is_out_of_the_loss_and_objects_stay_in() -> None:
     made = task(class_loss="focal").build(["a", "b"], CPU, None)
     content = batch()

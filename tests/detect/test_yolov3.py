@@ -391,3 +391,7 @@ def test_the_weight_of_an_image_multiplies_all_its_losses() -> None:
 
     for one, three in zip(losses(1.0), losses(3.0), strict=True):
         np.testing.assert_allclose(three, 3 * one, rtol=1e-5)
+    # Where other ranks have the rest of a batch, theirs count too.
+    shared = batch()
+    shared.total = lambda sums: sums + np.array([1000, 2000])
+    assert made.training_inputs(shared).split[place] == pytest.approx(7.3 / 2, rel=1e-2)

@@ -1,0 +1,161 @@
+"""Ranks hear of one another's end, and notice who is not heard of any more."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from common.errors import DataError, RankError
+from common.ranks.ends import End
+from common.ranks.watch import Watch
+from common.reporting.afterwards import write_down_for_another
+from common.reporting.status import Status
+from tests.helpers.jobs import status
+
+INTERVAL, SILENCE = 0.02, 0.4
+
+
+class Memory:
+    """A store as torch.distributed has them, in this process."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.guard = threading.Lock()
+        self.gone = False
+
+    def clone(self) -> Memory:
+        return self
+
+    def set_timeout(self, timeout: timedelta) -> None: ...
+
+    def set(self, key: str, value: str) -> None:
+        self.multi_set([key], [value])
+
+    def multi_set(self, keys: list[str], values: list[str]) -> None:
+        with self.guard:
+            self._answer()
+            self.values.update(zip(keys, values, strict=True))
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        with self.guard:
+            self._answer()
+            return [self.values[key].encode() for key in keys]
+
+    def compare_set(self, key: str, expected: str, desired: str) -> bytes:
+        with self.guard:
+            self._answer()
+            if self.values.get(key, "") == expected:
+                self.values[key] = desired
+            return self.values[key].encode()
+
+    def wait(self, keys: list[str], timeout: timedelta) -> None:
+        assert all(key in self.values for key in keys)
+
+    def _answer(self) -> None:
+        if self.gone:
+            raise RuntimeError("connection reset by peer")
+
+
+def watches(store: Memory, size: int, ended: Callable[[int, End], None]) -> list[Watch]:
+    made = []
+    for rank in range(size):
+
+        def heard(end: End, rank: int = rank) -> None:
+            ended(rank, end)
+
+        made.append(Watch(store, rank, size, ended=heard, interval=INTERVAL, silence=SILENCE))
+        made[-1].start()
+    return made
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to be")
+
+
+def test_whoever_fails_first_is_the_reason_that_all_hear() -> None:
+    heard: dict[int, End] = {}
+    ranks = watches(Memory(), 3, heard.__setitem__)
+    first = End.of(2, DataError("no images"), 3)
+    assert ranks[2].tell(first) == first
+    assert ranks[1].tell(End.of(1, "stopped by SIGTERM", 143)) == first
+    until(lambda: 0 in heard)
+    assert heard[0] == first == ranks[0].cause(1.0, 1.0)
+    assert (first.state, first.kind, first.retry, first.exit_status) == ("failed", "data", False, 3)
+
+
+def test_a_rank_that_is_not_heard_of_is_told_as_gone() -> None:
+    heard: dict[int, End] = {}
+    ranks = watches(Memory(), 3, heard.__setitem__)
+    time.sleep(5 * INTERVAL)
+    ranks[1].close()  # as a process that is killed: it says nothing more
+    until(lambda: {0, 2} <= heard.keys())
+    assert {heard[0].rank, heard[2].rank} == {1}
+    assert "has not been heard of" in heard[0].message
+    assert RankError(1, heard[0].message).retry
+
+
+def test_a_store_that_does_not_answer_is_the_end_of_rank_0() -> None:
+    heard: dict[int, End] = {}
+    store = Memory()
+    watches(store, 2, heard.__setitem__)
+    time.sleep(5 * INTERVAL)
+    store.gone = True
+    until(lambda: 1 in heard)
+    assert heard[1].rank == 0
+    assert "does not answer" in heard[1].message
+
+
+def test_one_that_is_asked_to_end_waits_only_until_it_knows_that_all_others_live() -> None:
+    heard: dict[int, End] = {}
+    ranks = watches(Memory(), 2, heard.__setitem__)
+    time.sleep(5 * INTERVAL)
+    began = time.monotonic()
+    assert ranks[0].cause(5.0, 2.0, of_failure=True) is None
+    assert time.monotonic() - began < 2.0
+    ranks[1].close()
+    assert (lost := ranks[0].cause(5.0, 0.2, of_failure=True)) is not None
+    assert lost.rank == 1
+    for each in ranks:
+        each.close()
+
+
+def test_a_job_that_has_finished_is_nobodys_failure() -> None:
+    heard: dict[int, End] = {}
+    ranks = watches(Memory(), 2, heard.__setitem__)
+    other = threading.Thread(target=ranks[1].finish)
+    other.start()
+    ranks[0].finish()
+    other.join(5)
+    assert not other.is_alive()
+    assert not heard
+
+
+def test_another_rank_writes_down_that_rank_0_is_gone_where_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.reporting.afterwards._ITS_OWN_WORDS", 0.0)
+    error = RankError(0, "does not answer")
+    write_down_for_another(tmp_path / "elsewhere", error)
+    assert not (tmp_path / "elsewhere").exists()  # on this machine there is no such log_dir
+    job = Status(tmp_path)
+    job.update(state="training", epoch=7)
+    write_down_for_another(tmp_path, error)
+    written = status(tmp_path)
+    assert (written["state"], written["epoch"]) == ("failed", 7)
+    assert written["error"] == {
+        "kind": "rank",
+        "message": "rank 0: does not answer",
+        "retry": True,
+        "rank": 0,
+    }
+    write_down_for_another(tmp_path, RankError(0, "something else"))
+    assert status(tmp_path)["error"]["message"] == "rank 0: does not answer"
