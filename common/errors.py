@@ -181,15 +181,20 @@ class KilledError(JobError):
 class RankError(JobError):
     """Another rank failed, and the job with it.
 
-    rank: its number; kind, retry, exit_status: as it has told them.
+    rank: its number, which begins the message; kind, retry, exit_status: as it has told them.
     """
 
     kind = "rank"
 
     def __init__(
-        self, rank: int, message: str, kind: str = "rank", retry: bool = True, exit_status: int = 1
+        self,
+        message: str,
+        rank: int | None = None,
+        kind: str = "rank",
+        retry: bool = True,
+        exit_status: int = 1,
     ) -> None:
-        super().__init__(f"rank {rank}: {message}")
+        super().__init__(message if rank is None else f"rank {rank}: {message}")
         self.rank = rank
         self.kind, self.retry = kind, retry
         self._exit_status = exit_status

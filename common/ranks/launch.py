@@ -47,7 +47,7 @@ class Started:
             for rank, process in self._processes.items():
                 if (status := process.poll()) is not None:
                     raise RankError(
-                        rank, f"ended with exit status {status} before it began; its reason stands above"
+                        f"ended with exit status {status} before it began; its reason stands above", rank
                     )
             time.sleep(0.1)
 

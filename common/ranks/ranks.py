@@ -106,7 +106,7 @@ class Ranks:
             if isinstance(error, JobError) or is_out_of_memory(error) or self.size == 1:
                 raise
             text = one_line(" ".join(str(error).split()))[:200]
-            raise CommunicationError(self.rank, f"ranks cannot reach one another: {text}") from error
+            raise CommunicationError(f"ranks cannot reach one another: {text}", self.rank) from error
 
     # Talking
 

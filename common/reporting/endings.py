@@ -227,7 +227,7 @@ def _end_of(end: End) -> JobError | str:
     """What another rank has told, in this one's words."""
     if end.state == "stopped":
         return f"rank {end.rank}: {end.message}"
-    return RankError(end.rank, end.message, end.kind, end.retry, end.exit_status)
+    return RankError(end.message, end.rank, end.kind, end.retry, end.exit_status)
 
 
 def _explain_kind(end: JobError | str) -> None:

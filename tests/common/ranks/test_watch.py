@@ -100,7 +100,7 @@ def test_a_rank_that_is_not_heard_of_is_told_as_gone() -> None:
     until(lambda: {0, 2} <= heard.keys())
     assert {heard[0].rank, heard[2].rank} == {1}
     assert "has not been heard of" in heard[0].message
-    assert RankError(1, heard[0].message).retry
+    assert RankError(heard[0].message, 1).retry
 
 
 def test_a_store_that_does_not_answer_is_the_end_of_rank_0() -> None:
@@ -143,7 +143,7 @@ def test_another_rank_writes_down_that_rank_0_is_gone_where_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("common.reporting.afterwards._ITS_OWN_WORDS", 0.0)
-    error = RankError(0, "does not answer")
+    error = RankError("does not answer", 0)
     write_down_for_another(tmp_path / "elsewhere", error)
     assert not (tmp_path / "elsewhere").exists()  # on this machine there is no such log_dir
     job = Status(tmp_path)
@@ -157,5 +157,5 @@ def test_another_rank_writes_down_that_rank_0_is_gone_where_it_can(
         "retry": True,
         "rank": 0,
     }
-    write_down_for_another(tmp_path, RankError(0, "something else"))
+    write_down_for_another(tmp_path, RankError("something else", 0))
     assert status(tmp_path)["error"]["message"] == "rank 0: does not answer"

@@ -52,6 +52,7 @@ def test_every_field_is_there_from_the_start(tmp_path: Path) -> None:
         **{name: {} for name in ("losses", "images_left_out", "trainMetrics", "evalMetrics")},
         "warnings": [],
         "advice": [],
+        "ranks": [],
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "version": __version__,
