@@ -148,11 +148,10 @@ def losses_of(made: Any, content: Any) -> list[np.ndarray]:
 def test_losses_are_means_over_the_objects_of_all_ranks() -> None:
     made = task().build(["a", "b"], CPU, None)
     content = batch()
-    alone = made.training_inputs(content).split[3]
-    content.total = lambda sums: (
-        sums * np.array([2, 1])
-    )  # another rank has as many images, and none shows anything
-    assert made.training_inputs(content).split[3] == pytest.approx(2 * alone)
+    alone = inputs_of(made, content).split[3]
+    # Another rank has as many images, and none shows anything.
+    content.total = lambda sums: sums * np.array([2, 1])
+    assert inputs_of(made, content).split[3] == pytest.approx(2 * alone)
 
 
 def test_an_unknown_place_is_out_of_the_loss_and_objects_stay_in() -> None:

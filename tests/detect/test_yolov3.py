@@ -394,4 +394,4 @@ def test_the_weight_of_an_image_multiplies_all_its_losses() -> None:
     # Where other ranks have the rest of a batch, theirs count too.
     shared = batch()
     shared.total = lambda sums: sums + np.array([1000, 2000])
-    assert made.training_inputs(shared).split[place] == pytest.approx(7.3 / 2, rel=1e-2)
+    assert inputs_of(made, shared).split[place] == pytest.approx(7.3 / 2, rel=1e-2)
