@@ -93,8 +93,8 @@ def _follow(config: JobConfig, options: Options, task_name: str, ranks: Ranks) -
                 from common.job_work import work
 
                 work(config, options, task_name, pool, progress, status, ranks)
-                finish(status)
                 ranks.finish()
+                finish(status)
     except SystemExit as end:
         return ranks.leave(int(end.code or 0))
     return 0

@@ -31,6 +31,7 @@ from common.processes.pool import WorkerPool
 from common.ranks.ranks import ALONE, Ranks
 from common.ranks.shares import least_batch
 from common.recipe import Recipe
+from common.reporting import supervisor
 from common.reporting.warnings import warn
 from common.same_sets import same_everywhere
 from common.steps import Steps
@@ -163,6 +164,7 @@ def _bring_together(config: JobConfig, engine: str, ranks: Ranks) -> None:
         if engine == "mxnet" or len(config.gpus) < 2:
             return
         ranks.start(len(config.gpus))
+        supervisor.tell(rank=0)
     batch = config.train.batch_size
     if config.train.auto_batch:
         raise ConfigurationError(

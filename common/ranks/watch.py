@@ -65,7 +65,6 @@ class Watch:
         self._guard = threading.Lock()
         self._stop = threading.Event()
         self._known: End | None = None
-        self._there = threading.Event()
         self._beats: list[bytes] = [b""] * size
         self._heard = [time.monotonic()] * size
         self._count = [0] * size  # signs of life
@@ -121,7 +120,7 @@ class Watch:
             )
             if now - began >= patience or (of_failure and alive):
                 return None
-            self._there.wait(0.05)
+            time.sleep(0.05)
 
     def close(self) -> None:
         """Watch no more."""
@@ -131,7 +130,8 @@ class Watch:
         """The job has finished, as rank 0 tells and the others wait to be told. Rank 0 waits until they have heard it,
         for the store may end with it. Nothing that happens from here on is a failure."""
         if self._rank:
-            self._there.wait()
+            while self._known is None or self._known.state != "finished":
+                time.sleep(0.05)
             self.tell(End(self._rank, "finished"))
             return
         self.tell(End(0, "finished"))
@@ -201,6 +201,5 @@ class Watch:
 
     def _end(self, end: End) -> None:
         self._known = end
-        self._there.set()
         if end.state != "finished":
             self._ended(end)
