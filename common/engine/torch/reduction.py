@@ -217,9 +217,11 @@ class _BatchNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         axes = [axis for axis in range(x.dim()) if axis != 1]
         full = x if x.dtype == torch.float64 else x.float()
+        # As BatchNorm of one rank: on the CPU float32 is not enough to add up a map.
+        wide = full if x.is_cuda else x.double()
         count = x.numel() // x.shape[1]
-        mean = full.mean(axes)
-        square = (full - _along(mean, x)).square().sum(axes)
+        mean = wide.mean(axes)
+        square = (wide - _along(mean, x)).square().sum(axes)
         own = torch.cat([mean, square, mean.new_tensor([float(count)])])
         parts = [torch.empty_like(own) for _ in range(ranks.size)]
         with ranks.talking():
@@ -232,7 +234,8 @@ class _BatchNorm(torch.autograd.Function):
         means, squares = every[:, :channels], every[:, channels : 2 * channels]
         mean = (counts * means).sum(0) / total
         variance = (squares + counts * (means - mean).square()).sum(0) / total
-        inverse = (variance + epsilon).rsqrt()
+        inverse = (variance + epsilon).rsqrt().to(full.dtype)
+        mean, total = mean.to(full.dtype), total.to(full.dtype)
         ctx.save_for_backward(x, gamma, mean, inverse, total)
         ctx.mark_non_differentiable(mean, inverse)
         normal = (full - _along(mean, x)) * _along(inverse, x)
