@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed here; make test-torch has it")
 
+from common.engine.graph import whole_batch
 from common.engine.symbol import UnsupportedError, read_symbol
 from common.engine.torch.graph import TorchGraph
 from common.engine.torch.operators import OPERATORS, Pass
@@ -87,6 +88,7 @@ MORE: dict[str, Callable[[Rng], Case]] = {
     ),
     "_mod_scalar": one(lambda x, rng: x % float(rng.uniform(0.5, 2)), places),
     "Dropout": one(lambda x, rng: mx.sym.Dropout(x, p=0.5), places),
+    "_contrib_gradientmultiplier": one(lambda x, rng: whole_batch(mx.sym, x), places),
     "amp_cast": one(lambda x, rng: mx.sym.amp_cast(x, dtype="float32"), places),
     **{
         name: one(
@@ -241,6 +243,10 @@ def test_every_operator_is_tried() -> None:
         (
             lambda: mx.sym.Pooling(data, kernel=(2, 2), pool_type="lp", p_value=2, name="p"),
             r"p \(Pooling\): pool_type=lp",
+        ),
+        (
+            lambda: mx.sym.contrib.gradientmultiplier(data, scalar=2.0, name="g"),
+            r"g \(_contrib_gradientmultiplier\): scalar=2",
         ),
     ],
 )
