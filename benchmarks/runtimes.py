@@ -64,6 +64,34 @@ def spread_yolov3(network: Any, size: int) -> None:
         layer.bias.set_data(layer.bias.data() * 0.3)
 
 
+def spread_center_net(network: Any, size: int) -> None:
+    """The same of a random CenterNet."""
+    import mxnet as mx
+
+    noise = mx.nd.random.uniform(-2, 2.4, (1, 3, size, size))
+    for branch, values, mean in zip(network.heads, network.raw_maps(mx.nd, noise), (-2, 4, 0.5), strict=True):
+        factor = mean / 4 / float(values.asnumpy().std())
+        branch[-1].weight.set_data(branch[-1].weight.data() * factor)
+        branch[-1].bias.set_data(branch[-1].bias.data() * 0 + mean - factor * float(values.mean().asscalar()))
+
+
+def spread_ssd(network: Any, size: int) -> None:
+    """The same of a random SSD."""
+    import mxnet as mx
+
+    from detect.ssd.network import last_layers
+
+    noise = mx.nd.random.uniform(-2, 2.4, (1, 3, size, size))
+    logits, offsets = network.predictions(mx.nd, noise)
+    for heads_of, values, deviation in (
+        (network.class_heads, logits, 1.5),
+        (network.box_heads, offsets, 0.5),
+    ):
+        factor = deviation / float(values.asnumpy().std())
+        for layer in last_layers(heads_of):
+            layer.weight.set_data(layer.weight.data() * factor)
+
+
 def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
     """Name, what is written of it, and width and height, of every network with random parameters; quick: of one of
     each kind."""
@@ -80,7 +108,6 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
     from detect.ssd.anchors import levels
     from detect.ssd.network import build_network as ssd
     from detect.ssd.network import initialise as begin_ssd
-    from detect.ssd.network import last_layers
     from detect.yolov3.network import BASE_NETWORKS as YOLO_NETWORKS
     from detect.yolov3.network import build_network as yolov3
     from detect.yolov3.network import initialise as begin_yolov3
@@ -113,15 +140,7 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
             continue
         network, _ = center_net(name, ["a", "b"])
         begin_center_net(network, [mx.cpu()])
-        noise = mx.nd.random.uniform(-2, 2.4, (1, 3, 224, 224))
-        for branch, values, mean in zip(
-            network.heads, network.raw_maps(mx.nd, noise), (-2, 4, 0.5), strict=True
-        ):
-            factor = mean / 4 / float(values.asnumpy().std())
-            branch[-1].weight.set_data(branch[-1].weight.data() * factor)
-            branch[-1].bias.set_data(
-                branch[-1].bias.data() * 0 + mean - factor * float(values.mean().asscalar())
-            )
+        spread_center_net(network, 224)
         for head, suffix in ((heads.center_net_raw, "-raw"), (heads.detections, "")):
             yield f"center_net_{name}{suffix}", head(source(network, 224, 2)), (224, 224)
     for name in _SSD_NETWORKS:
@@ -130,15 +149,7 @@ def models(quick: bool) -> Iterator[tuple[str, Any, tuple[int, int]]]:
         size = 320 if name.endswith("_fpn") else 300
         network, _ = ssd(name, ["a", "b"], levels(name, size, ""), (size, size))
         begin_ssd(network, [mx.cpu()], 0.01)
-        noise = mx.nd.random.uniform(-2, 2.4, (1, 3, size, size))
-        logits, offsets = network.predictions(mx.nd, noise)
-        for heads_of, values, deviation in (
-            (network.class_heads, logits, 1.5),
-            (network.box_heads, offsets, 0.5),
-        ):
-            factor = deviation / float(values.asnumpy().std())
-            for layer in last_layers(heads_of):
-                layer.weight.set_data(layer.weight.data() * factor)
+        spread_ssd(network, size)
         for head, suffix in ((heads.ssd_raw, "-raw"), (heads.detections, "")):
             yield f"ssd_{name}{suffix}", head(source(network, size, 2)), (size, size)
 

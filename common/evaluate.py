@@ -9,34 +9,27 @@ if __name__ == "__main__":
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from common.commands import add_computing, carry_out, named_path, parse_gpus, workers
-from common.data.figures import listed
-from common.data.formats.base import Label, Place
-from common.data.formats.classes import settle
-from common.data.formats.recognise import READERS, choose
-from common.data.labels import with_class_ids
-from common.data.listing import Listing
+from common.data.formats.recognise import READERS
 from common.data.problems import FolderReport
-from common.data.samples import Labels, Sample, read_folder
-from common.errors import ConfigurationError, DataError
+from common.data.samples import Sample
+from common.errors import ConfigurationError
 from common.evaluation.markup import Words
 from common.evaluation.report import Training, report
 from common.files import new_folder, replacing, spelled_out, write_json
 from common.images.decoding import printable
 from common.inputs import free_folder
+from common.labelled_set import read_labelled_set
 from common.predictor import Predictor
 from common.processes.pool import WorkerPool
 from common.reporting.log import bar
-from common.trained import MODEL_CARD, Card, Reading, open_compute, open_predictor, read_card
+from common.trained import MODEL_CARD, Card, open_compute, open_predictor, read_card
 
 log = logging.getLogger("visualtl")
 
@@ -100,8 +93,9 @@ def evaluate(options: argparse.Namespace) -> None:
         )
     with ExitStack() as stack:
         pool = stack.enter_context(WorkerPool(count))
-        samples, folder_report = _read(spelled_out(options.data), options, card, reading, pool)
-        gallery, _ = _read(options.gallery, options, card, reading, pool) if options.gallery else ([], None)
+        how = (card, reading, pool, options.format, options.annotations)
+        samples, folder_report = read_labelled_set(spelled_out(options.data), *how)
+        gallery, _ = read_labelled_set(options.gallery, *how) if options.gallery else ([], None)
         compute = open_compute(card, options.engine, parse_gpus(options.gpus))
         predictor = open_predictor(card, compute, reading)
         pairs = _predicted(predictor, samples, pool, options.batch, folder_report)
@@ -121,68 +115,6 @@ def evaluate(options: argparse.Namespace) -> None:
         f"{key}={value:.4f}" for key, value in figures.items() if isinstance(value, float)
     )
     print(f"{told_figures}\n{options.out / EVALUATION}\n{options.out / REPORT}")
-
-
-def _read(
-    data: Path, options: argparse.Namespace, card: Card, reading: Reading, pool: WorkerPool
-) -> tuple[list[Sample], FolderReport]:
-    """The samples of a folder with annotations in any format, their classes by the model's ids."""
-    listing = Listing(str(data))
-    annotate, names = reading.annotations(listing)
-    place = _place(data, options.annotations, card.kind.does)
-    kind, reason = choose(place, listing, options.format)
-    log.info("%s: the labels are %s: %s", printable(str(data)), kind, reason)
-    if kind == "txt":
-        return read_folder(data, annotate, pool, lambda share: None, listing=listing, names=names)
-    annotated, labels = READERS[kind].read(place, listing), Labels()
-    samples, folder_report = read_folder(
-        data, annotate, pool, lambda share: None, listing=listing, annotated=annotated, labels=labels
-    )
-    numbers = list(labels.numbers)
-    if card.kind.does == "reid":  # identities are the set's own
-        return [
-            replace(sample, label=str(numbers[int(sample.annotation[0])])) for sample in samples
-        ], folder_report
-    if card.kind.does == "landmark":
-        return samples, folder_report
-    return _by_class(samples, annotated.names, numbers, card.classes), folder_report
-
-
-def _place(data: Path, annotations: Path | None, does: str) -> Place:
-    """Where a set and its annotations are: exports keep these beside the folder of the images, or above it."""
-    if annotations is not None:
-        annotations = annotations.absolute()
-        root = os.path.commonpath([data.absolute(), annotations.parent])
-    else:
-        root = str(data.absolute().parents[min(1, len(data.absolute().parents) - 1)])
-    return Place(root, str(data.absolute()), None if annotations is None else str(annotations), "", does)
-
-
-def _by_class(
-    samples: Sequence[Sample], names: Sequence[str], numbers: Sequence[Label], classes: Sequence[str]
-) -> list[Sample]:
-    """Samples with ids of the model's classes in the place of numbers of labels. names: those of the format.
-
-    Objects of classes that the model does not have count as absent. Raises DataError for a sample that is of such a
-    class.
-    """
-    _, ids = settle([names], numbers, classes)
-    settled, absent = with_class_ids(samples, numbers, ids, dict(enumerate(classes)))
-    told = listed([f"{label} ({count})" for label, count in absent.items()])
-    if len(settled) < len(samples):
-        left = {sample.image for sample in settled}
-        first = next(sample.image for sample in samples if sample.image not in left)
-        raise DataError(
-            f"{printable(first)}: its class is none of the model's, which has {listed(classes)}; images of such "
-            f"classes: {told}"
-        )
-    if absent:
-        log.warning(
-            "%d objects are of classes that the model does not have, and count as absent: %s",
-            absent.total(),
-            told,
-        )
-    return settled
 
 
 def _predicted(

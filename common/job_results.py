@@ -25,7 +25,7 @@ from common.task import Model
 log = logging.getLogger("visualtl")
 
 # Images of a batch when ONNX files are held against MXNet: both then take little memory.
-_PROOF_BATCH = 8
+_PROOF_BATCH = 4
 
 
 def predict_and_write(

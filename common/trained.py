@@ -258,10 +258,16 @@ def _card_of_file(path: Path) -> Card:
     card = Card(path.parent, content, _kind(content, printable(str(path))), path)
     try:
         usable = min(card.shape) > 0 and card.resize and all(isinstance(name, str) for name in card.classes)
-    except (TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, ArithmeticError):
         usable = False
     if not usable:
         raise ModelError(f"{printable(str(path))}: its metadata is not that of a model of this project")
+    outputs = inference.outputs
+    by_class = outputs.get("probabilities", [] if "ids" in outputs else outputs.get("scores", []))
+    if by_class and by_class[-1] != len(card.classes):
+        raise ModelError(
+            f"{printable(str(path))}: its {by_class[-1]} classes have {len(card.classes)} names in its metadata"
+        )
     return card
 
 

@@ -36,7 +36,7 @@ ROOMS = (
     ("trial", "same_sets"),
     ("prepare",),
     ("commands",),
-    ("check", "models", "convert", "inputs"),
+    ("check", "models", "convert", "inputs", "labelled_set"),
     ("outputs",),
     ("export", "advice"),
     ("predict", "evaluate", "job_report", "suggest"),

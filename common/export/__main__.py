@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from common.commands import carry_out, named_path
-from common.data.listing import Listing
-from common.data.samples import Sample, read_folder
+from common.data.samples import Sample
 from common.engine.devices import processors
 from common.errors import ConfigurationError, DataError, ModelError
 from common.export.onnx.proof import missing
 from common.export.outputs import RESULT
-from common.files import replacing, write_json
+from common.files import replacing, spelled_out, write_json
 from common.images.decoding import ImageError, printable, probe
-from common.predictor import Predictor
+from common.labelled_set import read_labelled_set
+from common.predictor import Predictor, whole
 from common.processes.pool import WorkerPool
 from common.trained import MODEL_CARD, Card, open_compute, open_predictor, read_card
 
@@ -38,6 +38,8 @@ _LOSS = 0.02
 _METRICS = {"-RMSE": "-NME"}
 _BATCH = 8
 _CALIBRATION = 128  # images
+# Name of the metadata that says of a file made here what was made of it.
+_FORM = "form"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,7 +124,7 @@ def _write_onnx(card: Card, deform: bool) -> None:
     for name in (PLAIN, MIRRORED):
         if file := graphs(card)[name]:
             compute = symbol_inference(card.folder / file, card.file("params"), contexts([]))
-            predictors[name] = open_predictor(card, compute, reading)
+            predictors[name] = replace(open_predictor(card, compute, reading), region=whole)
     samples = chosen(_samples(card))
     with WorkerPool(processors()) as pool, predictors[PLAIN].loader(samples, pool, _BATCH) as loader:
         images = Images.of(loader, card.shape)
@@ -148,7 +150,7 @@ def _samples(card: Card) -> list[Sample]:
                 width, height = probe(path)[:2]
             except ImageError:
                 continue
-            samples[path] = Sample(path, width, height, np.array([0, 0, 0, width, height], np.float32))
+            samples[path] = Sample(path, width, height, np.array([-1], np.float32))
     if not samples:
         raise DataError(
             f"{printable(str(card.folder))}: no image of its result files is there, on which files could be proven"
@@ -161,7 +163,7 @@ def _files(card: Card) -> list[Path]:
     if card.onnx is not None:
         return [card.onnx]
     first = card.onnx_file()
-    others = [card.folder / f"{card.name}{suffix}.onnx" for suffix in ("-plain", "-raw")]
+    others = [card.folder / f"{card.name}{suffix}.onnx" for suffix in ("-raw", "-plain", "-plain-raw")]
     return [first, *(path for path in others if path.is_file())]
 
 
@@ -171,12 +173,10 @@ def _write_variant(card: Card, path: Path, options: argparse.Namespace) -> None:
     from common.export.onnx.variants import said_of, with_bytes, with_half_weights, with_whole_numbers
 
     model = onnx.load(str(path))
-    if (
-        len(model.graph.input[0].type.tensor_type.shape.dim) != 4
-        or model.graph.input[0].type.tensor_type.elem_type != 1
-    ):
+    form = next((entry.value for entry in model.metadata_props if entry.key == _FORM), None)
+    if form:
         raise ModelError(
-            f"{printable(str(path))}: made by common.export already; give it the file that a job wrote"
+            f"{printable(str(path))} is of another form already, {form}; give it the file that a job wrote"
         )
     said: list[tuple[str, Any]] = []
     suffix = ""
@@ -188,7 +188,7 @@ def _write_variant(card: Card, path: Path, options: argparse.Namespace) -> None:
         model, suffix = with_half_weights(model), f"{suffix}-half"
     if options.uint8:
         model, suffix = with_bytes(model, options.uint8), f"{suffix}-uint8"
-    content = said_of(model, said).SerializeToString()
+    content = said_of(model, [*said, (_FORM, suffix.removeprefix("-"))]).SerializeToString()
     written = path.with_name(f"{path.stem}{suffix}.onnx")
     _must_load(content)
     with replacing(written) as file:
@@ -228,9 +228,7 @@ def _quantised(
     predictor = open_predictor(card, open_compute(card, "onnx", []), reading)
     with ExitStack() as stack:
         pool = stack.enter_context(WorkerPool(processors()))
-        listing = Listing(str(folder))
-        annotate, names = reading.annotations(listing)
-        samples, _ = read_folder(folder, annotate, pool, lambda share: None, listing=listing, names=names)
+        samples, _ = read_labelled_set(spelled_out(folder), card, reading, pool)
         table = normalisation_table(card.content["input"]["mean"], card.content["input"]["std"])
         step = max(len(samples) // _CALIBRATION, 1)
         with predictor.loader(samples[::step], pool, 1) as loader:

@@ -43,7 +43,7 @@ def remove_outputs(log_dir: Path, name: str, graphs: list[str], *, keep_state: b
     names = {RESULT.format("valid"), RESULT.format("test"), symbol_file(name), params_file(name)}
     names |= {EVALUATION.format("valid"), EVALUATION.format("test"), REPORT}
     names |= {graph_file(name, graph) for graph in graphs} | _listed(log_dir / MODEL_CARD) | {MODEL_CARD}
-    names |= {f"{name}{suffix}.onnx" for suffix in ("", "-plain", "-raw")}
+    names |= {f"{name}{suffix}.onnx" for suffix in ("", "-raw", "-plain", "-plain-raw")}
     if not keep_state:
         names.add("training_state.pkl")
     for file in names:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.engine.onnx_inference import OnnxInference
+from common.engine.onnx_inference import OnnxInference, readable
 from common.engine.parameter_file import read_parameter_file
 from common.engine.symbol import read_symbol
+from common.errors import DataError
 from common.export.onnx import heads
-from common.export.onnx.heads import Source, Written
+from common.export.onnx.heads import Source, Suppression, Written
+from common.export.onnx.merged import merged
 from common.export.onnx.proof import compare
 from common.export.outputs import MODEL_CARD
 from common.files import replacing, write_json
@@ -27,6 +30,8 @@ Head = Callable[..., Written]
 
 # Of the suppression that a graph has inside: near it, a detection may fall either way.
 _OVERLAP = 0.45
+# Images that a file is tried on alone, before all files of a model are on all images together.
+_ALONE = 1
 
 # Of a model's graphs: the one of its symbol, and the one that looks at the mirrored image too.
 PLAIN, MIRRORED = "symbol", "flip_test"
@@ -58,13 +63,12 @@ _RAW: dict[str, Head] = {
 
 def kinds(card: Card) -> list[Kind]:
     """The ONNX files of a model. Raises KeyError for a task that is not known."""
-    head = _HEADS[card.task]
-    mirrored = graphs(card)[MIRRORED]
-    files = [Kind("", head, MIRRORED if mirrored else PLAIN)]
-    if mirrored:
-        files.append(Kind("-plain", head))
-    if card.task in _RAW:
-        files.append(Kind("-raw", _RAW[card.task]))
+    head, raw = _HEADS[card.task], _RAW.get(card.task)
+    files = [Kind("", head, MIRRORED if graphs(card)[MIRRORED] else PLAIN)]
+    if raw:
+        files.append(Kind("-raw", raw, files[0].graph))
+    if files[0].graph == MIRRORED:
+        files += [replace(each, suffix=f"-plain{each.suffix}", graph=PLAIN) for each in files]
     return files
 
 
@@ -119,6 +123,11 @@ class Images:
             batches.append((batch.arrays["image"][rows], batch.arrays["matrix"][rows]))
         return cls(names, [batch for batch in batches if len(batch[0])], shape)
 
+    def first(self, count: int) -> Images:
+        """So many of them at most, of one batch."""
+        pixels, matrices = self.batches[0]
+        return Images(self.names[:count], [(pixels[:count], matrices[:count])], self.shape)
+
     def predicted(self, predictor: Predictor) -> list[np.ndarray]:
         """A prediction for each of them."""
         return [
@@ -143,55 +152,127 @@ def export_onnx(
     """
     card = read_card(folder)
     parameters = read_parameter_file(card.file("params"))
-    wanted: dict[str, Sequence[np.ndarray]] = dict(known or {})
-    paths: list[Path] = []
-    entries: dict[str, dict[str, Any]] = {}
+    files = [_File(folder / f"{card.name}{kind.suffix}.onnx", kind) for kind in kinds(card)]
+    for file in files:
+        with _leaving_out(file):
+            file.write(card, parameters, opset)
+    del parameters
+    _prove([file for file in files if not file.reason], card, predictors, images, dict(known or {}))
     left_out: dict[str, list[str]] = {}  # names of files by reason
-    for kind in kinds(card):
-        path = folder / f"{card.name}{kind.suffix}.onnx"
-        try:
-            written = kind.head(source(card, kind.graph, parameters), *([opset] if opset else []))
-            content = written.model(
-                metadata(card, written), str(card.content.get("version", ""))
-            ).SerializeToString()
-            if kind.graph not in wanted:
-                wanted[kind.graph] = images.predicted(predictors[kind.graph])
-            predictions = images.predicted(replace(predictors[kind.graph], compute=OnnxInference(content)))
-            comparison = compare(
-                card.task,
-                images.names,
-                wanted[kind.graph],
-                predictions,
-                card.content.get("score_thresh"),
-                written.suppression.overlap if written.suppression else _OVERLAP,
-            )
-            if comparison.differs:
-                raise _Differs(f"predictions are not MXNet's: {comparison.differs}")
-            with replacing(path) as file:
-                file.write(content)
-            paths.append(path)
-            entries[path.name] = {
-                "opset": written.graph.opset,
-                "images": len(predictions),
-                "largest_difference": comparison.largest,
-            }
-        except Exception as error:  # whatever it is, the model that was trained is there without it
-            reason = " ".join(str(error).split()) or type(error).__name__
-            path.unlink(missing_ok=True)
-            entries[path.name] = {"left_out": reason}
-            left_out.setdefault(reason, []).append(path.name)
+    for file in files:
+        if not file.reason:
+            with _leaving_out(file), replacing(file.path) as target:
+                target.write(file.content)
+        if file.reason:
+            file.path.unlink(missing_ok=True)  # of an earlier export
+            left_out.setdefault(file.reason, []).append(file.path.name)
+    paths = [file.path for file in files if not file.reason]
     names = [*card.content.get("files", []), *(path.name for path in paths)]
     content = {
         **card.content,
         "files": list(dict.fromkeys(names)),
-        "onnx": {"files": entries},
+        "onnx": {"files": {file.path.name: file.entry for file in files}},
     }
     write_json(folder / MODEL_CARD, content)
     return paths, [
-        f"{', '.join(files)} {'is' if len(files) == 1 else 'are'} left out: {reason}"
-        for reason, files in left_out.items()
+        f"{', '.join(each)} {'is' if len(each) == 1 else 'are'} left out: {reason}"
+        for reason, each in left_out.items()
     ]
 
 
-class _Differs(Exception):
+@dataclass
+class _File:
+    """A file on its way. entry: what `model.json` says of it; reason: why it is left out."""
+
+    path: Path
+    kind: Kind
+    content: bytes = b""
+    suppression: Suppression | None = None
+    entry: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+    def write(self, card: Card, parameters: Mapping[str, np.ndarray], opset: int | None) -> None:
+        """Make the content."""
+        written = self.kind.head(source(card, self.kind.graph, parameters), *([opset] if opset else []))
+        model = written.model(metadata(card, written), str(card.content.get("version", "")))
+        self.content = model.SerializeToString()
+        self.entry["opset"] = written.graph.opset
+        self.suppression = written.suppression
+
+    def hold_against(
+        self, card: Card, images: Images, wanted: Sequence[np.ndarray], exported: Sequence[np.ndarray]
+    ) -> None:
+        """Raises _DiffersError where predictions are not MXNet's."""
+        thresh = card.content.get("score_thresh")
+        overlap = _OVERLAP if self.suppression is None else self.suppression.overlap
+        comparison = compare(card.task, images.names, wanted, exported, thresh, overlap)
+        if comparison.differs:
+            raise _DiffersError(f"predictions are not MXNet's: {comparison.differs}")
+        self.entry.update(images=len(exported), largest_difference=comparison.largest)
+
+
+class _DiffersError(Exception):
     """A file whose predictions are others."""
+
+
+@contextmanager
+def _leaving_out(*files: _File) -> Iterator[None]:
+    """Whatever goes wrong is the reason why files are left out: the model that was trained is there without them."""
+    try:
+        yield
+    except Exception as error:
+        for file in files:
+            file.reason = " ".join(str(error).split()) or type(error).__name__
+            file.content, file.entry = b"", {"left_out": file.reason}
+
+
+def _prove(
+    files: Sequence[_File],
+    card: Card,
+    predictors: Mapping[str, Predictor],
+    images: Images,
+    wanted: dict[str, Sequence[np.ndarray]],
+) -> None:
+    """Hold files against MXNet: each alone on a few images, and all together on all of them.
+
+    Computing is what takes the time, and files of a model compute much the same: `merged` does it once.
+    """
+    for file in files:
+        with _leaving_out(file):
+            if not images.names:
+                raise DataError("no image can be read on which it could be proven")
+            graph = file.kind.graph
+            if graph not in wanted:
+                wanted[graph] = images.predicted(predictors[graph])
+            if len(files) > 1:
+                few = images.first(_ALONE)
+                alone = replace(predictors[graph], compute=OnnxInference(file.content, optimised=False))
+                file.hold_against(card, few, wanted[graph][: len(few.names)], few.predicted(alone))
+    files = [file for file in files if not file.reason]
+    with _leaving_out(*files):
+        together = _predicted(files, predictors, images)
+        for file, predictions in zip(files, together, strict=True):
+            with _leaving_out(file):
+                file.hold_against(card, images, wanted[file.kind.graph], predictions)
+
+
+def _predicted(
+    files: Sequence[_File], predictors: Mapping[str, Predictor], images: Images
+) -> list[list[np.ndarray]]:
+    """Predictions of each of some files, which compute together."""
+    if len(files) < 2:
+        return [
+            images.predicted(replace(predictors[file.kind.graph], compute=OnnxInference(file.content)))
+            for file in files
+        ]
+    content, outputs = merged([file.content for file in files])
+    inference = OnnxInference(content)
+    predictions: list[list[np.ndarray]] = [[] for _ in files]
+    for pixels, matrices in images.batches:
+        values = inference.run(pixels)
+        for file, names, rows in zip(files, outputs, predictions, strict=True):
+            own = {name: values[merged_name] for name, merged_name in names.items()}
+            nms = asdict(file.suppression) if file.suppression else None
+            decoder = predictors[file.kind.graph].decoder
+            rows += decoder.predictions(readable(own, nms), matrices, images.shape)
+    return predictions

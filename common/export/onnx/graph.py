@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from common.engine.symbol import UnsupportedError
@@ -30,7 +30,6 @@ _SINCE_11 = ("Equal", "GatherND", "Range", "ScatterND", "TopK")
 _SPREAD = 1 << 17
 # Numbers of a parameter that is large.
 _LARGE = 4096
-_END = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,12 @@ class Graph:
         return self.add("Slice", [x, *bounds], shape, name=name)
 
     def reverse(self, x: Tensor, axis: int, name: str = "") -> Tensor:
-        """x with an axis turned round."""
-        bounds = [self.constant([bound], np.int64) for bound in (-1, -_END, axis, -1)]
-        return self.add("Slice", [x, *bounds], x.shape, name=name)
+        """x with an axis turned round, which is not the batch's. (OpenCV 4 has no Slice that goes backwards.)"""
+        length = x.shape[axis]
+        if grows(length):
+            raise UnsupportedError(f"{name or x.name}: the batch is turned round")
+        places = self.constant(np.arange(length)[::-1], np.int64)
+        return self.add("Gather", [x, places], x.shape, axis=axis, name=name)
 
     def pad(
         self,
@@ -257,24 +259,25 @@ class Graph:
         opset = helper.make_opsetid("", self.opset)
 
         def made(
-            inputs: list[onnx.ValueInfoProto], initializers: Mapping[str, np.ndarray]
+            inputs: Iterable[onnx.ValueInfoProto], initializers: Mapping[str, np.ndarray]
         ) -> onnx.ModelProto:
-            return helper.make_model(
-                helper.make_graph(
-                    nodes,
-                    "model",
-                    inputs,
-                    [_info(name, tensor) for name, tensor in outputs.items()],
-                    [
-                        numpy_helper.from_array(np.ascontiguousarray(value), name)
-                        for name, value in initializers.items()
-                    ],
-                ),
-                opset_imports=[opset],
+            # In place: helper.make_graph and helper.make_model would each copy all parameters.
+            model = onnx.ModelProto(
+                ir_version=helper.find_min_ir_version_for([opset]),
+                opset_import=[opset],
                 producer_name="VisualTL",
                 producer_version=producer_version,
-                ir_version=helper.find_min_ir_version_for([opset]),
             )
+            model.graph.name = "model"
+            model.graph.node.extend(nodes)
+            model.graph.input.extend(inputs)
+            model.graph.output.extend(_info(name, tensor) for name, tensor in outputs.items())
+            for name, value in initializers.items():
+                tensor = model.graph.initializer.add()
+                tensor.name, tensor.raw_data = name, value.tobytes()
+                tensor.data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
+                tensor.dims.extend(value.shape)
+            return model
 
         inputs = [_info(tensor.name, tensor) for tensor in self._inputs]
         # The checks write the model several times, and know as much without the numbers of large parameters.

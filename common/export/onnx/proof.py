@@ -102,21 +102,22 @@ def _compare_detections(
         (wanted, exported, "of MXNet's missing"),
         (exported, wanted, "that MXNet does not make"),
     ):
+        sure = rows[rows[:, 1] >= score_thresh]
+        differences = np.abs(sure[:, None, 1:] - others[None, :, 1:])
+        scores, edges = differences[:, :, 0], differences[:, :, 1:].max(axis=2, initial=0.0)
+        limits = np.maximum(_EDGE[0], _EDGE[1] * (sure[:, 4:] - sure[:, 2:4]).max(axis=1, initial=0.0))
+        away = np.maximum(scores / _SCORE, edges / limits[:, None])
+        away[sure[:, None, 0] != others[None, :, 0]] = np.inf
         unmatched = []
-        free = np.ones(len(others), bool)
-        for row in rows[rows[:, 1] >= score_thresh]:
-            same = np.flatnonzero(free & (others[:, 0] == row[0]))
-            differences = np.abs(others[same, 1:] - row[1:])
-            limit = max(_EDGE[0], _EDGE[1] * float(np.max(row[4:6] - row[2:4])))
-            away = np.maximum(differences[:, 0] / _SCORE, differences[:, 1:].max(axis=1) / limit)
-            nearest = int(away.argmin()) if len(same) else -1
-            if nearest < 0 or away[nearest] > 1:
+        for number, row in enumerate(sure):
+            nearest = int(away[number].argmin()) if len(others) else -1
+            if nearest < 0 or not away[number, nearest] <= 1:
                 if row[1] >= score_thresh + _NEAR_SCORE and not _nearly_suppressed(row, rows, overlap):
                     unmatched.append(float(row[1]))
                 continue
-            free[same[nearest]] = False
-            comparison.note("score", differences[nearest, 0], _SCORE, image)
-            comparison.note("edge", differences[nearest, 1:].max(), limit, image)
+            away[:, nearest] = np.inf  # taken
+            comparison.note("score", scores[number, nearest], _SCORE, image)
+            comparison.note("edge", edges[number, nearest], limits[number], image)
         if unmatched:
             count = "1 detection" if len(unmatched) == 1 else f"{len(unmatched)} detections"
             comparison.refuse(image, f"{count} {fault}, the best with score {max(unmatched):.3g}")
