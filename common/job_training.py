@@ -23,7 +23,7 @@ from common.predictor import Predictor
 from common.reporting.beginning import age
 from common.reporting.progress import Step
 from common.task import Model
-from common.training.pace import Budget, ByTime, Kept, Tail
+from common.training.pace import Budget, ByTime, Kept, Slowness, Tail
 
 log = logging.getLogger("visualtl")
 
@@ -239,4 +239,5 @@ def _pace(job: Job, model: Model, first: int) -> ByTime:
         interval=config.valid.interval,
         borders=borders,
         agree=job.ranks.agree,
+        slowness=Slowness(),
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from common.engine.schedule import Schedule
@@ -41,7 +43,9 @@ _CHECKPOINT, _CHECKPOINT_MEGABYTE = 0.6, 0.01
 _PROVED, _PROVED_BESIDE_GPU = 0.8, 0.15
 _EXPORT, _EXPORT_MEGABYTE = 0.1, 0.003
 _ONNX, _ONNX_MEGABYTE = 0.15, 0.012
-_REPORT = 0.3
+_REPORT = 0.2
+# The main thread has computed for so many seconds when it is looked at how long it waited for a processor.
+_LOOKED_AT = 0.25
 
 
 class Budget:
@@ -64,6 +68,35 @@ class Budget:
     def left(self) -> float:
         """Until the job should have ended; below 0: it is late."""
         return self.seconds - self.used
+
+
+class Slowness:
+    """How many times as long the main thread takes as it computes, because the machine has other work.
+
+    seconds: that it has computed, and waited for a processor, so far.
+    """
+
+    def __init__(self, seconds: Callable[[], tuple[float, float]] | None = None) -> None:
+        self._seconds = seconds or _of_main_thread
+        self._before = self._seconds()
+        self._factor = 1.0
+
+    def __call__(self) -> float:
+        """Lately."""
+        computed, waited = self._seconds()
+        lately = computed - self._before[0]
+        if lately >= _LOOKED_AT:
+            self._factor = 1.0 + (waited - self._before[1]) / lately
+            self._before = computed, waited
+        return self._factor
+
+
+def _of_main_thread() -> tuple[float, float]:
+    try:
+        fields = Path(f"/proc/self/task/{os.getpid()}/schedstat").read_text().split()
+    except OSError:  # a kernel that does not count
+        return 0.0, 0.0
+    return int(fields[0]) / 1e9, int(fields[1]) / 1e9
 
 
 class Tail:
@@ -97,10 +130,11 @@ class Tail:
         self._kept: float | None = None
         self._rehearsed: float | None = None
         self._steps = 0
+        self._slowness = 1.0
 
-    def stepped(self, seconds: float) -> None:
-        """What a step of the training takes at present."""
-        self._a_step = seconds
+    def stepped(self, seconds: float, slowness: float = 1.0) -> None:
+        """What a step of the training takes at present, and how much slower all else is than on a free machine."""
+        self._a_step, self._slowness = seconds, slowness
         if self._rehearsed is not None and self._steps < _STEPS:
             # What the same machine took a moment ago. The first step also makes the graph.
             self._forward = self._rehearsed / self._batch / seconds
@@ -126,23 +160,21 @@ class Tail:
         if self._kept is not None:
             return self._kept * self._a_step
         measuring = _STATISTICS / self._batch * self._a_step
-        return (
-            measuring + self._predicting(self._valid) + _CHECKPOINT + _CHECKPOINT_MEGABYTE * self._megabytes
-        )
+        writing = _CHECKPOINT + _CHECKPOINT_MEGABYTE * self._megabytes
+        return measuring + self._predicting(self._valid) + writing * self._slowness
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds of each part of what comes after the last step."""
-        exporting = _EXPORT + _EXPORT_MEGABYTE * self._megabytes
-        exporting += self._files * (_ONNX + _ONNX_MEGABYTE * self._megabytes)
-        exporting += (
-            _PROVED_BESIDE_GPU * self._proved if self._on_gpu else _PROVED * self._predicting(self._proved)
-        )
+        writing = _EXPORT + _EXPORT_MEGABYTE * self._megabytes
+        writing += self._files * (_ONNX + _ONNX_MEGABYTE * self._megabytes)
+        beside_gpu = _PROVED_BESIDE_GPU * self._slowness * self._proved
+        proving = beside_gpu if self._on_gpu else _PROVED * self._predicting(self._proved)
         return {
             "validation": self.keeping,
             "predictions": self._predicting(self._valid + self._test),
-            "export": exporting,
-            "report": _REPORT,
+            "export": writing * self._slowness + proving,
+            "report": _REPORT * self._slowness,
         }
 
     @property
@@ -163,7 +195,7 @@ class ByTime(Hook):
     for, and those are validated and kept that are due. It must come before hooks that ask for any of this, and after it
     `Kept` at their end. interval: of epochs between two that are due, at the least. borders: places in the schedule, in
     epochs, at which something changes that changes between epochs: there one ends and another begins. agree: gives the
-    numbers of the first of several ranks, whose clock counts for all.
+    numbers of the first of several ranks, whose clock counts for all. slowness: see `Slowness`.
     """
 
     def __init__(
@@ -176,6 +208,7 @@ class ByTime(Hook):
         interval: int = 1,
         borders: Sequence[float] = (),
         agree: Callable[[Sequence[float]], list[float]] = list,
+        slowness: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._budget = budget
         self._schedule = schedule
@@ -184,6 +217,7 @@ class ByTime(Hook):
         self._interval = interval
         self._borders = list(borders)
         self._agree = agree
+        self._slowness = slowness
         self._share = 0.0
         self._steps = 0
         self._latest: deque[float] = deque(maxlen=_STEPS)  # seconds of steps
@@ -191,9 +225,8 @@ class ByTime(Hook):
         self._rate: float | None = None  # of the first step of the last epoch
         # Moments, in seconds of the budget that were used.
         self._stepped = self._began = self._kept = 0.0
-        self._marks: list[
-            tuple[float, float]
-        ] = []  # of a validation's predictions: share, moment; first and last
+        # Of the predictions of a validation: the share that is done and the moment, first and last.
+        self._marks: list[tuple[float, float]] = []
         self._epochs_since = 0
 
     def learning_rate(self, step: int) -> float:
@@ -238,7 +271,7 @@ class ByTime(Hook):
         self._steps += 1
         self._latest.append(took)
         a_step = statistics.median(self._latest)
-        self._tail.stepped(a_step)
+        self._tail.stepped(a_step, self._slowness())
         left = self._budget.left - self._tail.seconds
         longest = _LONGEST_EPOCH * self._training
         an_epoch = max(min(a_step * state.steps, longest), 1e-3)

@@ -16,7 +16,7 @@ from common.evaluator import Evaluation
 from common.reporting import warnings
 from common.task import Inputs
 from common.training.estimator import Estimator, Hook, TrainingState
-from common.training.pace import Budget, ByTime, Kept, Tail
+from common.training.pace import Budget, ByTime, Kept, Slowness, Tail
 from tests.helpers.jobs import SCRIPTS, config, fit, make_data
 
 
@@ -288,6 +288,19 @@ def test_predictions_are_foreseen_as_a_batch_before_the_training_was_and_slower_
     Steps(machine).fit(Epochs(100), pace.learning_rate, [pace, Asking()], TrainingState(100, 100))  # type: ignore[arg-type]
     assert foreseen[:20] == pytest.approx([12.5] * 20)
     assert foreseen[40] == pytest.approx(25.0)
+
+
+def test_what_is_no_arithmetic_is_foreseen_as_slower_where_the_machine_has_other_work() -> None:
+    seconds = iter([(1.0, 0.5), (1.1, 0.5), (2.0, 3.5), (2.1, 9.0), (3.0, 3.5)])
+    slowness = Slowness(lambda: next(seconds))
+    assert [slowness() for _ in range(4)] == pytest.approx([1.0, 4.0, 4.0, 1.0])
+    free, busy = Tail(8, 16, 0, files=2), Tail(8, 16, 0, files=2)
+    free.stepped(0.5)
+    busy.stepped(0.5, 3.0)
+    assert busy.parts["report"] == pytest.approx(3 * free.parts["report"])
+    assert busy.parts["export"] == pytest.approx(3 * free.parts["export"])
+    assert free.parts["validation"] < busy.parts["validation"] < 3 * free.parts["validation"]
+    assert Slowness()() >= 1.0  # of this process
 
 
 def test_time_that_leaves_nothing_to_train_is_told() -> None:
