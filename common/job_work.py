@@ -127,7 +127,7 @@ def _engine(job: Job, model: Model) -> Engine:
         compiled=recipe.compiled,
         ema_decay=config.train.ema_decay,
         ranks=job.ranks,
-        synchronised=config.synchronised,
+        synchronised=config.whole_batch_norm,
     )
 
 

@@ -127,9 +127,7 @@ def prepare(
         engine = choose_engine(config.engine, config.gpus, visible_gpus(), ranks=ranks.size)
         if ranks is not ALONE:
             _bring_together(config, engine, ranks)
-    load_mxnet(
-        options.threads, synchronised=config.synchronised and engine == "mxnet" and len(config.gpus) > 1
-    )
+    load_mxnet(options.threads, synchronised=config.synchronised and engine == "mxnet")
     from common.training import resume
 
     task = _task(task_name, config)

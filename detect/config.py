@@ -231,11 +231,6 @@ class YOLOv3Config(DetectConfig):
     train: YOLOv3TrainConfig = Field(default_factory=YOLOv3TrainConfig)
 
     @property
-    def synchronised(self) -> bool:
-        """Where BatchNorm takes its statistics over all devices."""
-        return self.model.syncbn
-
-    @property
     def detector_name(self) -> str | None:
         """As GluonCV publishes it."""
         model = self.model

@@ -476,9 +476,14 @@ class JobConfig(Section):
     export: ExportConfig = Field(default_factory=ExportConfig)
 
     @property
+    def whole_batch_norm(self) -> bool:
+        """Whether BatchNorm goes by the images of all devices, or ranks."""
+        return bool(getattr(self.model, "syncbn", False))
+
+    @property
     def synchronised(self) -> bool:
         """Whether devices wait for one another in the middle of the network."""
-        return False
+        return self.whole_batch_norm and len(self.gpus) > 1
 
     def conflicts(self) -> Iterator[Conflict]:
         """Conflicts of all sections and between them."""

@@ -197,7 +197,7 @@ class Ranks:
         if not self._watch:
             return None
         if error is None:
-            return self._watch.cause(_ASKED, _GONE, of_failure=True)
+            return self._watch.cause(_ASKED, _GONE, unless_alive=True)
         return self._watch.cause(_REASON, _NO_REASON) if isinstance(error, CommunicationError) else None
 
     def finish(self) -> None:

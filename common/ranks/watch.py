@@ -98,16 +98,15 @@ class Watch:
         except (RuntimeError, ValueError):  # the store is gone, and with it the rank that had it
             return end
 
-    def cause(self, patience: float, silence: float, *, of_failure: bool = False) -> End | None:
+    def cause(self, patience: float, silence: float, *, unless_alive: bool = False) -> End | None:
         """The end of another rank, waited for that long: told, or one that has not been heard of for `silence` seconds.
 
-        of_failure: as long as it can be one; None as soon as all others are known to be alive.
+        unless_alive: None as soon as all others are known to live.
         """
         began, before = time.monotonic(), list(self._count)
         while True:
-            known = self._known
-            if known and not (of_failure and known.state != "failed"):
-                return known
+            if self._known:
+                return self._known
             now = time.monotonic()
             lost = [r for r in range(self._size) if r != self._rank and now - self._heard[r] > silence]
             if lost and self._beats[lost[0]]:
@@ -118,7 +117,7 @@ class Watch:
                 for r, (count, first) in enumerate(zip(self._count, before, strict=True))
                 if r != self._rank
             )
-            if now - began >= patience or (of_failure and alive):
+            if now - began >= patience or (unless_alive and alive):
                 return None
             time.sleep(0.05)
 

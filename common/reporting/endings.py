@@ -95,6 +95,7 @@ def watch_signals(status: Status, ranks: Ranks = ALONE) -> None:
         status.end(end, rank if ranks.size > 1 else None)
         supervisor.tell(ended=exit_status)
         _say(end, ranks, rank == ranks.rank)
+        ranks.tell(end, exit_status)
         os._exit(exit_status)
 
     def abandon(end: End) -> None:

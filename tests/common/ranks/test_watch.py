@@ -119,13 +119,24 @@ def test_one_that_is_asked_to_end_waits_only_until_it_knows_that_all_others_live
     ranks = watches(Memory(), 2, heard.__setitem__)
     time.sleep(5 * INTERVAL)
     began = time.monotonic()
-    assert ranks[0].cause(5.0, 2.0, of_failure=True) is None
+    assert ranks[0].cause(5.0, 2.0, unless_alive=True) is None
     assert time.monotonic() - began < 2.0
-    ranks[1].close()
-    assert (lost := ranks[0].cause(5.0, 0.2, of_failure=True)) is not None
+    ranks[1].close()  # as a process that is killed
+    assert (lost := ranks[0].cause(5.0, 0.2, unless_alive=True)) is not None
     assert lost.rank == 1
     for each in ranks:
         each.close()
+
+
+def test_one_that_is_asked_to_end_because_another_was_says_so() -> None:
+    """torchrun asks all to end when one has."""
+    heard: dict[int, End] = {}
+    ranks = watches(Memory(), 2, heard.__setitem__)
+    stopped = End.of(1, "stopped by SIGTERM", 143)
+    ranks[1].tell(stopped)
+    until(lambda: 0 in heard)
+    time.sleep(0.3)
+    assert ranks[0].cause(1.0, 0.2, unless_alive=True) == stopped
 
 
 def test_a_job_that_has_finished_is_nobodys_failure() -> None:
