@@ -174,7 +174,7 @@ class Card:
 
 def read_card(model: Path) -> Card:
     """The card of `model`: a log_dir, its model.json, or an ONNX file with our metadata. Raises ModelError."""
-    if model.suffix == ".onnx":
+    if model.suffix.lower() == ".onnx" and not model.is_dir():
         return _card_of_file(model)
     path = model / MODEL_CARD if model.is_dir() else model
     name = printable(str(path))

@@ -73,6 +73,13 @@ def test_a_card_that_cannot_be_used_is_one_line(tmp_path: Path, changes: dict, s
     assert "\n" not in str(caught.value)
 
 
+def test_a_log_dir_is_one_whatever_it_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "cats.onnx"
+    folder.mkdir()
+    written(folder)
+    assert read_card(folder).folder == folder
+
+
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no job has finished there"):
         read_card(tmp_path)
