@@ -36,7 +36,7 @@ from common.predictor import EvaluationTransform
 from common.predictor import whole as all_of
 from detect.ssd.anchors import anchor_boxes, corners, levels
 from detect.ssd.targets import assign, box_targets, class_targets
-from detect.transforms import CenterNetTraining, SSDTraining, YOLOv3Training
+from detect.transforms import CenterNetTraining, YOLOv3Training
 from landmark.transforms import LandmarkTransform
 
 BOXES = np.array(
@@ -72,7 +72,7 @@ def ours(transform: Any, sample: Sample, shape: tuple[int, int]) -> Callable[[],
 
 def ssd(sample: Sample, shape: tuple[int, int]) -> Callable[[], None]:
     """As `ours` for SSD, with the targets, which a job makes of whole batches in the process that trains."""
-    transform = SSDTraining(4)
+    transform = YOLOv3Training(4)
     out = {name: np.empty(size, kind) for name, (size, kind) in transform.layout(shape).items()}
     anchors = anchor_boxes(levels("mobilenet1.0", 300, "voc"), shape)
     edges, everywhere = corners(anchors), np.ones(len(anchors), bool)
@@ -81,7 +81,7 @@ def ssd(sample: Sample, shape: tuple[int, int]) -> Callable[[], None]:
     def run() -> None:
         transform(sample, shape, np.random.default_rng([0, 0, next(count)]), lambda: sample, out)
         boxes = out["boxes"][None]
-        owner = assign(boxes, edges, 0.5)
+        owner = assign(boxes, edges, 0.4)
         class_targets(boxes, owner, everywhere, edges, shape)
         box_targets(boxes, owner, anchors)
 

@@ -406,8 +406,6 @@ class SSDTrainConfig(AnchorTrainConfig):
         "Backbone with ImageNet parameters; counts only when model.use_pretrained is false.",
         "骨干网络使用 ImageNet 预训练参数；仅当 model.use_pretrained 为 false 时生效。",
     )
-    # Its own zoom out of the picture shows small objects already (Liu et al. 2016, 3.6).
-    mosaic: Number = with_default(AnchorTrainConfig, "mosaic", 0.0)
     box_loss: Annotated[str, one_of(*BOX_LOSSES)] = with_default(AnchorTrainConfig, "box_loss", "smooth_l1")
     class_loss: Annotated[str | None, optional_one_of("hard_negatives", "focal")] = key(
         None,

@@ -27,7 +27,8 @@ _MOSAIC_OBJECTS = 100
 
 @dataclass(frozen=True)
 class YOLOv3Training(RandomView):
-    """Expansion, a crop that keeps boxes, mirroring and colour, stretched to the input; optionally mosaics.
+    """Expansion, a crop that keeps boxes, mirroring and colour, stretched to the input; optionally mosaics. SSD's too,
+    which invented expansion and crops.
 
     max_objects: most objects of any image of the set. flip, expand, crop: probabilities. max_expansion: the
     canvas, filled with the mean colour, is up to so many times as wide and high as the image. min_crop,
@@ -164,13 +165,6 @@ class YOLOv3Training(RandomView):
                 shifts.append(0 if far else room - length)
         matrix = augment.compose(matrix, augment.translation(*shifts))
         return augment.snap(matrix, (sample.width, sample.height), size)
-
-
-@dataclass(frozen=True)
-class SSDTraining(YOLOv3Training):
-    """As YOLOv3Training, which has its crops from SSD, with SSD's larger canvas (Liu et al. 2016, 3.6)."""
-
-    max_expansion: float = 4.0
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,13 @@ def test_the_backbone_is_frozen_and_nothing_else_is(name: str, tmp_path: Path) -
     assert norms
     assert all(operator_options(norm)["use_global_stats"] for norm in norms)
     assert "random parameters" in warnings.told()[0]  # no job of these tests has others
-    usual = built(name, tmp_path)
-    assert sum(value.grad_req != "null" for value in usual.network.collect_params().values()) > len(trained)
+
+
+def test_no_backbone_is_frozen_unless_asked(tmp_path: Path) -> None:
+    make_data(tmp_path, 1, 1)
+    model = built("ssd", tmp_path)
+    values = [value for layers in model.backbone for value in layers.collect_params().values()]
+    assert all(value.grad_req == "write" for value in values if "running" not in value.name)
 
 
 def test_a_step_moves_what_stands_behind_it_alone(tmp_path: Path) -> None:

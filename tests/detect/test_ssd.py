@@ -20,7 +20,7 @@ from common.errors import ConfigurationError, PretrainedError
 from detect.ssd.anchors import anchor_boxes, levels
 from detect.ssd.loss import class_losses
 from detect.ssd.network import build_network, initialise
-from detect.ssd.task import plan_of
+from detect.ssd.task import SSDModel, SSDTask, plan_of
 from tests.helpers.estimators import estimator_of
 from tests.helpers.ssd_models import CPU, config, task
 from tests.helpers.targets import inputs_of, train_step
@@ -72,7 +72,7 @@ def test_a_network_learns_to_fit_a_few_images() -> None:
     made = task().build(["a", "b"], CPU, None)
     estimator = estimator_of(made, momentum=0.9, wd=1e-4)
     content = batch(2)
-    losses = [train_step(estimator, content, 0.01) for _ in range(12)]
+    losses = [train_step(estimator, content, 0.01) for _ in range(8)]
     assert all(loss is not None and np.isfinite(loss).all() for loss in losses)
     assert losses[-1][0] < 0.6 * losses[0][0]  # type: ignore[index]
 
@@ -86,7 +86,7 @@ def test_all_losses_train_in_one_graph(box_loss: str, class_loss: str) -> None:
     )
     estimator = estimator_of(made, momentum=0.9)
     content = batch(2)
-    first, *_, last = [train_step(estimator, content, 0.01) for _ in range(6)]
+    first, *_, last = [train_step(estimator, content, 0.01) for _ in range(4)]
     assert first is not None
     assert last is not None
     assert last[1] < first[1]
@@ -170,12 +170,11 @@ def test_an_unknown_place_is_out_of_the_loss_and_objects_stay_in() -> None:
 
 def test_keys_of_negatives_reach_the_loss() -> None:
     content = batch()
+    made = task({"base_network": "mobilenet1.0"}).build(["a", "b"], CPU, None)
 
     def class_loss(**train: Any) -> np.ndarray:
-        mx.random.seed(0)
-        return losses_of(
-            task({"base_network": "mobilenet1.0"}, **train).build(["a", "b"], CPU, None), content
-        )[1]
+        keys = config({"base_network": "mobilenet1.0"}, **train).train
+        return losses_of(SSDModel(made.network, made.section, keys, ["a", "b"]), content)[1]
 
     usual = class_loss()
     assert (class_loss(negative_ratio=10) > usual).all()
@@ -188,9 +187,9 @@ def test_keys_of_negatives_reach_the_loss() -> None:
             class_loss(**nothing)
 
 
-@pytest.fixture
-def published(models: Path) -> Any:
-    """GluonCV's SSD of 20 classes with random parameters, as it would be published."""
+@pytest.fixture(scope="module")
+def published_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """GluonCV's SSD of 20 classes with random parameters, and its file."""
     network = get_model("ssd_512_mobilenet1.0_voc", pretrained=False, pretrained_base=False)
     mx.random.seed(0)
     network.initialize()
@@ -202,7 +201,16 @@ def published(models: Path) -> Any:
         elif "conv" in name and name.endswith("weight"):
             scale = (2 / np.prod(parameter.shape[1:])) ** 0.5
             parameter.set_data(mx.nd.array(rng.normal(0, scale, parameter.shape)))
-    network.save_parameters(str(models / "ssd_512_mobilenet1.0_voc.params"))
+    file = tmp_path_factory.mktemp("published") / "ssd_512_mobilenet1.0_voc.params"
+    network.save_parameters(str(file))
+    return network, file
+
+
+@pytest.fixture
+def published(models: Path, published_file: tuple[Any, Path]) -> Any:
+    """The network of `published_file`, which is among the pretrained files."""
+    network, file = published_file
+    (models / file.name).symlink_to(file)
     return network
 
 
@@ -356,16 +364,33 @@ def test_defaults_go_by_the_network() -> None:
 
 
 def test_suppression_goes_by_its_keys() -> None:
-    plan = levels("mobilenet1.0", 512, "voc")
+    network, _ = build_network("mobilenet1.0", ["a", "b"], levels("mobilenet1.0", 512, "voc"), (64, 64))
+    mx.random.seed(0)
+    initialise(network, CPU, 0.25)
     image = mx.nd.random.normal(shape=(1, 3, 64, 64))
+    usual = {"nms_thresh": 0.45, "nms_topk": 400, "post_nms": 100}
     rows = []
     for keys in ({}, {"nms_thresh": 0.0}, {"post_nms": 7}, {"nms_topk": 5}):
-        mx.random.seed(0)
-        network, _ = build_network("mobilenet1.0", ["a", "b"], plan, (64, 64), **keys)  # type: ignore[arg-type]
-        initialise(network, CPU, 0.25)
+        made = SSDTask(config(valid=keys))
+        asked, _ = made.make_network(made.config.model, ["a"], CPU)
+        assert {name: getattr(asked, name) for name in usual} == {**usual, **keys}
+        network.nms_thresh, network.nms_topk, network.post_nms = (getattr(asked, name) for name in usual)
         ids, scores, _ = (output.asnumpy()[0] for output in network(image))
         assert (np.diff(scores[:, 0]) <= 0).all()
         rows.append(((ids >= 0).sum(), len(ids)))
-    (usual, _), (every, _), (_, seven), (_, five) = rows
-    assert 0 < usual < every
+    (usual_count, _), (every, _), (_, seven), (_, five) = rows
+    assert 0 < usual_count < every
     assert (seven, five) == (7, 5)
+
+
+def test_training_images_are_mosaics_as_often_as_the_key_says_and_whole_at_the_end() -> None:
+    samples = [Sample("a.jpg", 100, 100, np.zeros((1, 5), np.float32))]
+
+    def mosaics(**train: Any) -> tuple[float, float | None]:
+        made = task(**train)
+        plain = made.recipe(on_gpu=False).plain_transform
+        return made.training_transform(samples).mosaic, plain and plain(samples).mosaic  # type: ignore[attr-defined]
+
+    assert mosaics() == (0.5, 0.0)
+    assert mosaics(mosaic=1) == (1.0, 0.0)
+    assert mosaics(mosaic=0) == (0.0, None)

@@ -12,9 +12,10 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet import gluon
 
 from common.engine.graph import trace
-from common.engine.mxnet_internals import named_parameters
+from common.engine.mxnet_internals import named_parameters, operator_options
 from common.engine.training_graph import RecordedStep, TrainingGraph, for_training
 from tests.helpers.training_graphs import CONTEXT, INPUTS, Block, arrays, losses_of
 
@@ -139,6 +140,33 @@ def test_what_keeps_statistics_is_computed_again_on_the_cpu_alone(device: str, a
     symbol = for_training(trace(Block(), INPUTS)[0], device)
     nodes = json.loads(symbol.tojson())["nodes"]
     assert {node["op"] for node in nodes if "__force_mirroring__" in node.get("attrs", {})} == again
+
+
+@pytest.mark.parametrize("options", [{"use_global_stats": True}, {"scale": False}, {"center": False}])
+def test_a_batchnorm_that_is_one_with_its_relu_computes_what_both_do(options: dict[str, bool]) -> None:
+    def made() -> Block:
+        block = Block()
+        operator_options(block.layers[4]).update(operator_options(gluon.nn.BatchNorm(**options)))
+        for name, value in {"running_mean": 0.2, "running_var": 0.5}.items():
+            getattr(block.layers[4], name).set_data(mx.nd.ones(3) * value)
+        return block
+
+    compiled, recorded = made(), made()
+    found = step(TrainingGraph(compiled, INPUTS, CONTEXT), compiled, arrays())
+    wanted = step(RecordedStep(recorded, CONTEXT), recorded, arrays())
+    assert (np.abs(wanted["layers.3.weight"]) > 1e-3).any()
+    assert_same(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"), [("cpu", "float32"), ("cpu", "bfloat16"), ("gpu", "float32")]
+)
+def test_relus_join_their_batchnorms_where_that_is_faster(device: str, precision: str) -> None:
+    nodes = json.loads(for_training(trace(Block(), INPUTS)[0], device, precision).tojson())["nodes"]
+    operators = [node["op"] for node in nodes]
+    joined = (device, precision) == ("cpu", "float32")
+    assert operators.count("_contrib_BatchNormWithReLU") == joined
+    assert operators.count("Activation") == (not joined)
 
 
 def test_every_device_has_gradients_of_its_own() -> None:
