@@ -71,7 +71,7 @@ def ours(transform: Any, sample: Sample, shape: tuple[int, int]) -> Callable[[],
 
 
 def ssd(sample: Sample, shape: tuple[int, int]) -> Callable[[], None]:
-    """As `ours` for SSD, with the targets, which a job makes of whole batches in the process that trains."""
+    """As `ours` for SSD, with the targets, as workers make both."""
     transform = YOLOv3Training(4)
     out = {name: np.empty(size, kind) for name, (size, kind) in transform.layout(shape).items()}
     anchors = anchor_boxes(levels("mobilenet1.0", 300, "voc"), shape)

@@ -30,6 +30,7 @@ from reid.config import ReIDConfig
 from reid.task import ReIDTask
 from tests.helpers.estimators import estimator_of
 from tests.helpers.jobs import config, make_data
+from tests.helpers.targets import train_step
 from tests.helpers.yolov3_models import batch
 
 TASKS: dict[str, tuple[type[Task[Any]], type[JobConfig]]] = {
@@ -95,7 +96,7 @@ def test_a_step_moves_what_stands_behind_it_alone(tmp_path: Path) -> None:
     before = parameters(model.network)
     estimator = estimator_of(model, momentum=0.9, wd=1e-2, ema_decay=0.99)
     for _ in range(3):
-        estimator.step(batch(4), 0.01)
+        train_step(estimator, batch(4), 0.01)
     with estimator.engine.averaged():  # what is validated and exported
         after = parameters(model.network)
     changed = {name for name, value in before.items() if (after[name] != value).any()}
