@@ -36,6 +36,7 @@ def read_labelled_set(
 
     wanted: name of a format, or "auto"; annotations: file or folder of those that lie elsewhere. Raises DataError.
     """
+    data = Path(os.path.abspath(data))  # as annotations are looked for, whatever they name
     listing = Listing(str(data))
     annotate, names = reading.annotations(listing)
     place = _place(data, annotations, card.kind.does)

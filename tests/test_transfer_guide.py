@@ -64,6 +64,7 @@ def test_every_command_of_the_guide_does_what_it_says(tmp_path: Path) -> None:
                 words += ["--set", "train.epochs=1"]
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert "Skipped" not in done.stderr, f"{command}\n{done.stderr}"
     found = json.loads((tmp_path / "found" / "predictions.json").read_text())
     assert found["model"]["classes"] == values["dataset"]["classes"]
     assert (tmp_path / "found" / "pictures").is_dir()
