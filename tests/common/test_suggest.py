@@ -190,20 +190,6 @@ def test_boxes_begin_with_the_parameters_in_the_box(tmp_path: Path, monkeypatch:
     assert config.dataset.classes == tuple(NAMES)
 
 
-def test_images_with_few_objects_need_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine(monkeypatch, 0.5)
-    data = subset(tmp_path / "data")
-    chosen = []
-    for objects in (20, 2):
-        for label in data.rglob("*.txt"):
-            label.write_text("\n".join(label.read_text().splitlines()[:objects]))
-        made = suggest(data, 4.0, None, ("gpus=[]",), tmp_path / "job.json")
-        needed = next(reason[0] for reason in made.reasons if "such a network needs" in reason[0])
-        chosen.append((made.values["model"]["data_shape"], needed.rpartition("needs ")[2]))
-    assert [steps for _, steps in chosen] == ["250 steps", "500 steps"]
-    assert chosen[0][0] > chosen[1][0]
-
-
 def test_small_objects_are_given_a_larger_input_for_some_of_the_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
