@@ -36,3 +36,17 @@ class HeNormal(mx.init.Initializer):
         self._rng.standard_normal(dtype=np.float32, out=values)
         values *= self._gain / math.sqrt(fan)
         arr[:] = values.reshape(arr.shape)
+
+
+class NearZero(mx.init.Zero):
+    """Normally distributed weights so small that the layer is one that begins at 0.
+
+    Its steps are limited as those of an untrained layer, and not by its own small size (`common.engine.limits`).
+    """
+
+    def __init__(self, deviation: float) -> None:
+        mx.init.Initializer.__init__(self, deviation=deviation)
+        self._deviation = deviation
+
+    def _init_weight(self, name: str, arr: Any) -> None:
+        mx.random.normal(0, self._deviation, arr.shape, out=arr)

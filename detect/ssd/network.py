@@ -17,7 +17,7 @@ from mxnet import gluon
 from mxnet.gluon import nn
 
 from common.engine.graph import infer_shapes
-from common.engine.initializers import HeNormal
+from common.engine.initializers import HeNormal, NearZero
 from common.engine.mxnet_internals import (
     children,
     forget_graph,
@@ -42,8 +42,6 @@ _EXTRAS = ((512, 512), (512, 512), (256, 256), (256, 256))
 _LITE_EXTRAS = ((512, 256), (256, 128), (256, 128), (128, 64))
 _PYRAMID_CHANNELS = 256
 _HEAD_LAYERS = 4
-# Standard deviation of the last layers' random weights ("Focal Loss for Dense Object Detection", Lin et al. 2017, 4.1).
-_LAST_SPREAD = 0.01
 
 # Layers of a backbone's `features` that end where a level is taken: its map has 1/16 of the input (for pyramids 1/8
 # first), and the last 1/32.
@@ -313,9 +311,9 @@ class _SharedHead(gluon.HybridBlock):
 
 
 def _last_layer(outputs: int, in_channels: int, kernel: int) -> nn.Conv2D:
-    # Made to begin at 0, it is limited in its steps as an untrained layer is, and not by its own small size.
+    # The standard deviation is that of "Focal Loss for Dense Object Detection", Lin et al. 2017, 4.1.
     return nn.Conv2D(
-        outputs, kernel, padding=kernel // 2, in_channels=in_channels, weight_initializer="zeros"
+        outputs, kernel, padding=kernel // 2, in_channels=in_channels, weight_initializer=NearZero(0.01)
     )
 
 
@@ -440,8 +438,6 @@ def initialise(network: SSDNetwork, contexts: Sequence[Any], prior: float) -> No
     ("Focal Loss for Dense Object Detection", Lin et al. 2017, 4.1.)
     """
     network.initialize(HeNormal("in"), ctx=list(contexts))
-    for layer in (*last_layers(network.class_heads), *last_layers(network.box_heads)):
-        set_value(layer.weight, mx.nd.random.normal(0, _LAST_SPREAD, layer.weight.shape).asnumpy())
     classes = len(network.classes)
     for layer in last_layers(network.class_heads):
         bias = np.zeros((layer.bias.shape[0] // (classes + 1), classes + 1), np.float32)
