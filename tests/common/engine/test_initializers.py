@@ -5,8 +5,10 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet import gluon
 
-from common.engine.initializers import HeNormal
+from common.engine.initializers import HeNormal, NearZero
+from common.engine.tracing import begins_at_0
 
 
 def drawn(shape: tuple[int, ...], name: str = "conv0_weight", **options: object) -> np.ndarray:
@@ -50,3 +52,12 @@ def test_the_seed_of_a_job_decides_and_each_weight_has_its_own_values() -> None:
 def test_what_is_no_weight_begins_as_ever() -> None:
     assert drawn((4,), "conv0_bias").tolist() == [0, 0, 0, 0]
     assert drawn((4,), "batchnorm0_gamma").tolist() == [1, 1, 1, 1]
+
+
+def test_layers_near_0_are_random_and_count_as_ones_that_begin_there() -> None:
+    layer = gluon.nn.Dense(50, in_units=400, weight_initializer=NearZero(0.01))
+    layer.initialize(HeNormal("in"))
+    values = layer.weight.data().asnumpy()
+    assert values.std() == pytest.approx(0.01, rel=0.05)
+    assert abs(values.mean()) < 0.001
+    assert begins_at_0(layer.weight)
