@@ -27,12 +27,19 @@ def meet(place: Place, start: bool) -> tuple[Any, Started | None]:
     """A store that all ranks reach. start: this is rank 0, and is to start the others: they are returned, on their
     way."""
     if start:
-        store = dist.TCPStore("127.0.0.1", 0, None, True, _COMING, wait_for_workers=False)
-        return store, Started(place.size, store.port)
-    store, *_ = next(dist.rendezvous("env://", place.rank, place.size, timeout=_COMING))
+        tcp = dist.TCPStore("127.0.0.1", 0, None, True, _COMING, wait_for_workers=False)
+        return dist.PrefixStore("start_0", tcp), Started(place.size, tcp.port)
+    store = store_of(place, _COMING)
     if STARTED_BY in os.environ:
         say_here(store, place.rank)
     return store, None
+
+
+def store_of(place: Place, timeout: timedelta) -> Any:
+    """The store that the environment names. Where torchrun starts all ranks once more after a failure it may be the one
+    of before: what was said then is of no interest."""
+    store, *_ = next(dist.rendezvous("env://", place.rank, place.size, timeout=timeout))
+    return dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def open_group(store: Any, place: Place, gpus: Sequence[int]) -> None:

@@ -16,10 +16,9 @@ def main(text: str) -> None:
     # A rank 0 whose store was its own has taken it along, and may not open another one.
     if place.size == 1 or (place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"):
         return
-    import torch.distributed as dist
+    from common.ranks.group import store_of
 
-    store, *_ = next(dist.rendezvous("env://", place.rank, place.size, timeout=timedelta(seconds=5)))
-    store.compare_set("end", "", End.from_text(text).to_text())
+    store_of(place, timedelta(seconds=5)).compare_set("end", "", End.from_text(text).to_text())
 
 
 if __name__ == "__main__":
