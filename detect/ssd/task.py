@@ -20,6 +20,7 @@ from common.recipe import Recipe
 from common.task import Inputs, Model
 from detect.config import SSDConfig, SSDModelConfig, SSDTrainConfig
 from detect.geometry import object_shares
+from detect.input_figures import input_figures
 from detect.ssd.anchors import COVERED, Level, anchor_boxes, best_overlaps, corners, fitted, levels
 from detect.ssd.loss import SSDLoss
 from detect.ssd.network import (
@@ -207,6 +208,11 @@ class SSDTask(DetectionTask[SSDConfig]):
     def anchor_overlaps(self, samples: Sequence[Sample]) -> np.ndarray:
         model = self.config.model
         return best_overlaps(plan_of(model), model.input_shape, object_shares(samples))
+
+    def input_figures(self, samples: Sequence[Sample]) -> Mapping[str, float]:
+        # Anchors that are fitted already cannot be had any nearer.
+        overlaps = None if self.config.model.anchor_fit else self.anchor_overlaps(samples)
+        return input_figures(samples, self.shape, overlaps)
 
 
 def _listed(region: Sequence[float] | None) -> str:

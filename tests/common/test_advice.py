@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from common.advice import RULES, Facts, advise
+from common.config.sections import configuration
 from common.data.samples import Sample
 from common.errors import JobError
 from common.language import KINDS_IN_CHINESE, ask_for, asked_in, spoken
+from detect.config import SSDConfig
 from detect.input_figures import input_figures
+from detect.ssd.task import SSDTask
 from tests.helpers.jobs import ROOT
 
 # A job with nothing to say but what its figures mean: 200 images of every class, a curve that has come to its end.
@@ -200,6 +203,15 @@ def test_every_kind_of_error_has_a_chinese_sentence() -> None:
 
 def test_metrics_that_are_no_numbers_say_nothing() -> None:
     assert "still_improving" not in said(curve=[(step, math.nan) for step, _ in RISING])
+
+
+def test_anchors_that_are_fitted_are_not_asked_for_again() -> None:
+    samples = [Sample("a.jpg", 400, 400, np.array([[0, 10, 5, 20, 395]], np.float32))]
+    for fit in (False, True):
+        section = {"log_dir": "out", "gpus": [], "model": {"anchor_fit": fit}}
+        figures = SSDTask(configuration(SSDConfig, section)).input_figures(samples)
+        assert figures["median_side"] > 0
+        assert figures.get("uncovered") == (None if fit else 1.0)
 
 
 def test_objects_are_measured_as_the_network_sees_them() -> None:
