@@ -264,11 +264,11 @@ def sides_by_mxnet(traced: Any, blocks: Any, batch: Inputs) -> Sides:
     from common.engine.training_graph import for_training
 
     def kinks(document: str) -> list[dict[str, Any]]:
-        """Nodes with one, in their order; MXNet's own form of a ReLU6 has one more."""
+        """Nodes with one, in their order. MXNet's own form of a ReLU6 has one more; it joins ReLUs to BatchNorms."""
         return [
             node
             for node in json.loads(document)["nodes"]
-            if node["op"] in KINKS[:-1]
+            if node["op"] in (*KINKS[:-1], "_contrib_BatchNormWithReLU")
             and node.get("attrs", {}).get("act_type", "relu") in ("relu", "leaky")
             and not node["name"].endswith("_beyond")
         ]
