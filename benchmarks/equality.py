@@ -264,17 +264,17 @@ def sides_by_mxnet(traced: Any, blocks: Any, batch: Inputs) -> Sides:
     from common.engine.training_graph import for_training
 
     def kinks(document: str) -> list[dict[str, Any]]:
-        """Nodes with one, in their order. MXNet's own form of a ReLU6 has one more; it joins ReLUs to BatchNorms."""
+        """Nodes with one, in their order; MXNet's own form of a ReLU6 has one more."""
         return [
             node
             for node in json.loads(document)["nodes"]
-            if node["op"] in (*KINKS[:-1], "_contrib_BatchNormWithReLU")
+            if node["op"] in KINKS[:-1]
             and node.get("attrs", {}).get("act_type", "relu") in ("relu", "leaky")
             and not node["name"].endswith("_beyond")
         ]
 
     # Every trace gives nodes other names; their order is the same.
-    symbol = for_training(trace(blocks.training, blocks.inputs, "float32", "cpu")[0], "cpu")
+    symbol = trace(blocks.training, blocks.inputs, "float32", "cpu")[0]
     named = dict(
         zip(
             (node["name"] for node in kinks(traced.training)),
@@ -288,7 +288,15 @@ def sides_by_mxnet(traced: Any, blocks: Any, batch: Inputs) -> Sides:
         source = nodes[node["inputs"][0][0]]["name"] if node["op"] == "clip" else ""
         if source in named:
             asked[node["name"]] = named[source], node["attrs"]
-    symbol = symbol.get_internals()
+    # A ReLU may be part of the BatchNorm before it there.
+    theirs = json.loads(symbol.tojson())["nodes"]
+    before = {node["name"]: theirs[node["inputs"][0][0]]["name"] for node in theirs if node["inputs"]}
+    symbol = for_training(symbol, "cpu").get_internals()
+    outputs = set(symbol.list_outputs())
+    asked = {
+        name: (source if f"{source}_output" in outputs else before[source], attributes)
+        for name, (source, attributes) in asked.items()
+    }
     group = mx.sym.Group([symbol[f"{source}_output"] for source, _ in asked.values()])
     parameters = blocks.training.collect_params()
     given = {

@@ -175,7 +175,11 @@ def for_training(symbol: Any, device: str, precision: str = "float32") -> Any:
 
 
 def _join_relus(document: dict[str, Any]) -> None:
-    """Make one operator of every BatchNorm and the ReLU that alone sees what it gives, in a symbol's JSON."""
+    """Make one operator of a BatchNorm behind a convolution and the ReLU that alone sees its map, in a symbol's JSON.
+
+    Elsewhere the operator may be wrong without a word: between the sums of CenterNet's deformable layers, which lie in
+    memory as they come, and a deconvolution, whose gradient lies in blocks, its gradients were off by 97 %.
+    """
     nodes = document["nodes"]
     entries = [entry for node in nodes for entry in node["inputs"]] + document["heads"]
     users = Counter(entry[0] for entry in entries)
@@ -183,7 +187,8 @@ def _join_relus(document: dict[str, Any]) -> None:
     for index, node in enumerate(nodes):
         if node["op"] == "Activation" and node["attrs"]["act_type"] == "relu":
             norm = node["inputs"][0][0]
-            if nodes[norm]["op"] == "BatchNorm" and users[norm] == 1:
+            source = nodes[nodes[norm]["inputs"][0][0]]["op"] if nodes[norm]["op"] == "BatchNorm" else ""
+            if source == "Convolution" and users[norm] == 1:
                 nodes[norm]["op"] = "_contrib_BatchNormWithReLU"
                 joined[index] = norm
     for entry in entries:

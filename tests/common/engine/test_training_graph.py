@@ -158,6 +158,37 @@ def test_a_batchnorm_that_is_one_with_its_relu_computes_what_both_do(options: di
     assert_same(found, wanted)
 
 
+class Summed(gluon.HybridBlock):
+    """As CenterNet's deformable layers: a BatchNorm of sums, which no convolution has laid out, before a deconvolution."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="")
+        with self.name_scope():
+            self.before = gluon.nn.Conv2D(64, 1, in_channels=2)
+            self.norm = gluon.nn.BatchNorm(in_channels=32)
+            self.after = gluon.nn.Conv2DTranspose(32, 4, strides=2, padding=1, use_bias=False, in_channels=32)
+        mx.random.seed(0)
+        self.initialize(mx.init.Normal(0.5))
+
+    def hybrid_forward(self, F: Any, x: Any, target: Any) -> Any:
+        sums = self.before(x).reshape((0, -4, 2, 32, 0, 0)).sum(axis=1)
+        maps = self.after(F.Activation(self.norm(sums), act_type="relu"))
+        return F.sum(
+            F.broadcast_sub(maps.mean(axis=(2, 3)).slice_axis(axis=1, begin=0, end=3), target) ** 2, axis=1
+        )
+
+
+def test_a_relu_behind_sums_and_before_a_deconvolution_has_its_gradient() -> None:
+    block, given = Summed(), arrays()
+    wanted = step(RecordedStep(block, CONTEXT), block, given)
+    found = step(TrainingGraph(block, INPUTS, CONTEXT), block, given)
+    for name in wanted:
+        if "running" not in name:
+            np.testing.assert_allclose(
+                found[name], wanted[name], rtol=1e-3, atol=1e-4 * np.abs(wanted[name]).max()
+            )
+
+
 @pytest.mark.parametrize(
     ("device", "precision"), [("cpu", "float32"), ("cpu", "bfloat16"), ("gpu", "float32")]
 )
