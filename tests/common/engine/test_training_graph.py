@@ -159,7 +159,7 @@ def test_a_batchnorm_that_is_one_with_its_relu_computes_what_both_do(options: di
 
 
 class Summed(gluon.HybridBlock):
-    """As CenterNet's deformable layers: a BatchNorm of sums, which no convolution has laid out, before a deconvolution."""
+    """As CenterNet's deformable layers: a BatchNorm of sums, laid out by no convolution, before a deconvolution."""
 
     def __init__(self) -> None:
         super().__init__(prefix="")
