@@ -15,9 +15,10 @@ from common.commands import carry_out
 from common.files import new_folder
 from tests.helpers.jobs import ROOT
 
+# Programs deeper within are begun by jobs themselves, below their supervisor.
 COMMANDS = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for path in (ROOT / "common").rglob("*.py")
+    for path in (*(ROOT / "common").glob("*.py"), *(ROOT / "common").glob("*/__main__.py"))
     if 'if __name__ == "__main__"' in path.read_text()
 )
 
