@@ -171,7 +171,7 @@ CHOICES: tuple[Choice, ...] = (
         {"model": {"base_network": "mobilenetv2_1.0_lite"}, "train": {"lr_mode": "cosine"}},
         sizes=(512, 416, 300, 224, 160),
         batch=8,
-        steps=250,
+        steps=150,
         passes=8,
         reason=(
             "SSD on mobilenetv2_1.0 begins with ImageNet's parameters, which are here: mAP 0.90 on microcontroller "

@@ -199,7 +199,7 @@ def test_small_objects_are_given_a_larger_input_for_some_of_the_steps(
     for side in (60, 16, 5):
         for label in data.rglob("*.txt"):
             label.write_text("".join(f"0,{x},50,{x + side},{50 + side}\n" for x in range(0, 400, 100)))
-        made = suggest(data, 4.0, None, ("gpus=[]",), tmp_path / "job.json")
+        made = suggest(data, 2.6, None, ("gpus=[]",), tmp_path / "job.json")
         shapes.append(made.values["model"]["data_shape"][0])
         said = " ".join(reason[0] for reason in made.reasons)
         assert ("of the objects are smaller than 8 px in the input" in said) == (side == 5)
