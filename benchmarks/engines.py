@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +22,9 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.quality import ROOT, first_of_detection, free_port, status_of
+from benchmarks import quality
+from benchmarks.jobs import finished
+from benchmarks.quality import first_of_detection
 
 ENGINES = ("mxnet", "torch")
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -68,26 +68,7 @@ def run(row: str, engine: str, seed: int, options: argparse.Namespace) -> tuple[
     made |= {"log_dir": str(log_dir), "gpus": [], "engine": engine, "export": {"onnx": False}}
     made["dataset"]["data_root"] = str(folder)
     made["train"] |= {"seed": seed, "num_workers": 1, "lr_mode": "cosine"}
-    log_dir.mkdir(parents=True, exist_ok=True)
-    path = log_dir.with_suffix(".json")
-    path.write_text(json.dumps(made, indent=1))
-    if status_of(log_dir).get("state") != "finished":
-        again = ["--resume"] if (log_dir / "training_state.pkl").exists() else []
-        command = [sys.executable, script, "--config", str(path), "--linger", "0", "--port", str(free_port())]
-        done = subprocess.run(
-            [*command, *again],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(
-                f"{path}: {(done.stderr.strip().splitlines() or ['ended without a message'])[-1]}"
-            )
-    metric = status_of(log_dir)["best_metric"]["name"]
+    metric = finished(script, made, threads=1)["best_metric"]["name"]
     valid, test = (
         float(json.loads((log_dir / f"{part}_evaluation.json").read_text())["figures"][metric])
         for part in ("valid", "test")
@@ -105,8 +86,7 @@ def apart(one: Sequence[float], other: Sequence[float]) -> str:
 
 def cell(values: Sequence[float]) -> str:
     """Mean, standard deviation, and the values themselves."""
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread} ({', '.join(f'{value:.3f}' for value in values)})"
+    return f"{quality.cell(values)} ({', '.join(f'{value:.3f}' for value in values)})"
 
 
 def main() -> None:

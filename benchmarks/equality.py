@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from benchmarks.quality import ROOT
+from benchmarks.jobs import ROOT
 from common.config.sections import configuration
 from common.data.listing import Listing
 from common.data.samples import read_folder

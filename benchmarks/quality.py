@@ -21,9 +21,7 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,8 +31,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.jobs import finished
 
 SCRIPTS = {
     "yolov3": "detect/fit_yolov3.py",
@@ -177,60 +176,16 @@ def configuration(row: str, seed: int, options: argparse.Namespace) -> dict[str,
     return made
 
 
-def status_of(log_dir: Path) -> dict[str, Any]:
-    """status.json, empty where there is none."""
-    path = log_dir / "status.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def run(row: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """The figures of one job, which is started or resumed unless it has finished."""
     made = configuration(row, seed, options)
-    log_dir = Path(made["log_dir"])
-    log_dir.mkdir(parents=True, exist_ok=True)
-    path = log_dir.with_suffix(".json")
-    path.write_text(json.dumps(made, indent=1))
-    if status_of(log_dir).get("state") != "finished":
-        again = ["--resume"] if (log_dir / "training_state.pkl").exists() else []
-        script = SCRIPTS[row.partition(":")[2]]
-        done = subprocess.run(
-            [
-                sys.executable,
-                script,
-                "--config",
-                str(path),
-                "--linger",
-                "0",
-                "--port",
-                str(free_port()),
-                *again,
-            ],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": str(options.threads)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(
-                f"{row}, seed {seed}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
-            )
-    status = status_of(log_dir)
+    status = finished(SCRIPTS[row.partition(":")[2]], made, options.threads)
     figures = {
         "valid": status["best_metric"]["value"],
         "seconds": status["updated"] - status["started"],
         "epochs": status["epochs"],
     }
-    test = log_dir / "test_evaluation.json"
+    test = Path(made["log_dir"]) / "test_evaluation.json"
     if test.exists():
         figures["test"] = json.loads(test.read_text())["figures"][status["best_metric"]["name"]]
     return figures

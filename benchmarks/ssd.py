@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.quality import ROOT, cell, free_port, status_of
+from benchmarks.jobs import finished
+from benchmarks.quality import cell
 
 Keys = Mapping[str, Any]
 
@@ -104,23 +104,7 @@ def run(made: dict[str, Any], options: argparse.Namespace) -> dict[str, float]:
     if name in known:
         return known[name]
     log_dir = options.out / hashlib.sha1(name.encode()).hexdigest()[:12]
-    log_dir.mkdir(exist_ok=True)
-    job = log_dir.with_suffix(".json")
-    job.write_text(json.dumps({**made, "log_dir": str(log_dir)}))
-    again = ["--resume"] if (log_dir / "training_state.pkl").exists() else []
-    command = [sys.executable, "detect/fit_ssd.py", "--config", str(job), "--linger", "0"]
-    done = subprocess.run(
-        [*command, "--port", str(free_port()), *again],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": str(options.threads)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit((done.stderr.strip().splitlines() or ["no message"])[-1])
-    status = status_of(log_dir)
+    status = finished("detect/fit_ssd.py", {**made, "log_dir": str(log_dir)}, options.threads)
     figures = {"seconds": status["updated"] - status["started"]}
     for part in ("valid", "test"):
         result = log_dir / f"{part}_data_result.json"
@@ -129,7 +113,7 @@ def run(made: dict[str, Any], options: argparse.Namespace) -> dict[str, float]:
                 figures |= {f"{part} {name}": float(value) for name, value in each.items()}
     path.write_text(json.dumps({**known, name: figures}, indent=1))
     shutil.rmtree(log_dir)
-    job.unlink()
+    log_dir.with_suffix(".json").unlink()
     return figures
 
 
