@@ -1,15 +1,16 @@
 """Do both engines compute the same: losses, gradients and twenty steps of every kind of network, on real batches.
 
-    python benchmarks/equality.py FOLDER [--only NAME ...] [--steps 20] [--rows 8] [--out FILE]
+    python benchmarks/equality.py FOLDER [--only NAME ...] [--trained 40] [--steps 20] [--rate 0.5] [--out FILE]
 
 FOLDER holds the open sets trashnet, orl and ytf68; detectors take the shipped one. The Python that runs this must have
-MXNet and PyTorch (`make test-torch` makes such a one: .venv-torch); one thread, on the CPU. Of each network, as a job
-begins with it:
+MXNet and PyTorch (`make test-torch` makes such a one: .venv-torch); one thread, on the CPU. Of each network, with
+batches as large as a job's or, of the slow ones, half as large:
 
-- both engines take the same steps on the same batches from the same parameters, as the task's recipe says and at its
-  learning rate, which rises over them: how far apart parameters are afterwards, as a share of the way they went;
-- before and after these steps, with MXNet's parameters, the losses of one more batch, and their gradient: by MXNet, by
-  PyTorch, and for each of them by the same graph in float64.
+- as a job begins with it, and once MXNet has trained it for --trained steps at the recipe's rate, the losses of one
+  more batch and their gradient: by MXNet, by PyTorch, and for each of them by the same graph in float64;
+- then, as when a job is resumed, both engines take the same --steps on the same batches from the same parameters and
+  momenta, at --rate of the recipe's rate: how far apart parameters are afterwards, as a share of the way they went.
+  Beside it, what MXNet itself makes of weights whose last bit is another one.
 
 The gradient of a network with ReLUs is not continuous: where rounding puts one of a hundred thousand activations on the
 other side of 0 (or of 6, for a ReLU6), the gradient has another value, by about one part in the root of their number.
@@ -52,46 +53,49 @@ from common.task import Inputs
 BLOOD_CELLS = ("tests/data/blood_cells", "detect_train")
 TRASH, FACES, POINTS = ("trashnet", "train"), ("orl", "train"), ("ytf68", "landmark_train")
 HEAD = (
-    "| network | losses apart | gradient off float64: MXNet | PyTorch | activations on another side | gradients apart "
-    "| parameters apart after the steps |\n| --- | --- | --- | --- | --- | --- | --- |"
+    "| network | batch | losses apart | gradient off float64: MXNet | PyTorch | activations on another side "
+    "| gradients apart | parameters apart after the steps | of MXNet from weights one bit apart |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 KINKS = ("Activation", "LeakyReLU", "relu", "clip")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network to train. task: module and class. keys: of the configuration. data: folder of the set, and of it."""
+    """A network to train. task: module and class. keys: of the configuration. data: folder of the set, and of it.
+    rows: images of a batch."""
 
     task: str
     keys: Mapping[str, Mapping[str, Any]]
     data: tuple[str, str]
+    rows: int = 16
 
 
-def detector(task: str, base: str, side: int, **train: Any) -> Case:
+def detector(task: str, base: str, side: int, rows: int = 16, **train: Any) -> Case:
     """One without a published detector, on a backbone from the box where there is one."""
     model: dict[str, Any] = {"base_network": base, "use_pretrained": False, "data_shape": [side, side]}
     keys: dict[str, dict[str, Any]] = {"model": model, "train": train}
-    return Case(task, keys, BLOOD_CELLS)
+    return Case(task, keys, BLOOD_CELLS, rows)
 
 
-def yolov3(base: str, side: int) -> Case:
-    return detector("detect.yolov3.task:YOLOv3Task", base, side, no_random_shape=True)
+def yolov3(base: str, side: int, rows: int = 16) -> Case:
+    return detector("detect.yolov3.task:YOLOv3Task", base, side, rows, no_random_shape=True)
 
 
 def center_net(base: str, side: int) -> Case:
     return detector("detect.center_net.task:CenterNetTask", base, side, pretrained_base=False)
 
 
-def ssd(base: str, side: int, boxed: bool = False) -> Case:
-    return detector("detect.ssd.task:SSDTask", base, side, pretrained_base=boxed)
+def ssd(base: str, side: int, rows: int = 16, boxed: bool = False) -> Case:
+    return detector("detect.ssd.task:SSDTask", base, side, rows, pretrained_base=boxed)
 
 
-def classifier(base: str, side: int, boxed: bool = False, **train: Any) -> Case:
+def classifier(base: str, side: int, rows: int = 32, boxed: bool = False, **train: Any) -> Case:
     keys: dict[str, dict[str, Any]] = {
         "model": {"base_network": base, "use_pretrained": boxed},
         "train": {"input_width": side, "input_height": side, **train},
     }
-    return Case("classification.task:ClassificationTask", keys, TRASH)
+    return Case("classification.task:ClassificationTask", keys, TRASH, rows)
 
 
 def crops(task: str, data: tuple[str, str], **dataset: Any) -> Case:
@@ -100,39 +104,41 @@ def crops(task: str, data: tuple[str, str], **dataset: Any) -> Case:
         "train": {"input_width": 96, "input_height": 96},
         "dataset": dataset,
     }
-    return Case(task, keys, data)
+    return Case(task, keys, data, 32)
 
 
 CASES: dict[str, Case] = {
-    "YOLOv3 mobilenet1.0, 192 px": yolov3("mobilenet1.0", 192),
-    "YOLOv3 darknet53, 128 px": yolov3("darknet53", 128),
+    "classification mobilenetv2_1.0, 96 px, from the box": classifier("mobilenetv2_1.0", 96, boxed=True),
+    "SSD mobilenetv2_1.0_lite, 160 px, from the box": ssd("mobilenetv2_1.0_lite", 160, boxed=True),
+    "YOLOv3 mobilenet1.0, 160 px": yolov3("mobilenet1.0", 160),
     "CenterNet resnet18_v1b, 128 px": center_net("resnet18_v1b", 128),
-    "CenterNet resnet18_v1b_dcnv2, 128 px": center_net("resnet18_v1b_dcnv2", 128),
-    "SSD mobilenetv2_1.0_lite, 160 px, from the box": ssd("mobilenetv2_1.0_lite", 160, True),
-    "SSD mobilenet1.0, 160 px": ssd("mobilenet1.0", 160),
-    "SSD mobilenet1.0_fpn, 160 px": ssd("mobilenet1.0_fpn", 160),
-    "SSD resnet18_v1, 160 px": ssd("resnet18_v1", 160),
-    "SSD vgg16_atrous, 128 px": ssd("vgg16_atrous", 128),
-    "classification mobilenetv2_1.0, 96 px, from the box": classifier("mobilenetv2_1.0", 96, True),
-    "same with mixup": classifier("mobilenetv2_1.0", 96, True, mixup=True, label_smoothing=True),
-    "classification resnet18_v1, 96 px": classifier("resnet18_v1", 96),
-    "classification resnet50_v1, 96 px": classifier("resnet50_v1", 96),
-    "classification resnet50_v2, 96 px": classifier("resnet50_v2", 96),
-    "classification mobilenet1.0, 96 px": classifier("mobilenet1.0", 96),
-    "classification mobilenetv3_small, 96 px": classifier("mobilenetv3_small", 96),
-    "classification vgg11, 96 px": classifier("vgg11", 96),
-    "classification densenet121, 224 px": classifier("densenet121", 224),
     "ReID mobilenetv2_1.0, 96 px, from the box": crops("reid.task:ReIDTask", FACES),
     "landmarks mobilenetv2_1.0, 96 px, from the box": crops(
         "landmark.task:LandmarkTask", POINTS, num_joints=68
     ),
+    "same classifier with mixup": classifier(
+        "mobilenetv2_1.0", 96, boxed=True, mixup=True, label_smoothing=True
+    ),
+    "classification resnet18_v1, 96 px": classifier("resnet18_v1", 96),
+    "SSD mobilenet1.0, 160 px": ssd("mobilenet1.0", 160),
+    "CenterNet resnet18_v1b_dcnv2, 128 px": center_net("resnet18_v1b_dcnv2", 128),
+    "classification mobilenet1.0, 96 px": classifier("mobilenet1.0", 96),
+    "classification mobilenetv3_small, 96 px": classifier("mobilenetv3_small", 96),
+    "classification resnet50_v1, 96 px": classifier("resnet50_v1", 96, 16),
+    "classification resnet50_v2, 96 px": classifier("resnet50_v2", 96, 16),
+    "SSD resnet18_v1, 160 px": ssd("resnet18_v1", 160),
+    "SSD mobilenet1.0_fpn, 160 px": ssd("mobilenet1.0_fpn", 160, 8),
+    "classification vgg11, 64 px": classifier("vgg11", 64, 16),
+    "YOLOv3 darknet53, 128 px": yolov3("darknet53", 128, 8),
+    "SSD vgg16_atrous, 128 px": ssd("vgg16_atrous", 128, 8),
+    "classification densenet121, 224 px": classifier("densenet121", 224, 8),
 }
 
 
 class Comparison:
     """A case with both engines."""
 
-    def __init__(self, case: Case, data: Path, rows: int, steps: int) -> None:
+    def __init__(self, case: Case, data: Path, steps: int) -> None:
         import mxnet as mx
         from mxnet import gluon
 
@@ -146,7 +152,7 @@ class Comparison:
         root = ROOT / case.data[0] if case.data == BLOOD_CELLS else data / case.data[0]
         keys = {name: dict(section) for name, section in case.keys.items()}
         keys["dataset"] = {**keys.get("dataset", {}), "data_root": str(root), "train_dir": case.data[1]}
-        keys["train"] |= {"batch_size": rows}
+        keys["train"] |= {"batch_size": case.rows}
         self.task = kind(configuration(base.__args__[0], {"log_dir": "unused", "gpus": [], **keys}))
         self.recipe = self.task.recipe(on_gpu=False)
         listings = {"train": Listing(str(root / case.data[1]))}
@@ -166,7 +172,7 @@ class Comparison:
                 samples,
                 self.model.with_targets(self.task.training_transform(samples), samples),
                 pool,
-                batch_size=rows,
+                batch_size=case.rows,
                 shapes=lambda epoch, number: self.task.shape,
                 training=True,
                 order=self.recipe.order(samples) if self.recipe.order else None,
@@ -180,7 +186,7 @@ class Comparison:
                         if len(self.batches) > steps:
                             return
 
-    def engine(self, name: str, optimizer: Any) -> Engine:
+    def engine(self, name: str) -> Engine:
         """One of them, from the parameters as they are."""
         import mxnet as mx
 
@@ -191,21 +197,21 @@ class Comparison:
             self.model.blocks(),
             [mx.cpu()],
             [],
-            optimizer,
+            self.recipe.optimizer,
             precision="float32",
             limit=self.recipe.limit,
             compiled=True,
             ema_decay=0.0,
         )
 
-    def train(self, engine: Engine) -> None:
-        """Take a step on each batch but the last."""
-        steps = self.batches[:-1]
-        for number, batch in enumerate(steps, start=1):
+    def train(self, engine: Engine, batches: Sequence[Inputs], rate: float) -> dict[str, np.ndarray]:
+        """Take a step on each batch, at this share of the configuration's rate. Returns the weights."""
+        for batch in batches:
             engine.take(batch.split, batch.shared)
             engine.forward()
             engine.backward()
-            engine.update(self.task.config.train.lr * number / len(steps), engine.norms())
+            engine.update(self.task.config.train.lr * rate, engine.norms())
+        return weights(engine)
 
     def gradients(self) -> Gradients:
         """Of the last batch."""
@@ -239,6 +245,9 @@ class Comparison:
             apart(mine, there, exact_mine),
         )
 
+
+Ends = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+"""Weights by name, before and after."""
 
 Sides = dict[str, Any]
 """By the name of a node with a kink: on which side of it each number is; True: where it goes through unchanged."""
@@ -377,31 +386,58 @@ def by_torch(traced: Any, batch: Inputs, sides: Sides, *, exact: bool) -> tuple[
         torch.set_default_dtype(torch.float32)
 
 
+def weights(engine: Engine) -> dict[str, np.ndarray]:
+    """What an engine trains of the network and beside it."""
+    values = {**engine.parameters(), **engine.companions()}
+    return {name: value for name, value in values.items() if "running_" not in name}
+
+
+def off_the_way(one: Ends, other: Ends) -> float:
+    """How far apart two ends are, as a share of the way of the second."""
+    before, after = other
+    way = [after[name] - before[name] for name in before]
+    return apart([one[1][name] for name in before], [after[name] for name in before], way)
+
+
 def apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray], of: Sequence[np.ndarray]) -> float:
     """The norm of a difference as a share of a norm."""
     squares = sum(float(np.square(a - b).sum()) for a, b in zip(one, other, strict=True))
     return float((squares / sum(float(np.square(each).sum()) for each in of)) ** 0.5)
 
 
-def row(name: str, data: Path, rows: int, steps: int) -> str:
+def row(name: str, data: Path, trained: int, steps: int, rate: float) -> str:
     """A row of the table."""
-    made = Comparison(CASES[name], data, rows, steps)
-    before = made.gradients()
-    ours, theirs = (made.engine(engine, made.recipe.optimizer) for engine in ("torch", "mxnet"))
-    start = theirs.parameters()
-    made.train(ours)
-    found = ours.parameters()
-    made.train(theirs)  # last: the model has its parameters then
-    wanted = theirs.parameters()
-    names = [key for key in start if "running_" not in key]
-    way = [wanted[key] - start[key] for key in names]
-    end = apart([found[key] for key in names], [wanted[key] for key in names], way)
-    after = made.gradients()
+    case = CASES[name]
+    made = Comparison(case, data, trained + steps)
+    begins = made.gradients()
+    begun = made.engine("mxnet")
+    made.train(begun, made.batches[:trained], 1.0)
+    values, companions, state = begun.parameters(), begun.companions(), begun.optimizer_state()
+    later = made.gradients()
+    ends = {}
+    for other in ("torch", "bits", "mxnet"):
+        engine = made.engine("torch" if other == "torch" else "mxnet")
+        engine.set_parameters(one_bit_apart(values) if other == "bits" else values)
+        engine.set_companions(one_bit_apart(companions) if other == "bits" else companions)
+        engine.restore_optimizer(state)
+        before = weights(engine)
+        ends[other] = before, made.train(engine, made.batches[trained:-1], rate)
     cells = [
-        f"{getattr(before, key):.0e}; {getattr(after, key):.0e}"
+        f"{getattr(begins, key):.0e}; {getattr(later, key):.0e}"
         for key in ("losses", "mxnet", "torch", "others", "apart")
     ]
-    return f"| {name} | {' | '.join(cells)} | {end:.1%} of their way |"
+    cells += [f"{off_the_way(ends[other], ends['mxnet']):.1%}" for other in ("torch", "bits")]
+    return f"| {name} | {case.rows} | {' | '.join(cells)} |"
+
+
+def one_bit_apart(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Each weight as the next larger or smaller number that there is, as chance has it; statistics as they are."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, value in values.items():
+        towards = np.where(rng.random(value.shape) < 0.5, -np.inf, np.inf).astype(value.dtype)
+        found[name] = value if "running_" in name else np.nextafter(value, towards)
+    return found
 
 
 def main() -> None:
@@ -411,8 +447,9 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path, metavar="FOLDER")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rows", type=int, default=8, help="images of a batch")
+    parser.add_argument("--trained", type=int, default=40, help="steps before the second look")
+    parser.add_argument("--steps", type=int, default=20, help="that are compared")
+    parser.add_argument("--rate", type=float, default=0.5, help="of these, as a share of the recipe's")
     parser.add_argument("--out", type=Path, help="JSON file that keeps rows")
     options = parser.parse_args()
     load_mxnet(1)
@@ -425,7 +462,7 @@ def main() -> None:
     print(HEAD, flush=True)
     for name in options.only:
         if name not in kept:
-            kept[name] = row(name, options.data, options.rows, options.steps)
+            kept[name] = row(name, options.data, options.trained, options.steps, options.rate)
             if options.out:
                 options.out.write_text(json.dumps(kept, indent=1))
         print(kept[name], flush=True)
