@@ -28,8 +28,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def finished(script: str, made: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """The status of a configuration's job when it has finished. Raises SystemExit with its reason where it fails."""
+def finished(script: str, made: Mapping[str, Any], threads: int, ranks: int = 1) -> dict[str, Any]:
+    """The status of a configuration's job when it has finished. threads: of each of its ranks. Raises SystemExit with
+    its reason where it fails."""
     log_dir = Path(made["log_dir"])
     log_dir.mkdir(parents=True, exist_ok=True)
     path = log_dir.with_suffix(".json")
@@ -37,17 +38,34 @@ def finished(script: str, made: Mapping[str, Any], threads: int) -> dict[str, An
     if status_of(log_dir).get("state") != "finished":
         again = ["--resume"] if (log_dir / "training_state.pkl").exists() else []
         command = [sys.executable, script, "--config", str(path), "--linger", "0", "--port", str(free_port())]
-        done = subprocess.run(
-            [*command, *again],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(
-                f"{path}: {(done.stderr.strip().splitlines() or ['ended without a message'])[-1]}"
+        started = [
+            subprocess.Popen(
+                [*command, *again],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads), **place},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
             )
+            for place in _places(ranks)
+        ]
+        ends = [process.communicate()[1].strip().splitlines() for process in started]
+        if any(process.returncode for process in started):
+            raise SystemExit(f"{path}: {(ends[0] or ['ended without a message'])[-1]}")
     return status_of(log_dir)
+
+
+def _places(ranks: int) -> list[dict[str, str]]:
+    """What torchrun would set for each of several ranks."""
+    if ranks == 1:
+        return [{}]
+    common = {
+        "WORLD_SIZE": ranks,
+        "LOCAL_WORLD_SIZE": ranks,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }
+    found = [
+        {**common, "GLOO_SOCKET_IFNAME": "lo", "RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)
+    ]
+    return [{name: str(value) for name, value in place.items()} for place in found]
