@@ -177,6 +177,8 @@ def _bring_together(config: JobConfig, engine: str, ranks: Ranks) -> None:
     gpus = gpus_by_local_rank(config.gpus, ranks.place.local_size)
     check_visible(gpus, visible_gpus())
     ranks.join(gpus)
+    if ranks.notices:
+        supervisor.tell(notices=ranks.notices)
     if batch % (2 * ranks.size):
         warn(
             f"train.batch_size {batch} is no multiple of {2 * ranks.size}: some of the {ranks.size} ranks compute more "

@@ -50,6 +50,8 @@ class Ranks:
         self.ended: Callable[[End], None] = lambda end: None
         # Called by another rank with the reason where rank 0, which writes down how the job ended, is gone.
         self.first_gone: Callable[[JobError], None] = lambda error: None
+        # "host port word", at which a supervisor tells rank 0 how this one ended; None: it is alone, or rank 0.
+        self.notices: str | None = None
         self._silence = silence
         self._start = False
         self._watch: Watch | None = None
@@ -91,6 +93,8 @@ class Ranks:
                 store, self.rank, self.size, ended=lambda end: self.ended(end), silence=self._silence
             )
             self._watch.start()
+            if not self.first:
+                self.notices = f"{os.environ['MASTER_ADDR']} {self._watch.notices}"
             self._watch.say(host=socket.gethostname(), pid=os.getpid())
             if self._started:
                 self._started.wait_for(store)

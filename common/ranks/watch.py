@@ -16,13 +16,19 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from common.ranks.ends import End
+from common.ranks.notices import Notices
 
 log = logging.getLogger("visualtl")
 
-_END, _READY = "end", "ready"
+_END, _READY, _NOTICES = "end", "ready", "notices"
 
 #: Seconds between two signs of life, and without one after which a rank counts as gone; for which one may take to come.
 INTERVAL, SILENCE, COMING = 0.5, 15.0, 600.0
+
+# A rank is missed when it has not been heard of at so many looks; one may have come too early for its next sign.
+_LOOKS = 3
+# Seconds for which a reason is looked for at most, however busy the machine is.
+_AT_MOST = 20.0
 
 
 class Store(Protocol):
@@ -40,7 +46,8 @@ class Store(Protocol):
 class Watch:
     """One rank's part of it.
 
-    ended: called once, in a thread of this object, with the end of another rank that failed or was stopped.
+    ended: called once, in a thread of this object, with the end of another rank that failed or was stopped. notices:
+    "port word", where rank 0 hears of ends by `common.ranks.notices`.
     """
 
     def __init__(
@@ -68,15 +75,21 @@ class Watch:
         self._beats: list[bytes] = [b""] * size
         self._heard = [time.monotonic()] * size
         self._count = [0] * size  # signs of life
+        self._missed = [0] * size  # looks since the last one
+        self.notices = ""
+        self._listening: Notices | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="ranks")
 
     def start(self) -> None:
         """Begin. Rank 0 must have begun before others do, which wait for it."""
         if self._rank == 0:
+            self._listening = Notices(self._agreed)
+            self.notices = self._listening.address
             self._mine.multi_set([_END, *self._keys], [""] * (self._size + 1))
-            self._mine.set(_READY, "1")
+            self._mine.multi_set([_NOTICES, _READY], [self.notices, "1"])
         else:
             self._mine.wait([_READY], timedelta(seconds=COMING))
+            self.notices = self._mine.multi_get([_NOTICES])[0].decode()
         self._thread.start()
 
     def say(self, **words: Any) -> None:
@@ -99,31 +112,35 @@ class Watch:
             return end
 
     def cause(self, patience: float, silence: float, *, unless_alive: bool = False) -> End | None:
-        """The end of another rank, waited for that long: told, or one that has not been heard of for `silence` seconds.
+        """The end of another rank: told, or one that has not been heard of for `silence` seconds. None where all others
+        are known to live: as soon as they are (unless_alive), else once `patience` seconds have passed.
 
-        unless_alive: None as soon as all others are known to live.
+        Where others are neither missed nor known to live, because the machine is busy, this takes longer than
+        `patience`; with unless_alive, where the process itself may be killed for being late, it does not.
         """
+        others = [rank for rank in range(self._size) if rank != self._rank]
         began, before = time.monotonic(), list(self._count)
         while True:
             if self._known:
                 return self._known
             now = time.monotonic()
-            lost = [r for r in range(self._size) if r != self._rank and now - self._heard[r] > silence]
-            if lost and self._beats[lost[0]]:
-                return self._told_of(lost[0], "ended without a word: it was killed, or its machine is gone")
+            waited = now - began
+            late = unless_alive and waited >= patience
+            for rank in others:
+                silent = now - self._heard[rank] > silence or late
+                if silent and self._missed[rank] >= _LOOKS and self._beats[rank]:
+                    return self._told_of(rank, "ended without a word: it was killed, or its machine is gone")
             # The next sign of life may be from before its end.
-            alive = all(
-                count >= first + 2
-                for r, (count, first) in enumerate(zip(self._count, before, strict=True))
-                if r != self._rank
-            )
-            if now - began >= patience or (unless_alive and alive):
+            alive = all(self._count[rank] >= before[rank] + 2 for rank in others)
+            if late or waited >= _AT_MOST or (alive and (unless_alive or waited >= patience)):
                 return None
             time.sleep(0.05)
 
     def close(self) -> None:
         """Watch no more."""
         self._stop.set()
+        if self._listening:
+            self._listening.close()
 
     def finish(self, patience: float = 10.0) -> None:
         """The job has finished, as rank 0 tells and the others wait to be told. Rank 0 waits until they have heard it,
@@ -173,6 +190,9 @@ class Watch:
             if beat != self._beats[number] or b'"left"' in beat:
                 self._beats[number], self._heard[number] = beat, now
                 self._count[number] += 1
+                self._missed[number] = 0
+            else:
+                self._missed[number] += 1
 
     def _lost(self) -> End | None:
         now = time.monotonic()
@@ -194,7 +214,7 @@ class Watch:
 
     def _agreed(self, end: End) -> End:
         try:
-            return End.from_text(self._mine.compare_set(_END, "", end.to_text()))
+            return End.from_text(self._others.compare_set(_END, "", end.to_text()))
         except (RuntimeError, ValueError):
             return end
 

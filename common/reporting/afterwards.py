@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.errors import JobError
 from common.ranks.ends import End
+from common.ranks.notices import give_notice
 from common.reporting.lock import lock
 from common.reporting.log import Format, last_words, open_console, open_log
 from common.reporting.status import FILE as STATUS
@@ -51,8 +52,14 @@ def write_down_for_another(log_dir: Path, end: JobError) -> None:
             last_words(end)
 
 
+def tell_first(notices: str | None, rank: int, end: JobError | str, exit_status: int) -> bool:
+    """Tell rank 0 why this one has ended. notices: where, if it has come to know that. Returns whether it was heard."""
+    return notices is not None and give_notice(notices, End.of(rank, end, exit_status))
+
+
 def tell_ranks(rank: int, end: JobError | str, exit_status: int) -> None:
-    """Tell the other ranks why this one has ended: in a process of its own, for what it takes is imported for that."""
+    """Tell the other ranks why this one has ended, where rank 0 cannot be told (it is this one, or they had not met):
+    by the store, in a process of its own, for what it takes is imported for that."""
     text = End.of(rank, end, exit_status).to_text()
     root = Path(__file__).resolve().parents[2]
     with contextlib.suppress(OSError, subprocess.SubprocessError):

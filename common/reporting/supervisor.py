@@ -114,7 +114,8 @@ def signal_pid() -> int:
 
 def tell(**message: Any) -> None:
     """Tell the supervisor, if there is one: log_dir (where to write down how the job ended), log_format (of standard
-    output), rank (which of several it is) or ended (the exit status of a job that has said itself how it ended)."""
+    output), rank (which of several it is), notices (where rank 0 hears of its end) or ended (the exit status of a job
+    that has said itself how it ended)."""
     if _job.channel is not None:
         with contextlib.suppress(OSError):
             os.write(_job.channel, json.dumps(message).encode() + b"\n")
@@ -206,7 +207,7 @@ class _Supervisor:
         self, code: int | None, usage: resource.struct_rusage | None, told: dict[str, Any]
     ) -> int:
         """Say why the job ended in its place; returns the exit status."""
-        from common.reporting.afterwards import tell_ranks, write_down
+        from common.reporting.afterwards import tell_first, tell_ranks, write_down
 
         number = self.asked if code is None else _stopped_by(code, self.asked)
         end: JobError | str
@@ -219,8 +220,10 @@ class _Supervisor:
             status = 128 - code if code < 0 else code or 1
         folder = Path(told["log_dir"]) if "log_dir" in told else None
         rank = told.get("rank")
+        # First of all: rank 0 notices already that this one is gone.
+        heard = rank is not None and tell_first(told.get("notices"), rank, end, status)
         write_down(folder, end, told.get("log_format", "text"), rank)
-        if rank is not None:
+        if rank is not None and not heard:
             tell_ranks(rank, end, status)
         return status
 

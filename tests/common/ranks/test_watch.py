@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import DataError, RankError
+from common.errors import DataError, KilledError, RankError
 from common.ranks.ends import End
+from common.ranks.notices import give_notice
 from common.ranks.watch import Watch
 from common.reporting.afterwards import write_down_for_another
 from common.reporting.status import Status
@@ -27,6 +29,7 @@ class Memory:
         self.values: dict[str, str] = {}
         self.guard = threading.Lock()
         self.gone = False
+        self.slow = 0.0
 
     def clone(self) -> Memory:
         return self
@@ -42,6 +45,7 @@ class Memory:
             self.values.update(zip(keys, values, strict=True))
 
     def multi_get(self, keys: list[str]) -> list[bytes]:
+        time.sleep(self.slow)
         with self.guard:
             self._answer()
             return [self.values[key].encode() for key in keys]
@@ -126,6 +130,46 @@ def test_one_that_is_asked_to_end_waits_only_until_it_knows_that_all_others_live
     assert lost.rank == 1
     for each in ranks:
         each.close()
+
+
+def test_where_the_machine_is_busy_a_rank_that_was_killed_is_named_all_the_same() -> None:
+    """It answers so late that the time in which a reason is looked for is over before anybody is missed."""
+    store = Memory()
+    ranks = watches(store, 2, lambda rank, end: None)
+    time.sleep(5 * INTERVAL)
+    store.slow = 0.05
+    ranks[1].close()  # as a process that is killed
+    assert (lost := ranks[0].cause(0.1, 0.2)) is not None
+    assert lost.rank == 1
+    ranks[0].close()
+
+
+def test_nobody_is_named_where_all_live() -> None:
+    ranks = watches(Memory(), 2, lambda rank, end: None)
+    time.sleep(5 * INTERVAL)
+    began = time.monotonic()
+    assert ranks[0].cause(0.2, 0.3) is None
+    assert time.monotonic() - began >= 0.2
+    for each in ranks:
+        each.close()
+
+
+def test_a_supervisor_tells_rank_0_why_its_rank_has_ended() -> None:
+    heard: dict[int, End] = {}
+    ranks = watches(Memory(), 3, heard.__setitem__)
+    end = End.of(1, KilledError("the job was ended by signal 9"), 137)
+    port, word = ranks[2].notices.split()
+    assert not give_notice(f"127.0.0.1 {port} another", end)
+    with socket.create_connection(("127.0.0.1", int(port))) as nobody:
+        nobody.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert nobody.recv(1) == b""
+    assert not heard
+    assert give_notice(f"127.0.0.1 {port} {word}", end)
+    until(lambda: {0, 2} <= heard.keys())
+    assert heard[0] == heard[2] == end
+    for each in ranks:
+        each.close()
+    assert not give_notice(f"127.0.0.1 {port} {word}", end)
 
 
 def test_one_that_is_asked_to_end_because_another_was_says_so() -> None:

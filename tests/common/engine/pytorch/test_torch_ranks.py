@@ -220,7 +220,7 @@ def test_a_rank_that_is_killed_ends_all_within_ten_seconds_with_its_number_and_r
     error = status(folder)["error"]
     assert error["rank"] == rank
     assert error["retry"]
-    assert "kill" in error["message"].lower(), outputs
+    assert "SIGKILL" in error["message"], outputs
     assert_gone(every)
 
 
