@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Seconds for which the reason is waited for why another rank does not answer, and without a sign of life after which
-# it is that it has none: a rank's supervisor takes seconds to say what killed it.
+# it is that it has none: native code that crashes may write its memory down first.
 _REASON, _NO_REASON = 7.0, 5.0
 # The same for one that was asked to end: whoever started the ranks does so where another one has failed.
 _ASKED, _GONE = 3.0, 2.0
-
+# Seconds for which rank 0, with which the store may end, waits until others have heard why it ends.
+_HEARD = 1.5
 
 _WORDS = ("host", "pid", "images_per_second", "waiting")
 
@@ -216,6 +217,7 @@ class Ranks:
         """End the process, of which nothing is left to do. Alone it returns the status: it ends as any other does. With
         others it ends here: connections to ranks that are gone would be waited for."""
         if self._watch:
+            self._watch.wait_until_heard(_HEARD)
             for stream in (sys.stdout, sys.stderr):
                 with suppress(OSError, ValueError, AttributeError):
                     stream.flush()

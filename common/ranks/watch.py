@@ -76,6 +76,7 @@ class Watch:
         self._heard = [time.monotonic()] * size
         self._count = [0] * size  # signs of life
         self._missed = [0] * size  # looks since the last one
+        self._spoken_for: int | None = None  # the rank whose end is that of the job: it may be gone
         self.notices = ""
         self._listening: Notices | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="ranks")
@@ -107,7 +108,9 @@ class Watch:
         try:
             text = self._others.compare_set(_END, "", end.to_text())
             self._others.set(self._keys[self._rank], json.dumps({**self._words, "left": True}))
-            return End.from_text(text)
+            counts = End.from_text(text)
+            self._spoken_for = counts.rank
+            return counts
         except (RuntimeError, ValueError):  # the store is gone, and with it the rank that had it
             return end
 
@@ -151,10 +154,15 @@ class Watch:
             self.tell(End(self._rank, "finished"))
             return
         self.tell(End(0, "finished"))
+        self.wait_until_heard(patience)
+
+    def wait_until_heard(self, patience: float) -> None:
+        """Of rank 0, which has told its end: wait until the others have heard the one that counts."""
+        waited_for = [key for rank, key in enumerate(self._keys) if rank != self._spoken_for]
         until = time.monotonic() + patience
-        while time.monotonic() < until:
+        while self._rank == 0 and time.monotonic() < until:
             try:
-                beats = self._others.multi_get(self._keys)
+                beats = self._others.multi_get(waited_for)
             except RuntimeError:
                 return
             if all(b'"left"' in beat for beat in beats):

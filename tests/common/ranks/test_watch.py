@@ -183,6 +183,26 @@ def test_one_that_is_asked_to_end_because_another_was_says_so() -> None:
     assert ranks[0].cause(1.0, 0.2, unless_alive=True) == stopped
 
 
+def test_rank_0_stays_until_the_others_have_heard_why_it_ends() -> None:
+    """Its store ends with it, and what they would hear then is that it is gone."""
+    made: list[Watch] = []
+
+    def heard(rank: int, end: End) -> None:
+        if rank == 1:
+            time.sleep(0.2)
+            made[1].tell(end)
+
+    made += watches(Memory(), 3, heard)
+    time.sleep(5 * INTERVAL)
+    made[2].close()  # as a process that is killed, whose end it is
+    end = made[0].tell(End(2, "failed", "killed", "rank"))
+    began = time.monotonic()
+    made[0].wait_until_heard(5.0)
+    assert 0.2 <= time.monotonic() - began < 2.0
+    assert made[1].tell(End(1, "stopped")) == end
+    made[0].close()
+
+
 def test_a_job_that_has_finished_is_nobodys_failure() -> None:
     heard: dict[int, End] = {}
     ranks = watches(Memory(), 2, heard.__setitem__)

@@ -277,3 +277,18 @@ def test_a_batch_that_is_too_small_is_refused_and_one_process_does_not_wait_for_
     statuses, outputs = together(command(SCRIPT, values)).end(60)
     assert statuses == [2, 2]
     assert "train.batch_size: 2 is too small for 2 ranks" in outputs[0]
+
+
+def test_images_that_all_become_unreadable_end_all_ranks(tmp_path: Path, data: Path) -> None:
+    mine = tmp_path / "data"
+    shutil.copytree(data, mine)
+    folder = tmp_path / "out"
+    started = together(job(folder, mine, **LONG))
+    _wait(folder, "[Epoch 1] lr")
+    for image in mine.rglob("*.png"):
+        image.unlink()
+    statuses, outputs = started.end()
+    assert statuses == [3, 3], outputs
+    error = status(folder)["error"]
+    assert (error["kind"], error["retry"]) == ("data", False)
+    assert "no image can be read any more" in error["message"]
