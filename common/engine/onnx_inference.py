@@ -24,10 +24,22 @@ class OnnxInference:
     name.
     """
 
-    def __init__(self, model: Path | bytes, gpu: int | None = None, *, optimised: bool = True) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        gpu: int | None = None,
+        *,
+        optimised: bool = True,
+        constants: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """gpu: id of the GPU that computes; None: the CPU. optimised: False begins in a third of the time, and takes
-        half as long again for an image. Raises ModelError."""
+        half as long again for an image. constants: those of a model's that are external data, by name.
+        Raises ModelError."""
         options = onnxruntime.SessionOptions()
+        if constants:
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in constants.values()]
+            options.add_external_initializers(list(constants), values)
+            self._constants = values  # the session reads them where they are
         if not optimised:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ from common.engine.parameter_file import read_parameter_file
 from common.engine.symbol import read_symbol
 from common.errors import DataError
 from common.export.onnx import heads
+from common.export.onnx.graph import PLAIN_OPSET
 from common.export.onnx.heads import Source, Suppression, Written
 from common.export.onnx.merged import merged
 from common.export.onnx.proof import compare
@@ -30,7 +35,7 @@ Head = Callable[..., Written]
 
 # Of the suppression that a graph has inside: near it, a detection may fall either way.
 _OVERLAP = 0.45
-# Images that a file is tried on alone, before all files of a model are on all images together.
+# Images that a file is tried on alone, where all files of a model are on all images together.
 _ALONE = 1
 
 # Of a model's graphs: the one of its symbol, and the one that looks at the mirrored image too.
@@ -153,16 +158,18 @@ def export_onnx(
     card = read_card(folder)
     parameters = read_parameter_file(card.file("params"))
     files = [_File(folder / f"{card.name}{kind.suffix}.onnx", kind) for kind in kinds(card)]
-    for file in files:
-        with _leaving_out(file):
-            file.write(card, parameters, opset)
-    del parameters
-    _prove([file for file in files if not file.reason], card, predictors, images, dict(known or {}))
+    with ThreadPoolExecutor(1) as aside:
+        proof = _Proof(card, predictors, images, dict(known or {}), aside)
+        for file in reversed(files):  # the raw ones, which are tried alone, first
+            with _leaving_out(file):
+                file.write(card, parameters, opset)
+                proof.begin(file)
+        del parameters
+        written = [file for file in files if not file.reason]
+        with _keeping(written):
+            proof.end(written)
     left_out: dict[str, list[str]] = {}  # names of files by reason
     for file in files:
-        if not file.reason:
-            with _leaving_out(file), replacing(file.path) as target:
-                target.write(file.content)
         if file.reason:
             file.path.unlink(missing_ok=True)  # of an earlier export
             left_out.setdefault(file.reason, []).append(file.path.name)
@@ -226,53 +233,101 @@ def _leaving_out(*files: _File) -> Iterator[None]:
             file.content, file.entry = b"", {"left_out": file.reason}
 
 
-def _prove(
-    files: Sequence[_File],
-    card: Card,
-    predictors: Mapping[str, Predictor],
-    images: Images,
-    wanted: dict[str, Sequence[np.ndarray]],
-) -> None:
-    """Hold files against MXNet: each alone on a few images, and all together on all of them.
+@contextmanager
+def _keeping(files: Sequence[_File]) -> Iterator[None]:
+    """Files are written beside their places while the block judges them; those that it leaves a reason stay out.
 
-    Computing is what takes the time, and files of a model compute much the same: `merged` does it once.
+    Writing takes the disk, and the block takes the processors.
     """
-    for file in files:
+    judged = Event()
+
+    def keep(file: _File) -> None:
+        with _leaving_out(file), replacing(file.path) as target:
+            target.write(file.content)
+            target.flush()
+            os.fsync(target.fileno())
+            judged.wait()
+            if file.reason:
+                raise _DiffersError(file.reason)
+
+    with ThreadPoolExecutor(max(len(files), 1)) as writers:
+        try:
+            for file in files:
+                writers.submit(keep, file)
+            yield
+        except BaseException:
+            for file in files:
+                file.reason = file.reason or "the export was ended"
+            raise
+        finally:
+            judged.set()
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """Files are held against MXNet.
+
+    Computing is what takes the time, and files of a model compute much the same: `merged` does it once. What it changes
+    of a file, other versions of operators, is why such a file is on a few images alone, too.
+
+    wanted: MXNet's predictions by graph, as far as they are known. aside: does what leaves this thread free to go on.
+    """
+
+    card: Card
+    predictors: Mapping[str, Predictor]
+    images: Images
+    wanted: dict[str, Sequence[np.ndarray]]
+    aside: Executor
+
+    def begin(self, file: _File) -> None:
+        """Of a file that is written. Raises DataError."""
+        if not self.images.names:
+            raise DataError("no image can be read on which it could be proven")
+        graph = file.kind.graph
+        if graph not in self.wanted:
+            self.wanted[graph] = self.images.predicted(self.predictors[graph])
+        if file.entry["opset"] == PLAIN_OPSET and len(kinds(self.card)) > 1:
+            self.aside.submit(self._alone, file, self.images.first(_ALONE), optimised=False)
+
+    def end(self, files: Sequence[_File]) -> None:
+        """Of all files that are written: those that compute something else get their reason."""
+        if len(files) > 1:
+            with suppress(Exception):  # one of them is no model that computes: each tells for itself
+                together = self._together(files)
+                for file, predictions in zip(files, together, strict=True):
+                    if not file.reason:
+                        with _leaving_out(file):
+                            file.hold_against(
+                                self.card, self.images, self.wanted[file.kind.graph], predictions
+                            )
+                return
+        for file in files:
+            if not file.reason:
+                self._alone(file, self.images)
+
+    def _alone(self, file: _File, images: Images, optimised: bool = True) -> None:
         with _leaving_out(file):
-            if not images.names:
-                raise DataError("no image can be read on which it could be proven")
             graph = file.kind.graph
-            if graph not in wanted:
-                wanted[graph] = images.predicted(predictors[graph])
-            if len(files) > 1:
-                few = images.first(_ALONE)
-                alone = replace(predictors[graph], compute=OnnxInference(file.content, optimised=False))
-                file.hold_against(card, few, wanted[graph][: len(few.names)], few.predicted(alone))
-    files = [file for file in files if not file.reason]
-    with _leaving_out(*files):
-        together = _predicted(files, predictors, images)
-        for file, predictions in zip(files, together, strict=True):
-            with _leaving_out(file):
-                file.hold_against(card, images, wanted[file.kind.graph], predictions)
+            inference = OnnxInference(file.content, optimised=optimised)
+            predictions = images.predicted(replace(self.predictors[graph], compute=inference))
+            file.hold_against(self.card, images, self.wanted[graph][: len(predictions)], predictions)
 
+    def _together(self, files: Sequence[_File]) -> list[list[np.ndarray]]:
+        """Predictions of each of several files, computed as one model; a batch is decoded as the next is computed."""
+        model = merged([file.content for file in files])
+        inference = OnnxInference(model.content, constants=model.constants)
 
-def _predicted(
-    files: Sequence[_File], predictors: Mapping[str, Predictor], images: Images
-) -> list[list[np.ndarray]]:
-    """Predictions of each of some files, which compute together."""
-    if len(files) < 2:
-        return [
-            images.predicted(replace(predictors[file.kind.graph], compute=OnnxInference(file.content)))
-            for file in files
+        def decoded(values: Mapping[str, np.ndarray], matrices: np.ndarray) -> list[Sequence[np.ndarray]]:
+            rows: list[Sequence[np.ndarray]] = []
+            for file, names in zip(files, model.outputs, strict=True):
+                own = {name: values[merged_name] for name, merged_name in names.items()}
+                nms = asdict(file.suppression) if file.suppression else None
+                decoder = self.predictors[file.kind.graph].decoder
+                rows.append(decoder.predictions(readable(own, nms), matrices, self.images.shape))
+            return rows
+
+        batches = [
+            self.aside.submit(decoded, inference.run(pixels), matrices)
+            for pixels, matrices in self.images.batches
         ]
-    content, outputs = merged([file.content for file in files])
-    inference = OnnxInference(content)
-    predictions: list[list[np.ndarray]] = [[] for _ in files]
-    for pixels, matrices in images.batches:
-        values = inference.run(pixels)
-        for file, names, rows in zip(files, outputs, predictions, strict=True):
-            own = {name: values[merged_name] for name, merged_name in names.items()}
-            nms = asdict(file.suppression) if file.suppression else None
-            decoder = predictors[file.kind.graph].decoder
-            rows += decoder.predictions(readable(own, nms), matrices, images.shape)
-    return predictions
+        return [list(chain(*rows)) for rows in zip(*(batch.result() for batch in batches), strict=True)]

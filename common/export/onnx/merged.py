@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -16,8 +16,22 @@ Constant = Callable[[onnx.TensorProto], str]
 """From a constant to its name."""
 
 
-def merged(contents: Sequence[bytes]) -> tuple[bytes, list[dict[str, str]]]:
-    """One model for several with the same input. Returns it and, of each, the names here of its outputs by its own.
+# Bytes of a constant that the merged model has beside it.
+_LARGE = 4096
+
+
+@dataclass(frozen=True)
+class Merged:
+    """content: the model, whose large constants are external data, not in any file; constants: these, by name;
+    outputs: of each model the names here of its outputs, by its own."""
+
+    content: bytes
+    constants: Mapping[str, np.ndarray]
+    outputs: Sequence[Mapping[str, str]]
+
+
+def merged(contents: Sequence[bytes]) -> Merged:
+    """One model for several with the same input.
 
     Two values are one where the same operator with the same attributes has the same inputs, down to the last bit of
     every constant, whatever they are called. So the model computes what each of them does, and a number that is another
@@ -25,14 +39,15 @@ def merged(contents: Sequence[bytes]) -> tuple[bytes, list[dict[str, str]]]:
     Raises ValueError where inputs differ, or where versions do otherwise.
     """
     union = _Union()
-    names = [union.add(onnx.load_model_from_string(content)) for content in contents]
-    return union.content(), names
+    outputs = [union.add(onnx.load_model_from_string(content)) for content in contents]
+    return Merged(union.content(), union.constants, outputs)
 
 
 class _Union:
     """A model that grows by others."""
 
     def __init__(self) -> None:
+        self.constants: dict[str, np.ndarray] = {}
         self._model = onnx.ModelProto()
         self._names: dict[Hashable, list[str]] = {}  # of values by what they are
 
@@ -62,7 +77,7 @@ class _Union:
         return {value.name: names[value.name] for value in graph.output}
 
     def content(self) -> bytes:
-        """The model as a file."""
+        """The model, without its large constants."""
         return bytes(self._model.SerializeToString())
 
     def _begin(self, model: onnx.ModelProto, opset: int) -> None:
@@ -75,12 +90,20 @@ class _Union:
 
     def _constant(self, tensor: onnx.TensorProto) -> str:
         values = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
-        key = (tensor.data_type, *tensor.dims, hashlib.sha256(values).digest())
+        key = (tensor.data_type, *tensor.dims, values)
         if key not in self._names:
-            self._names[key] = [f"constant{len(self._names)}"]
+            name = f"constant{len(self._names)}"
+            self._names[key] = [name]
             made = self._model.graph.initializer.add()
-            made.data_type, made.name, made.raw_data = tensor.data_type, self._names[key][0], values
+            made.data_type, made.name = tensor.data_type, name
             made.dims.extend(tensor.dims)
+            if len(values) > _LARGE:
+                kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                self.constants[name] = np.frombuffer(values, kind).reshape(tuple(tensor.dims))
+                made.data_location = onnx.TensorProto.EXTERNAL
+                made.external_data.add(key="location", value=name)
+            else:
+                made.raw_data = values
         return self._names[key][0]
 
     def _computed(self, node: onnx.NodeProto, inputs: Sequence[str], attributes: Attributes) -> list[str]:

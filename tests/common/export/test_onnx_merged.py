@@ -19,8 +19,8 @@ from tests.helpers.operator_cases import data
 
 RNG = np.random.default_rng(0)
 PARAMETERS = {
-    "weight": RNG.normal(size=(4, 3, 3, 3)).astype(np.float32),
-    "bias": RNG.normal(size=4).astype(np.float32),
+    "weight": RNG.normal(size=(64, 3, 3, 3)).astype(np.float32),  # large enough to stand beside the model
+    "bias": RNG.normal(size=64).astype(np.float32),
 }
 IMAGES = RNG.normal(size=(2, 3, 6, 6)).astype(np.float32)
 
@@ -28,7 +28,7 @@ IMAGES = RNG.normal(size=(2, 3, 6, 6)).astype(np.float32)
 def model(opset: int, factor: float = 2.0, channels: int = 3) -> onnx.ModelProto:
     """Every operator that has another form in another version, behind a convolution; last a product."""
     edge = {"pad_width": (0, 0, 0, 0, 1, 1, 1, 1)}
-    maps = mx.sym.Convolution(data, mx.sym.var("weight"), mx.sym.var("bias"), kernel=(3, 3), num_filter=4)
+    maps = mx.sym.Convolution(data, mx.sym.var("weight"), mx.sym.var("bias"), kernel=(3, 3), num_filter=64)
     maps = mx.sym.Pad(mx.sym.Pad(maps, mode="constant", constant_value=0.5, **edge), mode="reflect", **edge)
     maps = mx.sym.UpSampling(mx.sym.clip(maps, -1, 1.5), scale=2, sample_type="nearest", num_args=1)
     values = {**PARAMETERS, "weight": PARAMETERS["weight"][:, :channels]}
@@ -37,11 +37,15 @@ def model(opset: int, factor: float = 2.0, channels: int = 3) -> onnx.ModelProto
 
 def check(models: Sequence[onnx.ModelProto]) -> list[str]:
     """Operators of models merged, whose outputs are those of each model, to the bit."""
-    content, names = merged([each.SerializeToString() for each in models])
-    made = onnx.load_model_from_string(content)
+    union = merged([each.SerializeToString() for each in models])
+    made = onnx.load_model_from_string(union.content)
+    for tensor in made.graph.initializer:
+        if tensor.name in union.constants:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(union.constants[tensor.name], tensor.name))
+    assert union.constants
     onnx.checker.check_model(made, full_check=True)
     outputs = dict(zip((output.name for output in made.graph.output), run(made, IMAGES), strict=True))
-    for each, own in zip(models, names, strict=True):
+    for each, own in zip(models, union.outputs, strict=True):
         np.testing.assert_array_equal(outputs[own["0"]], run(each, IMAGES)[0])
     return [node.op_type for node in made.graph.node]
 
