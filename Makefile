@@ -12,7 +12,7 @@ ORACLES := .venv-oracles
 ELSEWHERE := .venv-elsewhere
 TORCH := .venv-torch
 
-.PHONY: demo test soak bench test-oracles test-elsewhere test-torch check lock docs clean image image-test image-test-gpu
+.PHONY: demo test test-slow soak bench test-oracles test-elsewhere test-torch check lock docs clean image image-test image-test-gpu
 
 demo: $(VENV)/ready
 	@rm -rf $(DEMO_OUT) && mkdir $(DEMO_OUT)
@@ -26,8 +26,14 @@ demo: $(VENV)/ready
 	@echo "Next:     train on your own images: \"Your first model\" in README.md"
 
 # Files of tests run beside one another; a file's own tests share the jobs that they look at, and stay together.
+# `test` leaves to `test-slow` what takes seconds each and shows what a cheaper test shows of a sibling: whole jobs of the
+# dear networks, every script where one stands for all, long fuzzing.
+PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/ready-for-development
-	@$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(PYTEST) -m "not slow and not soak"
+
+test-slow: $(VENV)/ready-for-development
+	@$(PYTEST) -m "slow and not soak"
 
 # What takes minutes to show: jobs of every script killed at many random instants, and many more fuzzed files.
 soak: $(VENV)/ready-for-development

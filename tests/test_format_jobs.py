@@ -41,6 +41,7 @@ def digest(ended: Ended) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_same_boxes_give_the_same_parameters(data: Path, tmp_path: Path) -> None:
     expected = digest(job(data, tmp_path / "txt", "txt"))
     for name in ("coco", "yolo", "labelme"):

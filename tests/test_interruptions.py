@@ -165,6 +165,7 @@ def test_resume_refuses_keys_that_cannot_change_and_names_those_that_did(
     assert read_checkpoint(tmp_path / "out" / "training_state.pkl", TASK)["epoch"] == EPOCHS
 
 
+@pytest.mark.slow
 def test_a_job_with_a_loaded_checkpoint_and_other_classes_resumes_bit_for_bit(
     tmp_path: Path, data: Path, whole: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_job_with_a_loaded_checkpoint_and_other_classes_resumes_bit_for_bit(
     assert read_checkpoint(tmp_path / "out" / "training_state.pkl", TASK)["loaded"] is True
 
 
+@pytest.mark.slow
 def test_a_job_that_stopped_early_goes_on_only_where_its_limits_have_changed(
     tmp_path: Path, data: Path, whole: Path
 ) -> None:
@@ -256,6 +258,7 @@ def test_a_signal_ends_the_job_soon_even_in_a_long_validation(tmp_path: Path, da
     assert "Validation:" not in (log_dir / "estimator.log").read_text()
 
 
+@pytest.mark.slow
 def test_killed_workers_change_nothing_and_one_too_many_ends_the_job_with_the_reason(
     tmp_path: Path, data: Path
 ) -> None:

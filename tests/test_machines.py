@@ -52,6 +52,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_job_with_old_files_whole_and_it_goes_on_later(
     tmp_path: Path, data: Path
 ) -> None:

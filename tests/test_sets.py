@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.errors import DataError
 from common.training.checkpoint import read_checkpoint
-from tests.helpers.jobs import SCRIPTS, finish, make_data, start
+from tests.helpers.jobs import EVERY_SCRIPT, finish, make_data, start
 from tests.helpers.loaded_sets import load
 
 KINDS = {"landmark": "points", "yolov3": "boxes", "centernet": "boxes"}
@@ -48,7 +48,7 @@ def validated(log_dir: Path) -> set[bytes]:
 
 
 # SSD reads, splits and keeps its sets with YOLOv3's code.
-@pytest.mark.parametrize("task", [task for task in SCRIPTS if task != "ssd"])
+@pytest.mark.parametrize("task", [task for task in EVERY_SCRIPT if task.values[0] != "ssd"])
 def test_a_job_on_a_grown_set_never_validates_on_what_it_was_trained_on(task: str, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", train=8, valid=1)
     folder = data / f"{KINDS.get(task, 'classes')}_train"

@@ -90,6 +90,7 @@ def test_the_model_opened_from_its_folder_gives_the_rows_of_the_result_file(job:
     assert again == [{key: row[key] for key in again[0]} for row in written]
 
 
+@pytest.mark.slow
 def test_iterative_training_keeps_what_is_known_of_the_classes(job: Ended, tmp_path: Path) -> None:
     draw(tmp_path / "data" / "train", ["white", "red", "blue"], 2)
     more: dict[str, Any] = {

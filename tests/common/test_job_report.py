@@ -14,6 +14,8 @@ from common.reporting import warnings
 from common.reporting.progress import curves
 from tests.helpers.jobs import SCRIPTS, config, fit, make_data
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,7 +17,7 @@ from PIL import Image
 from common.convert import main as convert
 from common.evaluate import main as evaluate
 from common.predict import main as predict
-from tests.helpers.jobs import SCRIPTS, config, fit, make_data
+from tests.helpers.jobs import EVERY_SCRIPT, SCRIPTS, config, fit, make_data
 
 KIND = {
     "yolov3": "boxes",
@@ -57,7 +57,7 @@ def result(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "predictions.json").read_text()))
 
 
-@pytest.mark.parametrize("task", SCRIPTS)
+@pytest.mark.parametrize("task", EVERY_SCRIPT)
 def test_a_finished_job_s_model_says_the_same_again(
     task: str, log_dirs: Any, data: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ taken = iter([14 << 20, 22 << 20])  # of 2 images and of 6: 10 MB, and 2 MB an i
 """
 
 
+@pytest.mark.slow
 def test_a_job_takes_the_batch_that_there_is_memory_for_and_keeps_it(tmp_path: Path) -> None:
     values = config("classification", tmp_path / "out", make_data(tmp_path), batch_size="auto", epochs=1)
     done = fit(SCRIPTS["classification"], values, before=_SMALL_MACHINE)

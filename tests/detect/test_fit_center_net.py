@@ -16,6 +16,8 @@ from tests.helpers.jobs import Ended, free_port
 from tests.helpers.jobs import fit as run
 from tests.helpers.strangers import outputs, prepared, reopened
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEIGHT = 96, 64
 
 
@@ -146,7 +148,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Ended:
     return fit(log_dir, config(data, valid__flip_test=False, valid__nms_thresh="0.5"))
 
 
-@pytest.mark.slow
 def test_without_flip_test_the_exported_model_gives_the_boxes_of_the_result_file(plain: Ended) -> None:
     assert plain.status == 0, plain.output
     card = plain.json("model.json")
@@ -155,7 +156,6 @@ def test_without_flip_test_the_exported_model_gives_the_boxes_of_the_result_file
     assert max(differences(plain, card["symbol"])) < 0.2
 
 
-@pytest.mark.slow
 def test_iterative_training_takes_the_network_of_the_checkpoint_and_keeps_what_it_knows(
     job: Ended, tmp_path: Path, data: Path
 ) -> None:
@@ -202,7 +202,6 @@ def test_the_largest_network_goes_through_a_whole_job(tmp_path: Path, data: Path
     assert (tmp_path / "out" / f"center_net_{base_network}_custom-symbol.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("base_network", ["resnet18_v1b", "resnet18_v1b_dcnv2"])
 def test_mixed_precision_computes_differently_or_is_refused_where_the_processor_has_none(
     plain: Ended, tmp_path: Path, data: Path, base_network: str

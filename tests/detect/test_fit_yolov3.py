@@ -17,6 +17,8 @@ from tests.helpers.jobs import ROOT, Ended, free_port
 from tests.helpers.jobs import fit as run
 from tests.helpers.strangers import outputs, prepared, reopened
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"num_workers": 2, "batch_size": 4, "no_random_shape": True}
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from common.training.checkpoint import read_checkpoint
@@ -39,6 +40,11 @@ SCRIPTS = {
     "centernet": "detect/fit_center_net.py",
     "ssd": "detect/fit_ssd.py",
 }
+#: Each of them; jobs of detectors, which compute several times as much, are slow tests.
+EVERY_SCRIPT = [
+    pytest.param(task, marks=pytest.mark.slow if script.startswith("detect/") else ())
+    for task, script in SCRIPTS.items()
+]
 EPOCHS = 3
 JOINTS = 3
 _DETECT = {"data_shape": [64, 64], "use_pretrained": False}

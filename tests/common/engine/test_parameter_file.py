@@ -131,6 +131,7 @@ def test_every_truncated_file_is_refused(tmp_path: Path) -> None:
             check_parameter_file(stored(tmp_path, data[:length]))
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(data=st.data())
 def test_a_damaged_file_is_refused_or_read_by_mxnet(

@@ -111,6 +111,7 @@ print(largest - before, max(memory(side) for side in range(158, 138, -2)) - larg
 """
 
 
+@pytest.mark.slow
 def test_smaller_batches_share_the_memory_of_the_largest() -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True

@@ -382,6 +382,7 @@ def test_a_file_of_another_form_is_told_from_the_one_that_a_job_wrote(
     assert f"{made} is of another form already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_eight_bits_are_refused_where_they_lose_too_much(
     job: tuple[Path, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +447,7 @@ def test_files_of_any_task_are_written_anew(kind: Any, tmp_path: Path) -> None:
     assert entry["images"] == len(rows)
 
 
+@pytest.mark.slow
 def test_deformable_convolutions_are_onnxs_own_where_that_is_asked_for(tmp_path: Path) -> None:
     made, model = (make({"base_network": "resnet18_v1b_dcnv2"}, flip_test=False) for make in (task, settled))
     export_model(model, made, tmp_path, {"name": "mAP", "value": 0.5, "epoch": 1}, {})

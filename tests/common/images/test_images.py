@@ -398,6 +398,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(data=mutated())
 def test_whatever_the_bytes_it_is_pixels_or_an_image_error(

@@ -314,6 +314,7 @@ def test_time_that_leaves_nothing_to_train_is_told() -> None:
     warnings.forget()
 
 
+@pytest.mark.slow
 def test_a_job_by_time_ends_in_time_and_may_be_resumed(tmp_path: Path) -> None:
     """A real one; a quarter of a minute, much of which the network needs to begin and to be exported."""
     values = config("classification", tmp_path / "out", make_data(tmp_path), minutes=0.25, lr_mode="cosine")
