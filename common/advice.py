@@ -18,8 +18,9 @@ from common.evaluation.markup import Words
 _FEW_IMAGES = 30
 # Of so few validation images a single one changes the figures by two hundredths and more.
 _FEW_VALIDATED = 50
-# Optimizer steps below which a network from random parameters has hardly begun.
-_FEW_STEPS = 500
+# Optimizer steps that networks take to become of use, by what they begin with: parameters that know images, or random
+# ones. Of detectors and of others.
+_STEPS_OF_DETECTORS, _STEPS = (150, 330), (100, 400)
 # A metric moves when it changes by more than this, absolutely and as a share of its best value.
 _MOVES, _MOVES_SHARE = 0.02, 0.05
 # Shares of the objects from which it pays to do something about them.
@@ -41,8 +42,8 @@ class Facts:
     validations, by number of the step. steps: of the whole training. epochs, minutes: as they were asked for; minutes
     0: by epochs. images: of the training set. by_class: its images that show a class. valid: images of the validation
     set, 0: there is none. document: its evaluation, {} without. reported: objects that its result file lists. left_out:
-    images that cannot be used. inputs: `Task.input_figures`. score_thresh: of the result files. random: training began
-    with random parameters although others can be had here. shape: of the input.
+    images that cannot be used. inputs: `Task.input_figures`. score_thresh: of the result files. pretrained: training
+    began with parameters that know images. random: it did not, although they can be had here. shape: of the input.
     """
 
     does: str
@@ -59,6 +60,7 @@ class Facts:
     left_out: int = 0
     inputs: Mapping[str, float] = field(default_factory=dict)
     score_thresh: float = 0.0
+    pretrained: bool = False
     random: bool = False
     shape: tuple[int, int] = (0, 0)
 
@@ -263,11 +265,17 @@ def _few_images(facts: Facts) -> Mapping[str, Any] | None:
     return {"count": facts.images} if facts.images < _FEW_IMAGES else None
 
 
+def steps_needed(does: str, pretrained: bool) -> int:
+    """Optimizer steps that a network takes to become of use. pretrained: from parameters that know images."""
+    known, random = _STEPS_OF_DETECTORS if does == "detection" else _STEPS
+    return known if pretrained else random
+
+
 def _few_steps(facts: Facts) -> Mapping[str, Any] | None:
-    if not 0 < facts.steps < _FEW_STEPS or not _below(facts, _USABLE):
+    needed = steps_needed(facts.does, facts.pretrained)
+    if not 0 < facts.steps < needed or not _below(facts, _USABLE):
         return None
-    longer = facts.longer_by(max(2.0, _FEW_STEPS / facts.steps))
-    return {"steps": facts.steps, "few": _FEW_STEPS, "longer": longer}
+    return {"steps": facts.steps, "few": needed, "longer": facts.longer_by(max(2.0, needed / facts.steps))}
 
 
 def _below(facts: Facts, limits: Mapping[str, float]) -> bool:
@@ -326,9 +334,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "few_steps",
         _few_steps,
-        "The network took {steps} steps, and one that has to learn much needs {few} and more: {longer}, or a smaller "
+        "The network took {steps} steps, and one that begins as it did needs {few} and more: {longer}, or a smaller "
         "input or network",
-        "网络只训练了 {steps} 步，需要学习较多内容的网络至少需要 {few} 步：{longer}，或使用更小的输入或网络",
+        "网络只训练了 {steps} 步，以这样的初始参数开始的网络至少需要 {few} 步：{longer}，或使用更小的输入或网络",
     ),
     Rule(
         "overfitting",

@@ -66,15 +66,21 @@ def _facts(job: Job, best: Mapping[str, Any], documents: Mapping[str, Mapping[st
         + len(train.get("left_out") or ()),
         inputs=task.input_figures(data.train),
         score_thresh=float(getattr(config.valid, "score_thresh", 0.0)),
+        pretrained=_began_with_parameters(job),
         random=_began_at_random(job),
         shape=task.shape,
     )
 
 
+def _began_with_parameters(job: Job) -> bool:
+    """Whether what was trained knew images before its first step; one that is resumed began where it first did."""
+    return job.prepared.loaded or bool(job.task.config.pretrained())
+
+
 def _began_at_random(job: Job) -> bool:
     """Whether random parameters were trained though others are here."""
     config = job.task.config
-    if job.prepared.checkpoint is not None or job.prepared.loaded or config.pretrained():
+    if _began_with_parameters(job):
         return False
     for name in config.possible_parameters():
         try:

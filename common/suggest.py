@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.advice import OF_DATA, SMALL_SHARE, Facts, advise, images_by_class
+from common.advice import OF_DATA, SMALL_SHARE, Facts, advise, images_by_class, steps_needed
 from common.commands import carry_out, named_path
 from common.config.command_line import Options
 from common.config.json_text import JsonObject, apply_overrides
@@ -155,7 +155,7 @@ def _network(does: str, folder: str, name: str, pretrained: bool, passes: int, *
         {"model": _PRETRAINED if pretrained else _SMALL, "train": {"lr_mode": "cosine", **train}},
         sizes=(224, 160, 128),
         batch=32,
-        steps=100 if pretrained else 400,
+        steps=steps_needed(does, pretrained),
         passes=passes,
         reason=_FROM_THE_BOX if pretrained else _AT_RANDOM,
         parameters="mobilenetv2_1.0" if pretrained else None,
@@ -171,7 +171,7 @@ CHOICES: tuple[Choice, ...] = (
         {"model": {"base_network": "mobilenetv2_1.0_lite"}, "train": {"lr_mode": "cosine"}},
         sizes=(512, 416, 300, 224, 160),
         batch=8,
-        steps=150,
+        steps=steps_needed("detection", pretrained=True),
         passes=8,
         reason=(
             "SSD on mobilenetv2_1.0 begins with ImageNet's parameters, which are here: mAP 0.90 on microcontroller "
@@ -214,7 +214,7 @@ CHOICES: tuple[Choice, ...] = (
         },
         sizes=(416, 320, 256, 192, 160),
         batch=8,
-        steps=330,
+        steps=steps_needed("detection", pretrained=False),
         passes=10,
         reason=(
             "YOLOv3 on mobilenet1.0 learns thousands of objects best: mAP 0.88 on blood cells (255 images) after 7 "

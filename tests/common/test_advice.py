@@ -70,7 +70,18 @@ CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any], str]]] = {
     ],
     "few_steps": [
         ({"steps": 120, "curve": [(120, 0.06)]}, {"steps": 900, "curve": [(900, 0.06)]}, "took 120 steps"),
-        ({"steps": 120, "curve": []}, {"steps": 120, "curve": [(120, 0.7)]}, "train.epochs 125"),
+        ({"steps": 120, "curve": []}, {"steps": 120, "curve": [(120, 0.7)]}, "train.epochs 83"),
+        # Parameters that know images have less to learn.
+        (
+            {"steps": 149, "curve": [], "pretrained": True},
+            {"steps": 150, "curve": [], "pretrained": True},
+            "needs 150 and more",
+        ),
+        (
+            {"does": "classification", "steps": 399, "curve": []},
+            {"does": "classification", "steps": 399, "curve": [], "pretrained": True},
+            "needs 400 and more",
+        ),
     ],
     "overfitting": [
         ({"curve": FALLING}, {"curve": RISING}, "0.60, came after 20% of the training"),
