@@ -61,6 +61,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 # Images below which none are set aside; the share that is where there are more, and about how many at most: they take
 # time to predict, and more say hardly more.
 _FEWEST_TO_SPLIT, _VALIDATED, _MOST_VALIDATED = 10, 0.2, 1000
+# An input is at most so many times as large as the images are: enlarging adds nothing to see.
+_ENLARGED = 1.1
 # Seconds of a job that are no training, where nothing else is known: to begin, and to validate and export.
 _AROUND = 20.0
 # Share of the rest that is steps, and no validation.
@@ -223,7 +225,7 @@ CHOICES: tuple[Choice, ...] = (
             "CenterNet 训练 11 分钟为 0.79",
         ),
     ),
-    _network("classification", "classification", "Classification", True, 15),
+    _network("classification", "classification", "Classification", True, 8),
     _network("classification", "classification", "Classification", False, 20),
     _network("reid", "reid", "ReID", True, 8),
     _network("reid", "reid", "ReID", False, 20),
@@ -570,7 +572,7 @@ def _sizes(
     choice: Choice, sets: Datasets, batch: int, seconds: float, a_step: float, measured: int
 ) -> Iterator[int]:
     """Inputs to choose from: the largest at which there is time for the steps that a training needs and, should objects
-    be too small in it, larger ones with time for half of them. None is larger than the images are."""
+    be too small in it, larger ones with time for half of them. None is much larger than the images are."""
     needed = _needed(choice, sets, batch)
     sides = sorted(max(sample.width, sample.height) for sample in sets.train)
     usual = sides[len(sides) // 2]
@@ -578,7 +580,7 @@ def _sizes(
     steps = {
         size: seconds * _STEPPING / (a_step * (size / measured) ** 2)
         for size in choice.sizes
-        if size <= max(usual, smallest)
+        if size <= max(_ENLARGED * usual, smallest)
     }
     first = max((size for size in steps if steps[size] >= needed), default=smallest)
     yield first

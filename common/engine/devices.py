@@ -21,6 +21,9 @@ from common.engine.device_code import device_code, mxnet_library
 from common.errors import DeviceError
 from common.ranks.place import Place
 
+# How often a thread looks whether others have come before it sleeps: a tenth of a millisecond, what waking takes.
+_SPINS = 5000
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -247,6 +250,27 @@ def _let_devices_wait() -> None:
         os.environ[f"MXNET_{kind}_WORKER_NTHREADS"] = "4"
 
 
+@contextlib.contextmanager
+def _meeting_awake() -> Iterator[None]:
+    """Within the block MXNet is imported so that threads which compute an operator together meet without having slept.
+
+    An operator is divided among them, and they meet at its end, in a step of a detector two thousand times. libgomp has
+    threads look out for each other before they sleep, but for no time worth speaking of once it has more of them than
+    there are processors. MXNet's copies of large arrays make it so: they too are divided, among threads of whoever
+    asks for them, here the main thread. Not divided they take as long. What waits awake for a thread that has no
+    processor, because the machine has other work, is lost to it: so it is not for long. Other libraries that compute
+    have a libgomp of their own, which does as it always does.
+    """
+    os.environ.setdefault("MXNET_CPU_PARALLEL_SIZE", str(2**31 - 1))
+    unsaid = "GOMP_SPINCOUNT" not in os.environ
+    os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
+    try:
+        yield
+    finally:
+        if unsaid:
+            del os.environ["GOMP_SPINCOUNT"]
+
+
 def load_mxnet(threads: int | None = None, *, synchronised: bool = False) -> None:
     """Import MXNet and GluonCV as jobs need them, where they are not imported yet.
 
@@ -263,7 +287,7 @@ def load_mxnet(threads: int | None = None, *, synchronised: bool = False) -> Non
         _let_devices_wait()
     os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else it prints a line whenever it binds a graph
-    with _without("torch"):
+    with _meeting_awake(), _without("torch"):
         if "scipy" in sys.modules:
             importlib.import_module("gluoncv")
         else:

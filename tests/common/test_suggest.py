@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from classification.config import ClassificationConfig
@@ -241,6 +243,20 @@ def test_classes_begin_with_the_parameters_in_the_box(
     monkeypatch.setattr(command, "present", lambda *_: None)
     made = suggest(tmp_path / "photos", 5.0, None, ("gpus=[]",), tmp_path / "job.json")
     assert not configuration(ClassificationConfig, made.values).model.use_pretrained
+
+
+@pytest.mark.parametrize(("side", "width"), [(140, 128), (150, 160), (300, 224)])
+def test_no_input_is_much_larger_than_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, width: int
+) -> None:
+    machine(monkeypatch, 0.001)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = np.full((side, side, 3), 20 * number, np.uint8)
+            cv2.imwrite(str(tmp_path / "photos" / name / f"{number}.png"), pixels)
+    made = suggest(tmp_path / "photos", 5.0, None, ("gpus=[]",), tmp_path / "job.json")
+    assert made.values["train"]["input_width"] == width
 
 
 def test_parameters_that_are_damaged_are_not_passed_over(

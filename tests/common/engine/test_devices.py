@@ -160,6 +160,14 @@ def test_all_cores_compute_unless_the_environment_says_otherwise() -> None:
     assert loaded(program, OMP_NUM_THREADS="7", MXNET_CPU_TEMP_COPY="2") == ["7", "2"]
 
 
+def test_copies_take_no_threads_that_would_put_those_that_compute_to_sleep() -> None:
+    # libgomp lets threads wait awake for each other as long as it has no more of them than there are processors.
+    copy = "x = mx.nd.zeros(1 << 20); x.wait_to_read(); print(threads()); x[:] = np.ones(1 << 20, np.float32)"
+    count = "import os, numpy as np, mxnet as mx; threads = lambda: len(os.listdir('/proc/self/task'))"
+    before, after = loaded(f"{count}; {copy}; print(threads())", OMP_NUM_THREADS="2")
+    assert before == after
+
+
 def test_mxnet_and_gluoncv_come_without_scipy_which_is_there_for_others() -> None:
     shown = "print(*(name in sys.modules for name in ('mxnet', 'gluoncv', 'scipy', 'scipy.io')))"
     program = f"import sys; {shown}; import scipy.io, scipy.stats; print(callable(scipy.io.loadmat))"
