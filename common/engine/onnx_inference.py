@@ -13,6 +13,8 @@ import onnxruntime
 from common.errors import ModelError
 
 _GPU = "CUDAExecutionProvider"
+# Boxes whose overlaps with all others are computed at once.
+_ROWS = 256
 # A file whose metadata are not there, or not ours, is told by its first missing key.
 _KEYS = ("names", "task", "width", "height", "mean", "std", "resize")
 
@@ -137,16 +139,19 @@ def suppressed(
 
 def _kept(ids: np.ndarray, boxes: np.ndarray, overlap: float) -> np.ndarray:
     """Places of the boxes (N, 4), best first, that no better one of the same class suppresses."""
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    areas = sides.prod(axis=1)
     left = np.ones(len(boxes), bool)
-    for i in range(len(boxes)):
-        if left[i]:
-            near = np.maximum(boxes[i, :2], boxes[i + 1 :, :2])
-            far = np.minimum(boxes[i, 2:], boxes[i + 1 :, 2:])
-            shared = np.maximum(far - near, 0).prod(axis=1)
-            union = areas[i] + areas[i + 1 :] - shared
-            left[i + 1 :] &= (shared <= overlap * union) | (ids[i + 1 :] != ids[i])
+    areas = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
+    columns = np.ascontiguousarray(boxes.T)
+    for first in range(0, len(boxes), _ROWS):
+        some, later = slice(first, first + _ROWS), slice(first, None)
+        x1, y1 = (np.maximum(one[some, None], one[None, later]) for one in columns[:2])
+        x2, y2 = (np.minimum(one[some, None], one[None, later]) for one in columns[2:])
+        shared = np.maximum(x2 - x1, 0) * np.maximum(y2 - y1, 0)
+        union = areas[some, None] + areas[None, later] - shared
+        free = (shared <= overlap * union) | (ids[some, None] != ids[None, later])
+        for row, others in enumerate(free):
+            if left[first + row]:
+                left[first + row + 1 :] &= others[row + 1 :]
     return np.flatnonzero(left)
 
 
