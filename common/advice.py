@@ -20,7 +20,7 @@ _FEW_IMAGES = 30
 _FEW_VALIDATED = 50
 # Optimizer steps that networks take to become of use, by what they begin with: parameters that know images, or random
 # ones. Of detectors and of others.
-_STEPS_OF_DETECTORS, _STEPS = (150, 330), (70, 400)
+_STEPS_OF_DETECTORS, _STEPS = (200, 330), (70, 400)
 # A metric moves when it changes by more than this, absolutely and as a share of its best value.
 _MOVES, _MOVES_SHARE = 0.02, 0.05
 # Shares of the objects from which it pays to do something about them.

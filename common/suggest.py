@@ -103,8 +103,9 @@ class Choice:
 
     script: that trains it. config, task: "module:class". keys: by section. sizes: of the input, the largest first.
     steps, passes: a training needs so many steps, and to see every image so often; the largest input at which there is
-    time for both is taken. most_objects: of the training set, up to which it is chosen. parameters: of which it needs
-    the file here. reason: with the figure that stands behind it.
+    time for both is taken. most_objects: of the training set, up to which it is chosen. many_objects: from so many on
+    it is better than those before it, where there is time for it at an input of least_size. parameters: of which it
+    needs the file here. reason: with the figure that stands behind it.
     """
 
     does: str
@@ -117,7 +118,9 @@ class Choice:
     steps: int
     passes: int
     reason: Words
-    most_objects: float = float("inf")
+    most_objects: float = math.inf
+    many_objects: float = math.inf
+    least_size: int = 0
     parameters: str | None = None
 
     def available(self) -> bool:
@@ -174,7 +177,7 @@ CHOICES: tuple[Choice, ...] = (
         sizes=(512, 416, 300, 224, 160),
         batch=8,
         steps=steps_needed("detection", pretrained=True),
-        passes=8,
+        passes=12,
         reason=(
             "SSD on mobilenetv2_1.0 begins with ImageNet's parameters, which are here: mAP 0.90 on microcontroller "
             "(104 images) after 14 passes over them, YOLOv3 from random parameters 0.40 after 36",
@@ -224,6 +227,8 @@ CHOICES: tuple[Choice, ...] = (
             "目标有几千个时 YOLOv3（mobilenet1.0）学得最好：blood cells（255 张）在两个核心上训练 7 分钟 mAP 0.88，"
             "CenterNet 训练 11 分钟为 0.79",
         ),
+        many_objects=2000,
+        least_size=256,
     ),
     _network("classification", "classification", "Classification", True, 8),
     _network("classification", "classification", "Classification", False, 20),
@@ -232,7 +237,7 @@ CHOICES: tuple[Choice, ...] = (
     _network("landmark", "landmark", "Landmark", True, 8),
     _network("landmark", "landmark", "Landmark", False, 20),
 )
-"""In the order of preference: the first that suits is taken."""
+"""In the order of preference: the first that suits is taken, unless there are many objects, and time for them."""
 
 
 @dataclass
@@ -383,14 +388,17 @@ def suggest(
                     f"有 {lost} 个图像或标注不参与训练：训练时会逐一指出，加 --check 可立即查看",
                 )
             )
-        chosen = _choose(data, sets)
+        seconds = minutes * 60.0 - _AROUND
+        for chosen in _candidates(data, sets):
+            batch = _batch(chosen, sets)
+            values_of = partial(_values, data, chosen, minutes, gpus, out, batch)
+            measured = chosen.sizes[len(chosen.sizes) // 2]
+            timed = _imported(chosen.task)(_checked(chosen, values_of(measured), overrides))
+            a_step = time_a_step(timed, sets, prepared.devices, pool, prepared.engine)
+            sizes = list(_sizes(chosen, sets, batch, seconds, a_step, measured))
+            if _steps(seconds, a_step, sizes[0] / measured) >= _needed(chosen, sets, batch):
+                break
         made.script = chosen.script
-        batch, seconds = _batch(chosen, sets), minutes * 60.0 - _AROUND
-        values_of = partial(_values, data, chosen, minutes, gpus, out, batch)
-        measured = chosen.sizes[len(chosen.sizes) // 2]
-        timed = _imported(chosen.task)(_checked(chosen, values_of(measured), overrides))
-        a_step = time_a_step(timed, sets, prepared.devices, pool, prepared.engine)
-        sizes = list(_sizes(chosen, sets, batch, seconds, a_step, measured))
         for size in sizes:
             made.values = values_of(size)
             task_made = _imported(chosen.task)(_checked(chosen, made.values, overrides))
@@ -555,9 +563,14 @@ def _choices(does: str) -> list[Choice]:
     return [choice for choice in CHOICES if choice.does == does and choice.available()]
 
 
-def _choose(data: Data, sets: Datasets) -> Choice:
+def _candidates(data: Data, sets: Datasets) -> Iterator[Choice]:
+    """What is taken where there is time for it, and at last what is taken where there is not."""
     objects = _objects(sets) if data.does == "detection" else 0
-    return next(choice for choice in _choices(data.does) if objects <= choice.most_objects)
+    choices = _choices(data.does)
+    for choice in choices:
+        if objects >= choice.many_objects:
+            yield replace(choice, sizes=tuple(size for size in choice.sizes if size >= choice.least_size))
+    yield next(choice for choice in choices if objects <= choice.most_objects)
 
 
 def _batch(choice: Choice, sets: Datasets) -> int:
@@ -578,13 +591,19 @@ def _sizes(
     usual = sides[len(sides) // 2]
     smallest = choice.sizes[-1]
     steps = {
-        size: seconds * _STEPPING / (a_step * (size / measured) ** 2)
+        size: _steps(seconds, a_step, size / measured)
         for size in choice.sizes
         if size <= max(_ENLARGED * usual, smallest)
     }
     first = max((size for size in steps if steps[size] >= needed), default=smallest)
     yield first
     yield from sorted(size for size in steps if size > first and steps[size] >= needed / 2)
+
+
+def _steps(seconds: float, a_step: float, larger: float) -> float:
+    """How many there are in so many seconds of a job. a_step: seconds of one at an input that is so many times
+    smaller."""
+    return seconds * _STEPPING / (a_step * larger**2)
 
 
 def _needed(choice: Choice, sets: Datasets, batch: int) -> int:

@@ -73,9 +73,9 @@ CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any], str]]] = {
         ({"steps": 120, "curve": []}, {"steps": 120, "curve": [(120, 0.7)]}, "train.epochs 83"),
         # Parameters that know images have less to learn.
         (
-            {"steps": 149, "curve": [], "pretrained": True},
-            {"steps": 150, "curve": [], "pretrained": True},
-            "needs 150 and more",
+            {"steps": 199, "curve": [], "pretrained": True},
+            {"steps": 200, "curve": [], "pretrained": True},
+            "needs 200 and more",
         ),
         (
             {"does": "classification", "steps": 399, "curve": []},
