@@ -26,6 +26,8 @@ _LONGEST_EPOCH = 0.25
 _HEELS = 0.5
 # Of so many steps the middle one says how long a step takes: the first of an epoch waits for its images.
 _STEPS = 9
+# Of so many validations the middle one says how long one takes; what was foreseen counts as the first.
+_MEASURED = 3
 # The rate rises within this share of the training at the most, however few steps that is.
 _SOFT = 0.1
 # A training that has less than this share of the time that is left is told to be short.
@@ -127,7 +129,7 @@ class Tail:
         self._a_step = 0.0
         # Relative to a step: what predicting an image and keeping an epoch took.
         self._forward = _FORWARD / batch
-        self._kept: float | None = None
+        self._kept: deque[float] = deque(maxlen=_MEASURED)
         self._rehearsed: float | None = None
         self._steps = 0
         self._slowness = 1.0
@@ -152,13 +154,15 @@ class Tail:
     def kept(self, seconds: float) -> None:
         """What an epoch's validation and checkpoint have taken."""
         if self._a_step:
-            self._kept = seconds / self._a_step
+            if not self._kept:  # a single one that something has held up would stand for all others
+                self._kept.append(self.keeping / self._a_step)
+            self._kept.append(seconds / self._a_step)
 
     @property
     def keeping(self) -> float:
         """Seconds that validating and keeping an epoch takes."""
-        if self._kept is not None:
-            return self._kept * self._a_step
+        if self._kept:
+            return statistics.median(self._kept) * self._a_step
         measuring = _STATISTICS / self._batch * self._a_step
         writing = _CHECKPOINT + _CHECKPOINT_MEGABYTE * self._megabytes
         return measuring + self._predicting(self._valid) + writing * self._slowness
