@@ -187,7 +187,8 @@ def _still_improving(facts: Facts) -> Mapping[str, Any] | None:
     if means is None or not _moves(facts, means[0] - means[1]):
         return None
     known = [value for _, value in facts.curve if math.isfinite(value)]
-    if max(known[-2:]) < max(known):
+    # There is nothing above 1; of landmarks the metric is an error, below 0.
+    if max(known[-2:]) < max(known) or max(known) >= 1.0:
         return None
     return {"metric": facts.metric, "gain": f"{means[0] - means[1]:.2g}", "longer": facts.longer_by()}
 

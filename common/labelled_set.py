@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.data.figures import listed
+from common.data.formats import txt
 from common.data.formats.base import Label, Place
 from common.data.formats.classes import settle
 from common.data.formats.recognise import READERS, choose
@@ -43,7 +44,14 @@ def read_labelled_set(
     kind, reason = choose(place, listing, wanted)
     log.info("%s: the labels are %s: %s", printable(str(data)), kind, reason)
     if kind == "txt":
-        return read_folder(data, annotate, pool, lambda share: None, listing=listing, names=names)
+        samples, folder_report = read_folder(
+            data, annotate, pool, lambda share: None, listing=listing, names=names
+        )
+        beside = txt.names_beside(place) if card.kind.does == "detection" else []
+        if set(beside).isdisjoint(card.classes):  # they say nothing of the model's: its ids count
+            return samples, folder_report
+        beside += [f"class{number}" for number in range(len(beside), len(card.classes))]
+        return _by_class(samples, beside, beside, card.classes), folder_report
     annotated, labels = READERS[kind].read(place, listing), Labels()
     samples, folder_report = read_folder(
         data, annotate, pool, lambda share: None, listing=listing, annotated=annotated, labels=labels

@@ -57,6 +57,7 @@ CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any], str]]] = {
     ],
     "still_improving": [
         ({"curve": RISING}, {"curve": GOOD.curve}, "train.epochs 60"),
+        ({"curve": RISING}, {"curve": [*RISING[:-1], (1000, 1.0)]}, "train.epochs 60"),
         ({"curve": RISING, "minutes": 5.0}, {"curve": [(500, 0.1), (1000, 0.6)]}, "train.minutes 10"),
         (
             {
