@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed here; make test-torch has it")
 
+from common.evaluate import main as evaluate
 from common.training.checkpoint import read_checkpoint
 from tests.helpers.jobs import SCRIPTS, config, fit, make_data
 
@@ -52,6 +53,34 @@ def test_a_job_is_resumed_bit_for_bit_and_goes_on_with_the_other_engine(tmp_path
     assert np.linalg.norm(both[0] - both[1]) < 0.1 * np.linalg.norm(both[1])
     files = [{path.name for path in folder.iterdir()} for folder in (whole, tmp_path / "mxnet")]
     assert {name for name in files[0] if not name.startswith("events")} <= files[1]
+
+
+@pytest.mark.slow
+def test_centernet_goes_on_with_either_engine_and_is_evaluated_alike_by_both(
+    tmp_path: Path, data: Path
+) -> None:
+    """MXNet begins, PyTorch goes on, and MXNet again: of what PyTorch predicted itself MXNet finds the same figures."""
+
+    def values(folder: Path, engine: str, epochs: int) -> dict[str, Any]:
+        return {**config("centernet", folder, data, epochs=epochs), "engine": engine}
+
+    begun, resumed, loaded = (tmp_path / name for name in ("begun", "resumed", "loaded"))
+    script = SCRIPTS["centernet"]
+    assert fit(script, values(begun, "mxnet", 4)).status == 0
+    shutil.copytree(begun, resumed)
+    assert fit(script, values(resumed, "torch", 6), "--resume", fresh=True).status == 0
+    assert json.loads((resumed / "run.json").read_text())["device"]["engine"] == "torch"
+    assert evaluate([str(resumed), "--data", str(data / "boxes_valid"), "--out", str(tmp_path / "out")]) == 0
+    wanted, found = (
+        json.loads(path.read_text())["figures"]
+        for path in (resumed / "valid_evaluation.json", tmp_path / "out" / "evaluation.json")
+    )
+    assert wanted["mAP"] > 0.2
+    assert found["mAP"] == pytest.approx(wanted["mAP"], abs=1e-3)
+    checkpoint = str(resumed / "best_checkpoint.pkl")
+    ended = fit(script, values(loaded, "mxnet", 1), "--load", checkpoint)
+    assert ended.status == 0
+    assert json.loads((loaded / "valid_evaluation.json").read_text())["figures"]["mAP"] > 0.2
 
 
 def test_a_check_names_the_engine_that_is_not_there(tmp_path: Path, data: Path) -> None:
