@@ -126,7 +126,7 @@ def prepare(
     with attempt():
         engine = choose_engine(config.engine, config.gpus, visible_gpus(), ranks=ranks.size)
         if ranks is not ALONE:
-            _bring_together(config, engine, ranks)
+            _bring_together(config, engine, ranks, pool)
     load_mxnet(options.threads, synchronised=config.synchronised and engine == "mxnet")
     from common.training import resume
 
@@ -156,13 +156,15 @@ def prepare(
     return Prepared(task, engine, devices, recipe, checkpoint, saved, loaded, data)
 
 
-def _bring_together(config: JobConfig, engine: str, ranks: Ranks) -> None:
-    """Let the ranks meet: those that torchrun has started, or one a GPU. Raises JobError."""
+def _bring_together(config: JobConfig, engine: str, ranks: Ranks, pool: WorkerPool) -> None:
+    """Let the ranks meet: those that torchrun has started, or one a GPU, which share the workers that were this one's.
+    Raises JobError."""
     if ranks.size == 1:
         if engine == "mxnet" or len(config.gpus) < 2:
             return
         ranks.start(len(config.gpus))
         supervisor.tell(rank=0)
+        pool.shrink(-(-pool.count // ranks.size))
     batch = config.train.batch_size
     if config.train.auto_batch:
         raise ConfigurationError(

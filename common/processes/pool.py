@@ -221,6 +221,15 @@ class WorkerPool:
         self._tasks.clear()
         self._results.clear()
 
+    def shrink(self, count: int) -> None:
+        """Go on with that many processes, before anything is submitted."""
+        self._check_open()
+        if self._tasks or not 0 < count < self.count:
+            return
+        self._stop()
+        self.count = count
+        self._start()
+
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the pool of workers is closed")

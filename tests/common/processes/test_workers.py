@@ -55,6 +55,17 @@ def test_results_come_in_order_for_any_number_of_workers(pool: WorkerPool) -> No
     ]
 
 
+def test_a_pool_goes_on_with_fewer_processes() -> None:
+    with WorkerPool(3) as pool:
+        before = pool.processes
+        pool.shrink(2)
+        assert (pool.count, len(pool.processes)) == (2, 2)
+        wait_until(lambda: not any(alive(process) for process in before))
+        assert list(pool.map(tasks.double, range(20), chunk=7)) == [2 * value for value in range(20)]
+        pool.shrink(4)  # more than there are: nothing happens
+        assert pool.count == 2
+
+
 def test_results_come_while_others_are_awaited(tmp_path: Path) -> None:
     with WorkerPool(1) as pool:
         results = pool.map(tasks.slow, [0.0] * 10 + [1000.0], chunk=1)
