@@ -47,11 +47,11 @@ def classifier(epochs: int) -> dict[str, Any]:
 
 #: Script, configuration, learning rate.
 ROWS: dict[str, tuple[str, dict[str, Any], float]] = {
-    "hymenoptera": (SCRIPT, classifier(4), 0.035),
-    "orl": (SCRIPT, classifier(6), 0.035),
+    "hymenoptera": (SCRIPT, classifier(3), 0.035),
+    "orl": (SCRIPT, classifier(4), 0.035),
     "bccd120": (*ENGINE_ROWS["bccd120:ssd"], 0.01),
 }
-WAYS = ("1", "2", "4", "4s", "2x2x1", "2x2x2", "4x4x1", "4x4x4")
+WAYS = ("1", "2", "4", "4s", "1x2x1", "1x2x2", "2x2x1", "2x2x2", "4x4x1", "4x4x4")
 WAY = re.compile(r"(?P<ranks>\d)(?P<synchronised>s?)(?:x(?P<batch>\d)x(?P<rate>\d))?")
 
 
