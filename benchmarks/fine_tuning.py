@@ -1,16 +1,17 @@
 """What parts of the classifier's recipe give, in one process a training and on as many held-out images as there are.
 
-    python benchmarks/fine_tuning.py FOLDER [--only trashnet64 ...] [--trials as_it_is small_steps ...] [--seeds 0 1 2]
+    python benchmarks/fine_tuning.py FOLDER [--only trashnet64 ...] [--trials gentle not_gentle ...] [--seeds 0 1 2]
                                      [--images 20] [--epochs 20] [--size 96] [--out fine_tuning.tsv]
 
 FOLDER holds trashnet and hymenoptera. Of each class the first `--images` training images are trained on, all others of
 the training, validation and test sets, but 400 at most, are looked at: fewer images to learn from take less time, and
 more to look at tell smaller differences. A row is added to `--out` for each training: accuracy of a regression on the
-features that nothing was trained for, then after a quarter and after all epochs the accuracy of averages that reach
-back over a ninth and over a half of the training. A training that has its row is not run again.
+features that nothing was trained for, then after a quarter and after all epochs the accuracy of averages over the last
+tenth and the last third of the training (`common.engine.averaging.AGE`). A training that has its row is not run again.
 
 The keys are the guide's (adam at 0.035, `train.transfer_lr_mult` 0.01, no decay in so few epochs) but for batches of 32
-and bfloat16. `TRIALS` says what they change of the recipe. Figures are in benchmarks/QUALITY.md.
+and bfloat16. Of `TRIALS`, `gentle` is the recipe, with the second average, and `not_gentle` what it is with
+`train.gentle_transfer` false, with the first one. Figures are in benchmarks/QUALITY.md.
 """
 
 from __future__ import annotations
@@ -31,63 +32,22 @@ from benchmarks.quality import MAKERS, images_of, prepared
 from common.engine.devices import load_mxnet
 
 SETS = tuple(name for name in ("trashnet", "hymenoptera", *MAKERS) if name.startswith(("trash", "hymen")))
-RAMPS = (10.0, 3.0)
+AGES = (0.1, 1.0 / 3.0)
 MOST_LOOKED_AT = 400
 # start: whether the last layer begins at a regression. share: the limit on steps of what is pretrained. last: that of
-# the last layer, where it is another. kept: whether BatchNorm keeps ImageNet's statistics.
+# the last layer, where it is another; rises: between which steps it rises to 0.02. logits: by what the regression is
+# multiplied. kept: whether BatchNorm keeps ImageNet's statistics; measured: whether its running statistics are measured
+# on the training images first.
 TRIALS: dict[str, dict[str, Any]] = {
-    "as_it_is": {"start": False, "share": 0.02, "kept": False},
-    "regression": {"start": True, "share": 0.02, "kept": False},
-    "small_steps": {"start": True, "share": 0.002, "kept": False},
-    "smaller_steps": {"start": True, "share": 0.001, "kept": False},
-    "kept": {"start": True, "share": 0.002, "kept": True},
-    "small_steps_from_random": {"start": False, "share": 0.002, "last": 0.02, "kept": False},
-    "small_steps_fast_last_layer": {"start": True, "share": 0.002, "last": 0.02, "kept": False},
+    "gentle": {"start": True, "share": 0.002, "kept": True},
+    "not_gentle": {"start": False, "share": 0.02, "kept": False},
+    "not_kept": {"start": True, "share": 0.002, "kept": False},
+    "usual_steps": {"start": True, "share": 0.02, "kept": True},
+    "then_usual_steps": {"start": True, "share": 0.002, "kept": True, "rises": (20, 40)},
+    "small_logits": {"start": True, "share": 0.002, "kept": True, "logits": 0.3},
+    "slow_last_layer": {"start": True, "share": 0.02, "last": 0.002, "kept": False},
+    "measured_statistics": {"start": True, "share": 0.02, "kept": False, "measured": True},
 }
-
-
-# Penalties that are tried, each a share of the mean square of a feature's singular values; and by what logits may be
-# multiplied.
-_PENALTIES = 10.0 ** np.arange(-3.0, 3.1, 0.5)
-_SCALES = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0)
-
-
-def regression(features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (classes, D) and bias (classes,) of a layer from features (N, D) to logits of the labels (N,), float32.
-
-    Ridge regression on the classes' indicators ("Regularized least-squares classification", Rifkin et al. 2003), whose
-    values, multiplied, are the logits. Penalty and multiplier are those with the least cross entropy of images that are
-    left out one at a time, which has a closed form (Golub, Heath & Wahba 1979, 2).
-    """
-    count = len(labels)
-    centre, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64) + 1e-6
-    left, singular, right = np.linalg.svd((features - centre) / spread, full_matrices=False)
-    kept = singular > 1e-6 * max(singular[0], 1e-300)
-    left, singular, right = left[:, kept], singular[kept], right[kept]
-    indicators = np.eye(classes)[labels]
-    shares = indicators.mean(0)
-    wanted = indicators - shares
-    parts = left.T @ wanted
-    best = np.inf
-    weight = np.zeros((classes, features.shape[1]))
-    scale = 1.0
-    for penalty in _PENALTIES * count:
-        factors = singular**2 / (singular**2 + penalty)
-        seen = (left**2) @ factors + 1.0 / count  # of its own answer that an image decides
-        residues = (wanted - (left * factors) @ parts) / (1.0 - seen).clip(1e-6)[:, None]
-        values = indicators - residues
-        for multiplier in _SCALES:
-            entropy = _cross_entropy(multiplier * values, labels)
-            if entropy < best:
-                best, scale = entropy, multiplier
-                weight = multiplier * ((factors / singular)[:, None] * parts).T @ right
-    weight = weight / spread
-    return weight.astype(np.float32), (scale * shares - weight @ centre).astype(np.float32)
-
-
-def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    shifted = logits - logits.max(1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).mean())
 
 
 def folders(
@@ -124,19 +84,23 @@ def samples_of(images: Sequence[tuple[str, int]]) -> list[Any]:
 def train(name: str, trial: str, seed: int, options: argparse.Namespace) -> str:
     """One training, as a row."""
     import mxnet as mx
-    from mxnet.gluon import nn
 
     from classification import task as classification
     from classification.config import ClassificationConfig
+    from classification.linear_start import begin_linearly
     from common.config.sections import configuration
     from common.engine.average import MovingAverage
     from common.engine.block_statistics import BlockStatistics
+    from common.engine.graph import Inference
+    from common.engine.inference import DeviceInference
     from common.engine.limits import RateLimit, Weight
     from common.engine.mxnet_engine import MXNetEngine
-    from common.engine.mxnet_internals import named_parameters, operator_options
+    from common.engine.mxnet_internals import named_parameters
     from common.loading.loader import Loader
-    from common.predictor import Predictor
+    from common.networks.base_networks import keep_statistics
+    from common.predictor import EvaluationTransform, Predictor
     from common.processes.pool import WorkerPool
+    from common.ranks.ranks import ALONE
     from common.training.estimator import Estimator
 
     began = time.process_time()
@@ -149,8 +113,9 @@ def train(name: str, trial: str, seed: int, options: argparse.Namespace) -> str:
         "input_height": options.size,
         "batch_size": 32,
         "seed": seed,
+        "dtype": options.dtype,
+        "gentle_transfer": False,
     }
-    given["train"]["dtype"] = options.dtype
     task = classification.ClassificationTask(configuration(ClassificationConfig, given))
     train_samples, others = samples_of(trained), samples_of(looked_at)
     labels = np.array([int(sample.annotation[0]) for sample in others])
@@ -158,65 +123,51 @@ def train(name: str, trial: str, seed: int, options: argparse.Namespace) -> str:
     np.random.seed(seed)
     model = task.build(classes, [mx.cpu()], None)
     network = model.network
+    transform = EvaluationTransform(task.resize, task.region())
+    steps = [0]
 
-    def keep(yes: bool) -> None:
-        for layer in _layers(network.features):
-            if isinstance(layer, nn.BatchNorm):
-                operator_options(layer)["use_global_stats"] = yes
+    class Limit(RateLimit):
+        """Steps of the last layer and of the others, which their multipliers tell apart, have each a limit."""
+
+        def factor(self, weight: Weight, learning_rate: float) -> float:
+            last = weight.lr_mult == task.config.train.output_lr_mult
+            share = changes.get("last", changes["share"]) if last else changes["share"]
+            if "rises" in changes:
+                first, end = changes["rises"]
+                share *= (0.02 / share) ** min(max((steps[0] - first) / (end - first), 0.0), 1.0)
+            return RateLimit(share).factor(weight, learning_rate)
+
+    class Averaged(MXNetEngine):
+        """Keeps several averages."""
+
+        def averaged_by(self, age: float) -> AbstractContextManager[None]:
+            self._average, self._batch_statistics = averages[age], statistics[age]
+            return self.averaged()
+
+        def update(self, learning_rate: float, norms: np.ndarray) -> None:
+            self._average, self._batch_statistics = averages[AGES[0]], statistics[AGES[0]]
+            super().update(learning_rate, norms)
+            for age in AGES[1:]:
+                averages[age].update()
+                statistics[age].remember(self._images)
 
     with WorkerPool(0) as pool:
-        features, indices = features_of(train_samples, task, network, pool)
-        own = np.array([int(sample.annotation[0]) for sample in train_samples])[indices]
-        random = {part: getattr(network.output, part).data().asnumpy() for part in ("weight", "bias")}
-        for part, value in zip(("weight", "bias"), regression(features, own, len(classes)), strict=True):
-            getattr(network.output, part).set_data(mx.nd.array(value))
-        keep(changes["kept"])
-        recipe = task.recipe(on_gpu=False)
-
-        class Limit(RateLimit):
-            """Steps of the last layer and of the others, which their multipliers tell apart, have each a limit."""
-
-            def factor(self, weight: Weight, learning_rate: float) -> float:
-                last = weight.lr_mult == task.config.train.output_lr_mult
-                share = changes.get("last", changes["share"]) if last else changes["share"]
-                return RateLimit(share).factor(weight, learning_rate)
-
-        class Average(MovingAverage):
-            """After n updates it reaches back over n / (ramp - 1) of them."""
-
-            def __init__(self, ramp: float) -> None:
-                super().__init__(moving, 0.9998)
-                self._ramp = ramp
-
-            def update(self) -> None:
-                done = self._updates
-                self._updates += 1
-                decay = (1.0 + done) / (self._ramp + done)
-                for name, average in self._averages.items():
-                    average += (1.0 - decay) * (self._value(name) - average)
-
-        class Averaged(MXNetEngine):
-            """Keeps several averages."""
-
-            def averaged_by(self, ramp: float) -> AbstractContextManager[None]:
-                self._average, self._batch_statistics = averages[ramp], statistics[ramp]
-                return self.averaged()
-
-            def update(self, learning_rate: float, norms: np.ndarray) -> None:
-                self._average, self._batch_statistics = averages[RAMPS[0]], statistics[RAMPS[0]]
-                super().update(learning_rate, norms)
-                for ramp in RAMPS[1:]:
-                    averages[ramp].update()
-                    statistics[ramp].remember(self._images)
-
-        blocks = model.blocks()
+        if changes.get("measured"):
+            measure(network, train_samples, task, pool)
+        parts = [network.output.weight, network.output.bias]
+        random = [part.data().copy() for part in parts]
+        compute = DeviceInference(Inference(network.features), [mx.cpu()])
+        begin_linearly(network, train_samples, transform, task.shape, compute, pool, ALONE)
+        if changes["kept"]:
+            keep_statistics(network.features)
+        recipe, blocks = task.recipe(on_gpu=False), model.blocks()
         engine = Averaged(
             blocks,
             [mx.cpu()],
             recipe.optimizer,
             precision=recipe.precision,
             limit=Limit(),
-            ema_decay=0.9998,
+            ema_decay=task.config.train.ema_decay,
         )
         predictor = Predictor(task.resize, task.shape, engine.predict, task.decoder(model), task.region())
         view = predictor.loader(others, pool, 32)
@@ -226,16 +177,15 @@ def train(name: str, trial: str, seed: int, options: argparse.Namespace) -> str:
             return float(np.mean([found[index].argmax() == labels[index] for index in found]))
 
         frozen = accuracy()
-        if not changes["start"]:
-            for part, value in random.items():
-                getattr(network.output, part).set_data(mx.nd.array(value))
+        for part, value in zip(parts, random, strict=True):
+            part.set_data(changes.get("logits", 1.0) * part.data() if changes["start"] else value)
         moving = {
             key: parameter
             for key, parameter in named_parameters(network).items()
             if parameter.grad_req != "null" or (not changes["kept"] and "running_" in key)
         }
-        averages = {ramp: Average(ramp) for ramp in RAMPS}
-        statistics = {ramp: BlockStatistics(blocks.inference, mx.cpu(), recipe.precision) for ramp in RAMPS}
+        averages = {age: MovingAverage(moving, task.config.train.ema_decay, age=age) for age in AGES}
+        statistics = {age: BlockStatistics(blocks.inference, mx.cpu(), recipe.precision) for age in AGES}
         estimator = Estimator(model, engine)
         found = []
         with Loader(
@@ -247,16 +197,15 @@ def train(name: str, trial: str, seed: int, options: argparse.Namespace) -> str:
             seed=seed,
             training=True,
         ) as loader:
-            done = 0
             for epoch in range(options.epochs):
                 engine.begin_epoch(seed + epoch)
                 for batch in loader.epoch(epoch):
-                    done += 1
-                    rate = task.config.train.lr * min(done / recipe.soft_steps, 1.0)
+                    steps[0] += 1
+                    rate = task.config.train.lr * min(steps[0] / recipe.soft_steps, 1.0)
                     loss = estimator.step(batch, rate)
                 if epoch + 1 in (max(options.epochs // 4, 1), options.epochs):
-                    for ramp in RAMPS:
-                        with engine.averaged_by(ramp):
+                    for age in AGES:
+                        with engine.averaged_by(age):
                             found.append(accuracy())
         view.close()
     assert loss is not None
@@ -264,32 +213,32 @@ def train(name: str, trial: str, seed: int, options: argparse.Namespace) -> str:
     return "\t".join([name, trial, str(seed), *figures, f"{time.process_time() - began:.0f}"])
 
 
-def features_of(samples: Sequence[Any], task: Any, network: Any, pool: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, D) of the samples as they are validated, and their indices."""
+def measure(network: Any, samples: Sequence[Any], task: Any, pool: Any) -> None:
+    """Make what BatchNorms see of the samples, as they are validated, their running statistics."""
     import mxnet as mx
 
+    from common.engine.block_statistics import BlockStatistics
     from common.engine.graph import Inference
-    from common.engine.inference import DeviceInference
-    from common.predictor import Predictor
+    from common.loading.loader import Loader
+    from common.predictor import EvaluationTransform
 
-    class Rows:
-        """Outputs as they are."""
-
-        def predictions(self, outputs: Sequence[np.ndarray], *_: Any) -> list[np.ndarray]:
-            """The rows of the first output."""
-            return list(outputs[0])
-
-    compute = DeviceInference(Inference(network.features), [mx.cpu()])
-    predictor = Predictor(task.resize, task.shape, compute, Rows(), task.region())  # type: ignore[arg-type]
-    with predictor.loader(samples, pool, 32) as loader:
-        found = predictor.predict(loader)
-    return np.asarray(list(found.values())), np.asarray(list(found))
-
-
-def _layers(block: Any) -> list[Any]:
-    from common.engine.mxnet_internals import descendants
-
-    return list(descendants(block))
+    statistics = BlockStatistics(Inference(network), mx.cpu())
+    chosen = [samples[index] for index in np.random.default_rng(0).permutation(len(samples))]
+    with Loader(
+        chosen,
+        EvaluationTransform(task.resize, task.region()),
+        pool,
+        batch_size=32,
+        shapes=lambda epoch, batch: task.shape,
+    ) as loader:
+        pieces = [
+            [output.astype(np.float64) for output in statistics.reach(batch.arrays["image"][: batch.count])]
+            for batch in loader.epoch(0)
+        ]
+    for number, layer in enumerate(statistics.layers()):
+        variances = np.array([piece[2 * number + 1] for piece in pieces]) ** -2.0
+        statistics.write(layer.mean, np.mean([piece[2 * number] for piece in pieces], 0))
+        statistics.write(layer.variance, (variances.mean(0) - layer.epsilon).clip(0.0))
 
 
 def main() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from mxnet import gluon
@@ -17,6 +19,7 @@ from classification.annotations import (
     unknown_folders,
 )
 from classification.config import ClassificationConfig
+from classification.linear_start import begin_linearly
 from classification.losses import SMOOTHING, ClassificationTraining
 from classification.networks import build_classifier, transfer_classes
 from classification.results import ClassDecoder, ClassEvaluator
@@ -27,16 +30,29 @@ from common.data.figures import listed
 from common.data.formats.base import Label
 from common.data.listing import Listing, class_name
 from common.data.samples import Annotate, Sample
+from common.engine.graph import Inference
+from common.engine.limits import limit_for
 from common.errors import DataError
 from common.images.augment import mixup_share
 from common.images.decoding import printable
 from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Transform
+from common.networks.base_networks import keep_statistics
 from common.networks.transfer import NetworkTask, set_multipliers, variants
+from common.predictor import Compute, EvaluationTransform
+from common.processes.pool import WorkerPool
+from common.ranks.ranks import Ranks
+from common.recipe import Recipe
 from common.task import Inputs, Model
 from common.training.checkpoint import classes_of
 
 log = logging.getLogger("visualtl")
+
+# Share of train.minutes that may pass before the first step, for the last layer to begin well.
+_LOOKING = 0.05
+# How a network learns that ImageNet has taught: the share of its size by which a step may change a weight, and how old
+# what is averaged is in the mean (`common.engine.averaging.AGE`). benchmarks/QUALITY.md has figures.
+_LONGEST_STEP, _AGE = 0.002, 1.0 / 3.0
 
 
 class ClassifierModel(Model):
@@ -219,9 +235,49 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> ClassifierModel:
         network = self.network(classes, contexts, checkpoint)
+        if self._gentle:
+            keep_statistics(network.features)
         training = ClassificationTraining(network, len(classes), **self.training_options(classes, contexts))
         begin_training(training, network)
         return ClassifierModel(network, self.config, classes, training)
+
+    @property
+    def _gentle(self) -> bool:
+        """Whether the network keeps what ImageNet's parameters know. Layers that no file of these has have to learn as
+        those of a random network do."""
+        model = self.config.model
+        return (
+            self.config.train.gentle_transfer and model.use_pretrained and not (model.use_gn or model.use_se)
+        )
+
+    def recipe(self, on_gpu: bool) -> Recipe:
+        recipe = super().recipe(on_gpu)
+        if not self._gentle:
+            return recipe
+        limit = limit_for(self.config.train.optimizer, _LONGEST_STEP)
+        return replace(recipe, limit=limit, ema_age=_AGE)
+
+    def look_first(
+        self,
+        model: Model,
+        samples: Sequence[Sample],
+        arithmetic: Callable[[Any], Compute],
+        pool: WorkerPool,
+        ranks: Ranks,
+    ) -> None:
+        if not self._gentle:
+            return
+        minutes = self.config.train.minutes
+        begin_linearly(
+            model.network,
+            samples,
+            EvaluationTransform(self.resize, self.region()),
+            self.shape,
+            arithmetic(Inference(model.network.features)),
+            pool,
+            ranks,
+            seconds=_LOOKING * minutes * 60.0 if minutes else math.inf,
+        )
 
     def decoder(self, model: Model) -> ClassDecoder:
         return ClassDecoder(model.classes)

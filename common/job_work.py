@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import partial
 from typing import Any
 
 from common.config.command_line import Options
@@ -13,7 +14,7 @@ from common.data.report import Report
 from common.datasets import Datasets
 from common.engine.devices import visible_gpus
 from common.engine.engine import Engine
-from common.engine.opening import open_engine
+from common.engine.opening import open_engine, open_inference
 from common.errors import one_line
 from common.export.outputs import DATA_REPORT, remove_outputs
 from common.job_advice import give_advice, tell
@@ -65,6 +66,11 @@ def work(
     _say(job.data)
     # The first rank of a machine fetches pretrained parameters where they are missing.
     model = ranks.in_turn(lambda: prepared.build(job.devices))
+    if prepared.checkpoint is None:
+        arithmetic = partial(
+            open_inference, prepared.engine, contexts=job.devices, gpus=config.gpus, ranks=ranks
+        )
+        job.task.look_first(model, job.data.train, arithmetic, pool, ranks)
     engine = _engine(job, model)
     if ranks.first:
         remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)
@@ -126,6 +132,7 @@ def _engine(job: Job, model: Model) -> Engine:
         limit=recipe.limit,
         compiled=recipe.compiled,
         ema_decay=config.train.ema_decay,
+        ema_age=recipe.ema_age,
         ranks=job.ranks,
         synchronised=config.whole_batch_norm,
     )

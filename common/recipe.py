@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.data.samples import Sample
+from common.engine.averaging import AGE
 from common.engine.engine import OptimizerSettings
 from common.engine.limits import GradientLimit, StepLimit
 from common.loading.loader import Transform
@@ -41,6 +42,8 @@ class Recipe:
     from_average: training goes on from the moving average where the learning rate steps down. That helps where
     parameters jump about a point, and throws those back that are still on their way (benchmarks/QUALITY.md).
 
+    ema_age: how far back the moving average of the parameters reaches (`common.engine.averaging.AGE`).
+
     early_stop_baseline: what the metric must have reached before patience counts; None: no such condition.
     """
 
@@ -53,4 +56,5 @@ class Recipe:
     limit: StepLimit | None = GradientLimit()  # noqa: RUF009
     soft_steps: int = 50
     from_average: bool = False
+    ema_age: float = AGE
     early_stop_baseline: float | None = None

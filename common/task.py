@@ -17,7 +17,9 @@ from common.engine.engine import Blocks, OptimizerSettings
 from common.evaluator import Evaluator
 from common.images.resize import Region, Resize
 from common.loading.loader import Batch, Targets, Transform, WithTargets
-from common.predictor import Decoder, whole
+from common.predictor import Compute, Decoder, whole
+from common.processes.pool import WorkerPool
+from common.ranks.ranks import Ranks
 from common.recipe import Recipe
 
 C = TypeVar("C", bound=JobConfig)
@@ -194,4 +196,20 @@ class Task(ABC, Generic[C]):
     def begin(self, model: Model, samples: Sequence[Sample]) -> None:
         """Called before a training that does not continue an earlier one: lets the model begin at what the training
         set shows."""
+        return
+
+    def look_first(
+        self,
+        model: Model,
+        samples: Sequence[Sample],
+        arithmetic: Callable[[Any], Compute],
+        pool: WorkerPool,
+        ranks: Ranks,
+    ) -> None:
+        """Called behind `begin`, in a job alone, as it takes time: lets layers that would begin at random begin at what
+        the pretrained ones see in the training set.
+
+        arithmetic: from a HybridBlock of the model, which takes uint8 images (B, H, W, 3), to what computes it. ranks:
+        all of them call this, and leave it with the same parameters.
+        """
         return

@@ -116,6 +116,7 @@ class _Trial:
             limit=recipe.limit,
             compiled=recipe.compiled,
             ema_decay=task.config.train.ema_decay,
+            ema_age=recipe.ema_age,
         )
         self._estimator = Estimator(model, opened)
         self._loader = Loader(

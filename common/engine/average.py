@@ -8,7 +8,7 @@ from typing import Any
 
 import mxnet as mx
 
-from common.engine.averaging import kept_share
+from common.engine.averaging import AGE, kept_share
 
 
 class MovingAverage:
@@ -16,20 +16,26 @@ class MovingAverage:
 
     The parameters of single steps scatter around the point that they move to, the more so the higher the learning rate
     and the smaller the batch; their average lies nearer to it. parameters: by name. decay: weight of what has been
-    averaged so far in an update, reached gradually. constants: names of others, which never move: by rounding, their
-    average would be something else. A state of another engine may hold them.
+    averaged so far in an update, reached gradually; age: see `common.engine.averaging.AGE`. constants: names of others,
+    which never move: by rounding, their average would be something else. A state of another engine may hold them.
     """
 
-    def __init__(self, parameters: Mapping[str, Any], decay: float, constants: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, Any],
+        decay: float,
+        constants: Collection[str] = (),
+        age: float = AGE,
+    ) -> None:
         self._parameters = dict(parameters)
         self._constants = frozenset(constants)
-        self._decay = decay
+        self._decay, self._age = decay, age
         self._updates = 0
         self._averages = {name: self._value(name).copy() for name in self._parameters}
 
     def update(self) -> None:
         """Take in the parameters as they are now."""
-        decay = kept_share(self._updates, self._decay)
+        decay = kept_share(self._updates, self._decay, self._age)
         self._updates += 1
         for name, average in self._averages.items():
             # average += (1 - decay) * (value - average), in one pass over memory where the arithmetic takes three.

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 from common.engine.batch_statistics import BatchStatistics
 from common.engine.engine import Engine
 
-# After n updates the average reaches back over about n / 9 of them, until `decay` limits it: short trainings and long
-# ones alike are averaged over their last tenth.
-_RAMP = 10.0
+#: How old what is averaged is in the mean, as a share of the training so far, until `decay` limits it: short trainings
+#: and long ones alike are averaged over their last tenth.
+AGE = 0.1
 
 
-def kept_share(updates: int, decay: float) -> float:
-    """The weight of what `updates` updates have averaged in the next one; decay: the largest."""
-    return min(decay, (1.0 + updates) / (_RAMP + updates))
+def kept_share(updates: int, decay: float, age: float = AGE) -> float:
+    """The weight of what `updates` updates have averaged in the next one; decay: the largest. age: see AGE."""
+    return min(decay, (1.0 + updates) / (1.0 / age + updates))
 
 
 class Average(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.engine.arrays import norms, on_device
 from common.engine.average import MovingAverage
-from common.engine.averaging import AveragingEngine
+from common.engine.averaging import AGE, AveragingEngine
 from common.engine.block_statistics import BlockStatistics
 from common.engine.devices import return_memory
 from common.engine.engine import Blocks, OptimizerSettings
@@ -31,7 +31,8 @@ class MXNetEngine(AveragingEngine):
 
     precision: "float32", "bfloat16" or "float16" for the operators that gain from it. limit: how far a step may move a
     weight (None: no limit); it must suit the optimizer. compiled: a training step runs as one graph; else operator by
-    operator, in float32. ema_decay: above 0 a moving average of the parameters is kept beside them.
+    operator, in float32. ema_decay: above 0 a moving average of the parameters is kept beside them; ema_age: see
+    `common.engine.averaging.AGE`.
     """
 
     _average: MovingAverage | None
@@ -47,6 +48,7 @@ class MXNetEngine(AveragingEngine):
         limit: StepLimit | None = None,
         compiled: bool = True,
         ema_decay: float = 0.0,
+        ema_age: float = AGE,
     ) -> None:
         self._network = blocks.network
         self._contexts = list(contexts)
@@ -83,7 +85,7 @@ class MXNetEngine(AveragingEngine):
             if (parameter in own or name in self._companions) and parameter in moving
         }
         constants = [name for name, parameter in by_name.items() if parameter not in moving]
-        self._average = MovingAverage(averaged, ema_decay, constants) if ema_decay else None
+        self._average = MovingAverage(averaged, ema_decay, constants, ema_age) if ema_decay else None
         self._batch_statistics = BlockStatistics(blocks.inference, self._contexts[0], precision)
         self._images_at = list(blocks.inputs).index("images")
         self._next: list[list[Any]] = []  # what was taken, by device

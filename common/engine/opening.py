@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from common.engine.averaging import AGE
 from common.engine.devices import own_gpus
 from common.engine.engine import Blocks, Engine, OptimizerSettings
+from common.engine.graph import trace
+from common.engine.inference import DeviceInference
 from common.engine.limits import StepLimit
+from common.engine.mxnet_internals import value_of
 from common.engine.symbol import UnsupportedError
 from common.errors import DeviceError
 from common.ranks.ranks import ALONE, Ranks
@@ -24,6 +30,7 @@ def open_engine(
     limit: StepLimit | None,
     compiled: bool,
     ema_decay: float,
+    ema_age: float = AGE,
     ranks: Ranks = ALONE,
     synchronised: bool = False,
 ) -> Engine:
@@ -44,6 +51,7 @@ def open_engine(
             limit=limit,
             compiled=compiled,
             ema_decay=ema_decay,
+            ema_age=ema_age,
         )
     from common.engine.parameters import set_parameters
     from common.engine.torch.devices import torch_device
@@ -58,12 +66,37 @@ def open_engine(
             precision=precision,
             limit=limit,
             ema_decay=ema_decay,
+            ema_age=ema_age,
             keep=lambda values: set_parameters(blocks.network, values),
             ranks=ranks,
             synchronised=synchronised,
         )
     except UnsupportedError as error:
         raise _cannot(error) from None
+
+
+def open_inference(
+    name: str, block: Any, contexts: Sequence[Any], gpus: Sequence[int], ranks: Ranks = ALONE
+) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+    """From uint8 images (B, H, W, 3) to the outputs of `block`, in float32, with the parameters that it has now: for
+    what is looked at before there is an engine. name, contexts, gpus, ranks: as for `open_engine`. Raises DeviceError.
+    """
+    if name == "mxnet":
+        return DeviceInference(block, contexts)
+    from common.engine.symbol import read_symbol
+    from common.engine.torch.devices import set_up, torch_device
+    from common.engine.torch.graph import TorchGraph, tensors
+    from common.engine.torch.inference import TorchInference
+
+    device = torch_device(own_gpus(gpus, ranks.place))
+    set_up(device)
+    try:
+        graph = TorchGraph(read_symbol(trace(block, ["images"])[0].tojson()))
+    except UnsupportedError as error:
+        raise _cannot(error) from None
+    parameters = block.collect_params()
+    values = tensors({name: value_of(parameters[name]) for name in parameters}, list(parameters))
+    return TorchInference(graph, {name: value.to(device) for name, value in values.items()}, device)
 
 
 def check_graphs(blocks: Blocks) -> None:

@@ -51,6 +51,7 @@ __all__ = [
     "freeze",
     "imagenet",
     "initialize",
+    "keep_statistics",
     "parameters_name",
     "set_lr_multipliers",
     "set_no_weight_decay",
@@ -303,8 +304,14 @@ def freeze(network: nn.HybridBlock) -> None:
     """Make a network a constant even within a training graph: no gradients, dropout or new statistics."""
     for parameter in network.collect_params().values():
         parameter.grad_req = "null"
+    keep_statistics(network)
+    for block in descendants(network):
+        if isinstance(block, nn.Dropout):
+            drop_nothing(block)
+
+
+def keep_statistics(network: nn.HybridBlock) -> None:
+    """Let BatchNorms go by their running statistics in training too, and leave these as they are."""
     for block in descendants(network):
         if isinstance(block, nn.BatchNorm):
             operator_options(block)["use_global_stats"] = True
-        elif isinstance(block, nn.Dropout):
-            drop_nothing(block)

@@ -54,3 +54,14 @@ def describe(device: torch.device) -> str:
     """A device in words."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     return f"{name} (version {torch.__version__})"
+
+
+def set_up(device: torch.device) -> None:
+    """What PyTorch does for all of a process."""
+    if device.type == "cpu":
+        # The same run twice gives the same numbers; memory that nothing has been written to needs no filling for that.
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    else:
+        # What is called float32 is: who wants less precision says so by train.dtype or model.amp.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

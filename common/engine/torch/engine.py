@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.engine.averaging import AveragingEngine, kept_share
+from common.engine.averaging import AGE, AveragingEngine, kept_share
 from common.engine.batch_statistics import BatchStatistics, Normalisation
 from common.engine.engine import Engine, OptimizerSettings
 from common.engine.limits import StepLimit, Weight
@@ -18,7 +18,9 @@ from common.engine.loss_scale import LossScale
 from common.engine.symbol import read_symbol
 from common.engine.torch import lists
 from common.engine.torch.copies import Copies
+from common.engine.torch.devices import set_up
 from common.engine.torch.graph import TorchGraph
+from common.engine.torch.inference import TorchInference
 from common.engine.torch.operators import Pass, Seen
 from common.engine.torch.optimizers import Updater, array
 from common.engine.torch.program import Program
@@ -34,7 +36,7 @@ _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.flo
 class TorchEngine(AveragingEngine):
     """Trains a program on one device.
 
-    precision, limit, ema_decay: as for `common.engine.mxnet_engine.MXNetEngine`. keep: is given the network's
+    precision, limit, ema_decay, ema_age: as for `common.engine.mxnet_engine.MXNetEngine`. keep: is given the network's
     parameters when they are set from outside, so that whoever exports has them. ranks: that train together, each on its
     rows of a batch: a step is that of the whole batch, and takes all of them to the same parameters. synchronised:
     BatchNorm goes by the whole batch too, else by a rank's rows. overlapped: as for `Reduction`; reduction: that, if
@@ -53,12 +55,13 @@ class TorchEngine(AveragingEngine):
         precision: str = "float32",
         limit: StepLimit | None = None,
         ema_decay: float = 0.0,
+        ema_age: float = AGE,
         keep: Callable[[dict[str, np.ndarray]], None] | None = None,
         ranks: Ranks = ALONE,
         synchronised: bool = False,
         overlapped: bool = True,
     ) -> None:
-        _set_up(device)
+        set_up(device)
         self._device = device
         self._ranks = ranks
         # Ranks would not agree on the parts of a batch that one of them has no memory for.
@@ -98,7 +101,7 @@ class TorchEngine(AveragingEngine):
             for name, p in program.parameters.items()
             if p.own or p.name in self._companions
         }
-        self._average = _Average(averaged, ema_decay) if ema_decay else None
+        self._average = _Average(averaged, ema_decay, ema_age) if ema_decay else None
         self._batch_statistics = _Statistics(self)
         self._copies = Copies(device)
         self._taken: list[Tensor] = []
@@ -317,10 +320,7 @@ class TorchEngine(AveragingEngine):
     # Predictions
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
-        with torch.no_grad():
-            given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
-            outputs = self._inference({**self._values, "images": given}, Pass(training=False), self._device)
-            return [array(output.float()) for output in outputs]
+        return TorchInference(self._inference, self._values, self._device)(images)
 
     def look(self, images: np.ndarray) -> Pass:
         """What BatchNorms see of uint8 images (B, H, W, 3) in training."""
@@ -375,15 +375,15 @@ class _Statistics(BatchStatistics):
 class _Average:
     """The moving average of parameters by name; see `common.engine.average.MovingAverage`."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float, age: float) -> None:
         self._names, self._values = list(parameters), [value.detach() for value in parameters.values()]
-        self._decay = decay
+        self._decay, self._age = decay, age
         self._updates = 0
         self._averages = [value.clone() for value in self._values]
 
     def update(self) -> None:
         """Take in the parameters as they are now."""
-        share = 1.0 - kept_share(self._updates, self._decay)
+        share = 1.0 - kept_share(self._updates, self._decay, self._age)
         self._updates += 1
         lists.approach(self._averages, self._values, share)
 
@@ -424,17 +424,6 @@ class _Average:
 def _moments(seen: Seen) -> tuple[Tensor, Tensor]:
     """Mean and variance of what a BatchNorm has seen."""
     return seen.mean.float(), (seen.inverse.float() ** -2 - seen.epsilon).clamp_(min=0.0)
-
-
-def _set_up(device: torch.device) -> None:
-    """What PyTorch does for all of a process."""
-    if device.type == "cpu":
-        # The same run twice gives the same numbers; memory that nothing has been written to needs no filling for that.
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
-    else:
-        # What is called float32 is: who wants less precision says so by train.dtype or model.amp.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def _in_order(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mxnet as mx
 import numpy as np
+import pytest
 from mxnet import gluon
 
 from common.engine.average import MovingAverage
@@ -41,6 +42,15 @@ def test_it_is_the_weighted_mean_that_its_definition_gives() -> None:
     with average.applied():
         np.testing.assert_allclose(weights(made), expected, rtol=1e-5)
     np.testing.assert_allclose(weights(made), values[-1], rtol=1e-7)
+
+
+def test_what_is_averaged_is_as_old_as_it_is_to_be() -> None:
+    for age in (0.1, 1.0 / 3.0):
+        made = network()
+        average = MovingAverage({"weight": made.weight}, 0.9998, age=age)
+        feed(made, average, np.arange(200.0))
+        with average.applied():
+            assert weights(made)[0, 0] == pytest.approx(200.0 * (1.0 - age), rel=0.02)
 
 
 def test_a_short_training_forgets_where_it_began() -> None:

@@ -14,9 +14,10 @@ from mxnet import gluon
 
 from common.config.network_sections import OPTIMIZERS
 from common.engine.engine import Engine, OptimizerSettings
-from common.engine.graph import settle
+from common.engine.graph import Inference, settle
 from common.engine.limits import GradientLimit, RateLimit
 from common.engine.mxnet_engine import MXNetEngine
+from common.engine.opening import open_inference
 from common.engine.torch.engine import TorchEngine
 from common.engine.tracing import program
 from common.task import Model
@@ -113,11 +114,12 @@ def test_the_limit_of_a_step_holds(limit: Any) -> None:
     assert not np.allclose(free.parameters()["4.weight"], ends[0]["4.weight"], rtol=0.05)
 
 
-def test_the_average_and_its_statistics_are_those_of_mxnet() -> None:
+@pytest.mark.parametrize("age", [0.1, 1.0 / 3.0])
+def test_the_average_and_its_statistics_are_those_of_mxnet(age: float) -> None:
     ends = []
     for make in (pytorch, mxnet):
         made = model()
-        engine = make(made, ema_decay=0.99)
+        engine = make(made, ema_decay=0.99, ema_age=age)
         train(engine, made, 40)
         trained = engine.parameters()
         with engine.averaged():
@@ -130,6 +132,15 @@ def test_the_average_and_its_statistics_are_those_of_mxnet() -> None:
         ends.append((averaged, {"predicted": predicted[0]}, adopted))
     for mine, others in zip(*ends, strict=True):
         assert_close(mine, others, 1e-3)
+
+
+def test_what_a_block_gives_before_there_is_an_engine_is_what_mxnet_gives() -> None:
+    made = model()
+    images = batches(1)[0].arrays["image"]
+    mine, others = (
+        open_inference(name, Inference(made.network), [mx.cpu()], [])(images) for name in ("torch", "mxnet")
+    )
+    np.testing.assert_allclose(mine[0], others[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "nadam", "dcasgd", "ftml", "rmsprop"])
