@@ -10,10 +10,7 @@ import numpy as np
 from common.engine.averaging import AGE
 from common.engine.devices import own_gpus
 from common.engine.engine import Blocks, Engine, OptimizerSettings
-from common.engine.graph import trace
-from common.engine.inference import DeviceInference
 from common.engine.limits import StepLimit
-from common.engine.mxnet_internals import value_of
 from common.engine.symbol import UnsupportedError
 from common.errors import DeviceError
 from common.ranks.ranks import ALONE, Ranks
@@ -81,6 +78,10 @@ def open_inference(
     """From uint8 images (B, H, W, 3) to the outputs of `block`, in float32, with the parameters that it has now: for
     what is looked at before there is an engine. name, contexts, gpus, ranks: as for `open_engine`. Raises DeviceError.
     """
+    from common.engine.graph import trace
+    from common.engine.inference import DeviceInference
+    from common.engine.mxnet_internals import value_of
+
     if name == "mxnet":
         return DeviceInference(block, contexts)
     from common.engine.symbol import read_symbol
