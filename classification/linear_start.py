@@ -35,6 +35,8 @@ _BATCH, _FIRST = 32, 64
 # the regression's values may be multiplied to be logits.
 _PENALTIES = 10.0 ** np.arange(-3.0, 3.1, 0.5)
 _SCALES = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0)
+# Standard deviation that a feature is taken to have at the least, as a share of that of all (root mean square).
+_LEAST_SPREAD = 0.1
 
 
 def regression(features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +48,9 @@ def regression(features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[
     of 0.
     """
     count = len(labels)
-    centre, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64) + 1e-6
+    centre, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    # One that is nearly constant here would have a weight that wrecks predictions once training moves it.
+    spread = spread.clip(max(_LEAST_SPREAD * math.sqrt(np.mean(spread**2)), 1e-12))
     left, singular, right = _decomposed((features - centre) / spread)
     indicators = np.eye(classes)[labels]
     shares = indicators.mean(0)

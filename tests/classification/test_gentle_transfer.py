@@ -55,6 +55,15 @@ def test_features_that_say_nothing_are_given_no_weight() -> None:
     assert sure.mean() < 0.9  # three quarters are of one class; whoever learns by heart is sure of all
 
 
+def test_a_feature_that_is_nearly_constant_is_given_no_large_weight() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    features = rng.normal(labels[:, None] * [[1.0, 1.0, 0.0]], [[1.0, 1.0, 0.0]])
+    features[:, 2] = 1e-5 * labels
+    weight, _ = regression(features, labels, 2)
+    assert np.abs(weight).max() < 100.0
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_class_without_an_image_and_features_without_a_difference_do_not_matter(count: int) -> None:
     weight, bias = regression(np.ones((count, 8)), np.zeros(count, int), 3)
