@@ -53,6 +53,9 @@ _LOOKING = 0.05
 # How a network learns that ImageNet has taught: the share of its size by which a step may change a weight, and how old
 # what is averaged is in the mean (`common.engine.averaging.AGE`). benchmarks/QUALITY.md has figures.
 _LONGEST_STEP, _AGE = 0.002, 1.0 / 3.0
+# Of inputs that are smaller ImageNet's statistics leave hardly anything: features of MobileNetV2 at 32 pixels are a
+# tenth of what they are at 64 to 224.
+_SMALLEST_INPUT = 64
 
 
 class ClassifierModel(Model):
@@ -247,7 +250,10 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
         those of a random network do."""
         model = self.config.model
         return (
-            self.config.train.gentle_transfer and model.use_pretrained and not (model.use_gn or model.use_se)
+            self.config.train.gentle_transfer
+            and model.use_pretrained
+            and not (model.use_gn or model.use_se)
+            and min(self.shape) >= _SMALLEST_INPUT
         )
 
     def recipe(self, on_gpu: bool) -> Recipe:

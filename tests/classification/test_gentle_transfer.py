@@ -26,12 +26,13 @@ from common.images.decoding import decode
 from common.networks.base_networks import base_network, initialize
 from common.processes.pool import WorkerPool
 from common.ranks.ranks import ALONE
-from tests.helpers.classification_jobs import HEIGHT, WIDTH, batch, draw, keys
+from tests.helpers.classification_jobs import batch, draw, keys
 from tests.helpers.jobs import SCRIPTS, assert_same, config, fit, make_data
 from tests.helpers.jobs import parameters as trained
 
 NAMES = ["blue", "green", "red"]
 NAME = "mobilenet0.25"
+SIDE = 64
 CPU = [mx.cpu()]
 
 
@@ -110,7 +111,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 
 def task(**more: Any) -> ClassificationTask:
-    values = keys(Path("data"), Path("out"), **{"model__use_pretrained": True, **more})
+    sides = {"train__input_width": SIDE, "train__input_height": SIDE}
+    values = keys(Path("data"), Path("out"), **{"model__use_pretrained": True, **sides, **more})
     return ClassificationTask(configuration(ClassificationConfig, values))
 
 
@@ -144,7 +146,7 @@ def test_a_pretrained_network_knows_its_classes_before_the_first_step(
 
 
 def _right(made: ClassificationTask, model: ClassifierModel, samples: list[Sample]) -> float:
-    images = np.zeros((len(samples), HEIGHT, WIDTH, 3), np.uint8)
+    images = np.zeros((len(samples), SIDE, SIDE, 3), np.uint8)
     for sample, image in zip(samples, images, strict=True):
         made.resize.draw(decode(sample.image)[0], image, None)
     found = DeviceInference(model.inference_block(), CPU)(images)[0].argmax(1)
@@ -203,12 +205,13 @@ def test_steps_are_small_and_statistics_stay(optimizer: str, gentle: bool) -> No
     assert any(changes[name] > 0.0 for name in changes if "running_" in name) == (not gentle)
 
 
-@pytest.mark.usefixtures("imagenet")
-def test_layers_that_imagenet_does_not_know_learn_as_those_of_a_random_network() -> None:
+@pytest.mark.parametrize(
+    "more", [{"model__use_gn": True}, {"model__use_se": True}, {"train__input_width": 63}]
+)
+def test_what_imagenet_does_not_know_is_learnt_as_from_random_parameters(more: dict[str, Any]) -> None:
     plain = task(model__use_pretrained=False).recipe(on_gpu=False)
-    made = task(model__base_network="resnet18_v1", model__use_gn=True)
-    assert made.recipe(on_gpu=False) == plain
-    assert task().recipe(on_gpu=False) != plain
+    assert task(model__base_network="resnet18_v1", **more).recipe(on_gpu=False) == plain
+    assert task(model__base_network="resnet18_v1").recipe(on_gpu=False) != plain
 
 
 # In jobs
@@ -221,6 +224,7 @@ def test_a_job_that_is_cut_off_and_resumed_ends_where_a_whole_one_does(tmp_path:
     def job(name: str, epochs: int, *options: str) -> str:
         values = config("classification", tmp_path / name, data, epochs=epochs)
         values["model"]["use_pretrained"] = True
+        values["train"].update(input_width=SIDE, input_height=SIDE)
         ended = fit(SCRIPTS["classification"], values, *options, environment=home)
         assert ended.status == 0, ended.output
         return ended.output
