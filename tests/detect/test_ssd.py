@@ -281,7 +281,8 @@ def test_a_checkpoint_brings_its_network_its_anchors_and_its_classes() -> None:
     first.begin(made, samples)
     checkpoint = {"model": made.description(), "classes": ["a", "b"], "parameters": parameters(made.network)}
     assert json.loads(json.dumps(made.description())) == made.description()
-    again = task().build(["b", "c"], CPU, checkpoint)
+    again = task(pretrained_base=True).build(["b", "c"], CPU, checkpoint)
+    assert {p.lr_mult for p in again.network.collect_params().values()} == {1.0}
     assert (made.network.anchors.data().asnumpy() != by_rule).any()
     np.testing.assert_array_equal(
         again.network.anchors.data().asnumpy(), made.network.anchors.data().asnumpy()
@@ -299,6 +300,11 @@ def test_the_backbone_in_the_box_is_what_the_smallest_network_begins_with(models
     assert sorted(models.iterdir()) == []
     variance = made.network.features.stages[0][1].running_var.data().asnumpy()
     assert variance.max() > 1000 * variance.min()
+    # What begins at random learns faster.
+    network = made.network
+    assert {p.lr_mult for p in network.features.stages.collect_params().values()} == {1.0}
+    for block in (network.features.extras, network.class_heads, network.box_heads):
+        assert {p.lr_mult for p in block.collect_params().values()} == {3.0}
     with pytest.raises(PretrainedError, match=r"mobilenet1\.0-efbb2ca3\.params"):
         task({"base_network": "mobilenet1.0_fpn"}, pretrained_base=True).build(["a"], CPU, None)
     with pytest.raises(PretrainedError, match=r"vgg16_atrous-4fa2e1ad\.params"):
