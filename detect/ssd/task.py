@@ -42,9 +42,8 @@ log = logging.getLogger("visualtl")
 # four anchors at 300 px, which is little to learn from where a set has a hundred images; 0.4 gives it ten.
 _MATCH_IOU = 0.4
 
-# Layers that begin at random learn at so many times the rate of a backbone from ImageNet. An object in three hundred
-# answers for most of their gradient, which is a tenth of the backbone's by their size; at a higher rate for all, the
-# backbone forgets what it knows (benchmarks/QUALITY.md).
+# Layers that begin at random learn at so many times the rate of a backbone from ImageNet, which at such a rate forgets
+# what it knows (benchmarks/QUALITY.md).
 _FRESH_LR_MULT = 3.0
 
 # The share of anchors expected to be objects where all background counts, and where a few negatives are chosen for
