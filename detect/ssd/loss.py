@@ -10,8 +10,8 @@ from common.engine.graph import Normalise
 from detect.box_losses import overlap_loss, smooth_l1
 from detect.ssd.network import SSDNetwork, decode
 
-# The weight of losses by overlap against that of classes: what the authors of DIoU and CIoU train SSD with ("Distance-IoU
-# Loss", Zheng et al. 2020; `--weight` of tools/train.py in their DIoU-SSD-pytorch).
+# The weight of losses by overlap against that of classes: what the authors of DIoU and CIoU train SSD with
+# ("Distance-IoU Loss", Zheng et al. 2020; `--weight` of tools/train.py in their DIoU-SSD-pytorch).
 OVERLAP_WEIGHT = 5.0
 
 # Focal loss as in its paper: the weight of objects against background, and how fast what is known counts less.
