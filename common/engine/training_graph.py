@@ -62,7 +62,7 @@ class TrainingGraph(TrainingStep):
     ) -> None:
         self._most_shapes = most_shapes
         self._symbol = for_training(
-            trace(block, inputs, precision, context.device_type)[0], context.device_type, precision
+            trace(block, inputs, precision, context.device_type)[0], context.device_type
         )
         self._inputs = list(inputs)
         self._parameters = block.collect_params()
@@ -151,14 +151,14 @@ class RecordedStep(TrainingStep):
         autograd.backward(total, mx.nd.full(total.shape, scale, ctx=self._context))
 
 
-def for_training(symbol: Any, device: str, precision: str = "float32") -> Any:
+def for_training(symbol: Any, device: str) -> Any:
     """The graph with gradients of its first output alone, and marks on what is computed again on the way back.
 
     Those are LeakyReLUs and, on the CPU, the BatchNorms before them, which have two maps a layer to keep otherwise;
     that takes 2 % of a step. A ReLU's map takes the place of its BatchNorm's. On GPUs a BatchNorm moves its running
     statistics whenever it computes, and would move them twice a step.
 
-    On the CPU in float32 a BatchNorm and the ReLU behind it are one operator: maps are read and written once instead of
+    On the CPU a BatchNorm in float32 and the ReLU behind it are one operator: maps are read and written once instead of
     twice (a ninth of a step of SSD mobilenet1.0). In bfloat16 that takes longer.
     """
     first, *others = symbol
@@ -169,13 +169,13 @@ def for_training(symbol: Any, device: str, precision: str = "float32") -> Any:
         if before and before["op"] == "BatchNorm":
             for again in (node, before) if device == "cpu" else (node,):
                 again.setdefault("attrs", {})["__force_mirroring__"] = "True"
-    if device == "cpu" and precision == "float32":
+    if device == "cpu":
         _join_relus(document)
     return mx.sym.load_json(json.dumps(document))
 
 
 def _join_relus(document: dict[str, Any]) -> None:
-    """Make one operator of a BatchNorm behind a convolution and the ReLU that alone sees its map, in a symbol's JSON.
+    """Make one operator of a BatchNorm behind a float32 convolution and the ReLU that alone sees its map, in JSON.
 
     Elsewhere the operator may be wrong without a word: between the sums of CenterNet's deformable layers, which lie in
     memory as they come, and a deconvolution, whose gradient lies in blocks, its gradients were off by 97 %.
@@ -187,8 +187,9 @@ def _join_relus(document: dict[str, Any]) -> None:
     for index, node in enumerate(nodes):
         if node["op"] == "Activation" and node["attrs"]["act_type"] == "relu":
             norm = node["inputs"][0][0]
-            source = nodes[nodes[norm]["inputs"][0][0]]["op"] if nodes[norm]["op"] == "BatchNorm" else ""
-            if source == "Convolution" and users[norm] == 1:
+            source = nodes[nodes[norm]["inputs"][0][0]] if nodes[norm]["op"] == "BatchNorm" else node
+            behind = source["op"] == "Convolution" and nodes[source["inputs"][1][0]]["op"] != "amp_cast"
+            if behind and users[norm] == 1:
                 nodes[norm]["op"] = "_contrib_BatchNormWithReLU"
                 joined[index] = norm
     for entry in entries:
