@@ -44,7 +44,7 @@ class Study:
 
 
 # Reduced: a quarter of the pixels of 300 x 300, and few passes over the images. Rows without keys are one job.
-_SMALL: Keys = {"model.data_shape": [160, 160], "train.epochs": 6}
+_SMALL: Keys = {"model.data_shape": [160, 160], "train.epochs": 4}
 _FULL: Keys = {"model.data_shape": [300, 300]}
 STUDIES: dict[str, Study] = {
     "bccd": Study("bccd", {**_FULL, "train.epochs": 16}, {"": {}}, seeds=(0, 1, 2), together=False),
@@ -58,7 +58,7 @@ STUDIES: dict[str, Study] = {
     ),
     "batch": Study("bccd", _SMALL, {"8": {}, "32": {"train.batch_size": 32}}),
     "schedule": Study(
-        "bccd", _SMALL, {"cosine": {}, "step": {"train.lr_mode": "step", "train.lr_decay_epoch": "3,5"}}
+        "bccd", _SMALL, {"cosine": {}, "step": {"train.lr_mode": "step", "train.lr_decay_epoch": "2,3"}}
     ),
     "negatives": Study(
         "bccd",
