@@ -112,7 +112,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 def task(**more: Any) -> ClassificationTask:
     sides = {"train__input_width": SIDE, "train__input_height": SIDE}
-    values = keys(Path("data"), Path("out"), **{"model__use_pretrained": True, **sides, **more})
+    usual = {"model__use_pretrained": True, "train__gentle_transfer": True}
+    values = keys(Path("data"), Path("out"), **{**usual, **sides, **more})
     return ClassificationTask(configuration(ClassificationConfig, values))
 
 
@@ -224,7 +225,7 @@ def test_a_job_that_is_cut_off_and_resumed_ends_where_a_whole_one_does(tmp_path:
     def job(name: str, epochs: int, *options: str) -> str:
         values = config("classification", tmp_path / name, data, epochs=epochs)
         values["model"]["use_pretrained"] = True
-        values["train"].update(input_width=SIDE, input_height=SIDE)
+        values["train"].update(input_width=SIDE, input_height=SIDE, gentle_transfer=True)
         ended = fit(SCRIPTS["classification"], values, *options, environment=home)
         assert ended.status == 0, ended.output
         return ended.output

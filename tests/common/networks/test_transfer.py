@@ -115,7 +115,7 @@ def test_bfloat16_needs_a_processor_that_has_it(monkeypatch: pytest.MonkeyPatch)
     [("sgd", GradientLimit), ("nag", GradientLimit), ("adam", RateLimit), ("adamw", RateLimit)],
 )
 def test_steps_are_limited_as_it_suits_the_optimizer(optimizer: str, limit: type[StepLimit]) -> None:
-    made = recipe(optimizer=optimizer, gentle_transfer=False).limit
+    made = recipe(optimizer=optimizer).limit
     assert type(made) is limit
     assert made.share == LONGEST_STEP
 
