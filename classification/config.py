@@ -14,12 +14,12 @@ class ClassificationTrainConfig(NetworkTrainConfig):
 
     gentle_transfer: Flag = key(
         False,
-        "For trainings of up to a hundred steps. Keep what ImageNet parameters know: the last layer begins at a "
-        "regression on what they see in the training "
-        "set, steps are small, BatchNorm keeps its statistics, and the average of the parameters reaches back three "
-        "times as far; false: train as from random parameters, but for train.transfer_lr_mult. Without "
-        "model.use_pretrained, with model.use_gn or model.use_se, and for inputs below 64 pixels it counts as false.",
-        "适用于不超过一百步的训练。"
+        "Classification alone; for trainings of up to a hundred steps. Keep what ImageNet parameters know: the last "
+        "layer begins at a regression on what they see in the training set, steps are small, BatchNorm keeps its "
+        "statistics, and the average of the parameters reaches back three times as far; false: train as from random "
+        "parameters, but for train.transfer_lr_mult. Without model.use_pretrained, with model.use_gn or model.use_se, "
+        "and for inputs below 64 pixels it counts as false.",
+        "仅用于分类；适用于不超过一百步的训练。"
         "保留 ImageNet 参数已有的知识：最后一层从在训练集特征上的回归结果开始，每步的改变较小，"
         "BatchNorm 保持其统计量，参数平均覆盖的范围为三倍；false 表示除 train.transfer_lr_mult 外与从随机参数训练相同。"
         "未使用 model.use_pretrained、使用 model.use_gn 或 model.use_se、或输入小于 64 像素时视为 false。",
