@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.jobs import SCRIPTS, assert_same, finish, make_data, parameters, start
+from tests.helpers.jobs import EVERY_SCRIPT, SCRIPTS, assert_same, finish, make_data, parameters, start
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def draw_anew(folder: Path, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     "task",
     [
-        pytest.param(task, marks=pytest.mark.soak if task in ("yolov3", "centernet") else ())
-        for task in SCRIPTS
+        pytest.param(task, marks=pytest.mark.soak) if task in ("yolov3", "centernet") else case
+        for task, case in zip(SCRIPTS, EVERY_SCRIPT, strict=True)
     ],
 )
 def test_other_validation_and_test_sets_change_nothing_of_what_is_learnt(

@@ -16,8 +16,8 @@ import pytest
 
 from common.training.checkpoint import read_checkpoint
 from tests.helpers.jobs import (
+    EVERY_SCRIPT,
     ROOT,
-    SCRIPTS,
     children_of,
     config,
     fail,
@@ -116,7 +116,7 @@ def test_a_job_works_with_little_or_closed_shared_memory(tmp_path: Path, data: P
     assert "Finished" in output
 
 
-@pytest.mark.parametrize("task", SCRIPTS)
+@pytest.mark.parametrize("task", EVERY_SCRIPT)
 def test_a_log_dir_that_cannot_be_written_is_an_error_before_any_loading(
     tmp_path: Path, data: Path, task: str
 ) -> None:
@@ -133,7 +133,10 @@ def test_a_log_dir_that_cannot_be_made_is_an_error_in_one_line(tmp_path: Path, d
     assert "is not a folder" in last
 
 
-@pytest.mark.parametrize(("task", "which"), [*((task, "train") for task in SCRIPTS), (TASK, "valid")])
+@pytest.mark.parametrize(
+    ("task", "which"),
+    [*(pytest.param(*case.values, "train", marks=case.marks) for case in EVERY_SCRIPT), (TASK, "valid")],
+)
 def test_data_that_cannot_be_read_are_an_error_before_any_loading(
     tmp_path: Path, data: Path, task: str, which: str
 ) -> None:
@@ -159,7 +162,7 @@ def test_a_data_root_that_cannot_be_entered_is_named(tmp_path: Path, data: Path)
     )
 
 
-@pytest.mark.parametrize("task", SCRIPTS)
+@pytest.mark.parametrize("task", EVERY_SCRIPT)
 def test_a_port_that_is_taken_is_an_error_before_any_loading(tmp_path: Path, data: Path, task: str) -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))

@@ -125,6 +125,7 @@ def test_exported_graphs_give_what_was_evaluated(tmp_path: Path) -> None:
             np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_nms_keys() -> None:
     images = batch(1).arrays["image"]
 

@@ -210,6 +210,7 @@ for name, value in seen[1].items():
 """
 
 
+@pytest.mark.slow
 def test_syncbn_gives_devices_the_statistics_and_the_loss_of_one_device() -> None:
     made = subprocess.run(
         [sys.executable, "-c", SYNCBN], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -296,6 +297,7 @@ def test_random_shapes_stay_near_the_configured_one_and_keep_its_aspect() -> Non
     assert all(0.7 < width / 416 < 1.3 and 0.7 < height / 256 < 1.3 for width, height in choices)
 
 
+@pytest.mark.slow
 def test_a_job_from_scratch_stays_finite_and_learns_to_fit_a_few_images() -> None:
     made = task().build(["a", "b"], CPU, None)
     estimator = estimator_of(made, momentum=0.9, wd=1e-4)

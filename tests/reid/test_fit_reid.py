@@ -25,6 +25,8 @@ from tests.helpers.estimators import by_recipe
 from tests.helpers.jobs import Ended, fit
 from tests.helpers.strangers import outputs, prepared, reopened
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "reid/fit_reid.py"
 NAME = "mobilenet0.25"
 NAMES = ["blue", "green", "red"]

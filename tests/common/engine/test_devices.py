@@ -154,6 +154,7 @@ def loaded(program: str, **variables: str) -> list[str]:
     return process.stdout.split()
 
 
+@pytest.mark.slow
 def test_all_cores_compute_unless_the_environment_says_otherwise() -> None:
     program = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['MXNET_CPU_TEMP_COPY'])"
     assert loaded(program) == [str(physical_cores()), "1"]

@@ -63,7 +63,7 @@ def test_a_batch_may_be_too_small_for_so_many_ranks() -> None:
 
 
 @pytest.mark.parametrize(("batch", "size"), [(8, 2), (6, 3), (7, 2)])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_ranks_see_together_what_one_sees(batch: int, size: int, workers: int) -> None:
     rng = np.random.default_rng(5)
     samples = [Sample(f"/data/{n}.jpg", 8, 6, rng.random((2, 5), dtype=np.float32)) for n in range(21)]

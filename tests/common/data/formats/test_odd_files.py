@@ -163,6 +163,7 @@ def test_annotations_lie_below_the_root(tmp_path: Path, outside: str) -> None:
         assert len(load(root, train_annotations=inside).train) == 1
 
 
+@pytest.mark.slow
 def test_an_image_has_only_so_much_said_of_it(tmp_path: Path) -> None:
     """Each of these took a hundred times its size in memory."""
     images(tmp_path, "a.jpg", "b.jpg")
