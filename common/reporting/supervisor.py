@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.reporting import memory_kills
+
 if TYPE_CHECKING:
     from common.errors import JobError
 
@@ -78,7 +80,7 @@ def supervise() -> None:
     watched = {*stopping, *_OTHERS, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     reading, writing = os.pipe()
-    killed_before, parent = _out_of_memory_kills(), os.getpid()
+    killed_before, parent = memory_kills.count(), os.getpid()
     try:
         child = os.fork()
     except OSError:  # no process left, or no memory: it goes on unsupervised
@@ -215,7 +217,7 @@ class _Supervisor:
             end, status = f"stopped by {signal.Signals(number).name}", 128 + number
         else:
             assert code is not None
-            killed = _out_of_memory_kills() > self.killed_before
+            killed = memory_kills.count() > self.killed_before
             end = _reason(code, killed, usage.ru_maxrss if usage else 0)
             status = 128 - code if code < 0 else code or 1
         folder = Path(told["log_dir"]) if "log_dir" in told else None
@@ -269,32 +271,3 @@ def _reason(code: int, out_of_memory: bool, peak: int) -> JobError:
     if code == -signal.SIGKILL:
         return KilledError(f"the job {how} from outside ({used})")
     return CrashError(f"the job {how} ({used}); what native code wrote to standard error may say more")
-
-
-def _out_of_memory_kills() -> int:
-    """How many processes the kernel has killed for want of memory: in this process's control group, else anywhere."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                files = [Path(f"/sys/fs/cgroup{path}/memory.events"), Path("/sys/fs/cgroup/memory.events")]
-            elif "memory" in controllers.split(","):
-                files = [
-                    Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control"),
-                    Path("/sys/fs/cgroup/memory/memory.oom_control"),
-                ]
-            else:
-                continue
-            for file in files:
-                if file.exists() and (count := _entry(file, "oom_kill")) is not None:
-                    return count
-    return _entry(Path("/proc/vmstat"), "oom_kill") or 0
-
-
-def _entry(file: Path, name: str) -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        for line in file.read_text().splitlines():
-            key, _, value = line.partition(" ")
-            if key == name:
-                return int(value)
-    return None

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from common.engine.symbol import UnsupportedError
+from common.engine.symbol import Attributes, UnsupportedError
 from common.engine.torch.deformable import deformable_convolution
 from common.engine.torch.operator_table import Call, Compute, Constants, Make, Pass, Seen, operator
 from common.engine.torch.suppression import box_nms
@@ -38,9 +38,8 @@ def _normalize(call: Call) -> Compute:
     return compute
 
 
-@operator("Convolution", precision="lower")
-def _convolution(call: Call) -> Compute:
-    attributes = call.attributes
+def _windows(attributes: Attributes) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    """Stride, dilation, padding and groups of a convolution in two dimensions. Raises UnsupportedError."""
     attributes.only("layout", "NCHW", None)
     for name in ("num_filter", "no_bias"):
         attributes.get(name, None)
@@ -49,23 +48,20 @@ def _convolution(call: Call) -> Compute:
         raise UnsupportedError(f"a kernel of {dimensions} dimensions; only 2 are known")
     stride, dilate = (attributes.numbers(name, (1, 1)) or (1, 1) for name in ("stride", "dilate"))
     pad = attributes.numbers("pad", (0, 0)) or (0, 0)
-    group = attributes.whole("num_group", 1)
+    return stride, dilate, pad, attributes.whole("num_group", 1)
+
+
+@operator("Convolution", precision="lower")
+def _convolution(call: Call) -> Compute:
+    stride, dilate, pad, group = _windows(call.attributes)
     return lambda x, weight, bias=None: nnf.conv2d(x, weight, bias, stride, pad, dilate, group)
 
 
 @operator("Deconvolution", precision="lower")
 def _deconvolution(call: Call) -> Compute:
-    attributes = call.attributes
-    attributes.only("layout", "NCHW", None)
-    attributes.only("target_shape", (), None)
-    for name in ("num_filter", "no_bias"):
-        attributes.get(name, None)
-    dimensions = len(attributes.numbers("kernel"))
-    if dimensions != 2:
-        raise UnsupportedError(f"a kernel of {dimensions} dimensions; only 2 are known")
-    stride, dilate = (attributes.numbers(name, (1, 1)) or (1, 1) for name in ("stride", "dilate"))
-    pad, adjust = (attributes.numbers(name, (0, 0)) or (0, 0) for name in ("pad", "adj"))
-    group = attributes.whole("num_group", 1)
+    stride, dilate, pad, group = _windows(call.attributes)
+    call.attributes.only("target_shape", (), None)
+    adjust = call.attributes.numbers("adj", (0, 0)) or (0, 0)
     return lambda x, weight, bias=None: nnf.conv_transpose2d(
         x, weight, bias, stride, pad, adjust, group, dilate
     )

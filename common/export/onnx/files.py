@@ -235,11 +235,12 @@ def _leaving_out(*files: _File) -> Iterator[None]:
 
 @contextmanager
 def _keeping(files: Sequence[_File]) -> Iterator[None]:
-    """Files are written beside their places while the block judges them; those that it leaves a reason stay out.
+    """Files are written beside their places while the block judges them, and take these when it has ended without an
+    error; those that it leaves a reason stay out.
 
     Writing takes the disk, and the block takes the processors.
     """
-    judged = Event()
+    judged, complete = Event(), False
 
     def keep(file: _File) -> None:
         with _leaving_out(file), replacing(file.path) as target:
@@ -247,7 +248,7 @@ def _keeping(files: Sequence[_File]) -> Iterator[None]:
             target.flush()
             os.fsync(target.fileno())
             judged.wait()
-            if file.reason:
+            if file.reason or not complete:
                 raise _DiffersError(file.reason)
 
     with ThreadPoolExecutor(max(len(files), 1)) as writers:
@@ -255,10 +256,7 @@ def _keeping(files: Sequence[_File]) -> Iterator[None]:
             for file in files:
                 writers.submit(keep, file)
             yield
-        except BaseException:
-            for file in files:
-                file.reason = file.reason or "the export was ended"
-            raise
+            complete = True
         finally:
             judged.set()
 

@@ -145,8 +145,8 @@ def test_the_system_s_own_kill_for_want_of_memory_is_named(
     count.write_text("oom_kill 4\n")
     script = JOB.format(WAIT).replace(
         "supervise()\n",
-        f"from common.reporting import supervisor; from pathlib import Path; "
-        f"supervisor._out_of_memory_kills = lambda: supervisor._entry(Path({str(count)!r}), 'oom_kill')\n"
+        f"from common.reporting import memory_kills; from pathlib import Path; "
+        f"memory_kills.count = lambda: memory_kills.entry(Path({str(count)!r}), 'oom_kill')\n"
         "supervise()\n",
         1,
     )
