@@ -122,6 +122,7 @@ def test_resuming_a_finished_job_trains_nothing_again(whole: Path, data: Path, t
     assert_same(parameters(TASK, whole), parameters(TASK, log_dir))
 
 
+@pytest.mark.slow
 def test_a_finished_job_that_trains_longer_is_not_at_its_end_before_it_is(
     whole: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -218,7 +219,12 @@ def test_a_damaged_state_ends_a_resumed_job_with_one_line(tmp_path: Path, data: 
 
 
 @pytest.mark.parametrize(
-    ("number", "ended"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "ended"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_the_job_soon_and_says_so(tmp_path: Path, data: Path, number: int, ended: int) -> None:
     log_dir = tmp_path / "out"

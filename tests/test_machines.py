@@ -79,6 +79,7 @@ def test_a_disk_that_fills_up_ends_the_job_with_old_files_whole_and_it_goes_on_l
         assert status(log_dir)["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_end_the_job_with_one_line(tmp_path: Path, data: Path) -> None:
     last = fail(start(TASK, tmp_path / "out", data, prefix=["prlimit", "--fsize=100000"]))
     assert "training_state.pkl: cannot be written: File too large" in last
@@ -106,7 +107,7 @@ def test_nothing_of_a_job_lies_in_dev_shm(tmp_path: Path, data: Path) -> None:
         process.communicate()
 
 
-@pytest.mark.parametrize("options", ["size=64k", "ro"])
+@pytest.mark.parametrize("options", [pytest.param("size=64k", marks=pytest.mark.slow), "ro"])
 def test_a_job_works_with_little_or_closed_shared_memory(tmp_path: Path, data: Path, options: str) -> None:
     mount = f'mount -t tmpfs -o {options} tmpfs /dev/shm && exec "$@"'
     prefix = ["unshare", "--mount", "sh", "-c", mount, "job"]

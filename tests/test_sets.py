@@ -114,6 +114,7 @@ def test_two_sets_of_the_same_images_are_an_error(tmp_path: Path, key: str, othe
     assert f"dataset.{other}_dir" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_resumed_job_measures_its_best_epoch_on_the_set_that_is_there_now(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", train=4, valid=4)
     finish(start("landmark", tmp_path / "out", data, epochs=2))
@@ -203,6 +204,7 @@ def test_entries_and_images_that_are_left_out_are_counted_apart(tmp_path: Path) 
     assert "boxes_valid: 2 images, 2 samples\n" in output
 
 
+@pytest.mark.slow
 def test_a_job_that_began_with_load_is_resumed_without_a_word_on_the_model(
     tmp_path: Path, classifier: tuple[Path, Path]
 ) -> None:

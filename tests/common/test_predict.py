@@ -161,6 +161,7 @@ def test_predictions_are_labels_that_the_job_reads_again(log_dirs: Any, data: Pa
     assert evaluate([str(model), "--data", str(out / "labels"), "--out", str(tmp_path / "e"), *CPU]) == 0
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(log_dirs: Any, data: Path, tmp_path: Path) -> None:
     picture = data / "classes_valid" / "dark" / "dark0.png"
 

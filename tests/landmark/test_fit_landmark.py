@@ -15,6 +15,8 @@ from tests.helpers.jobs import Ended, fit
 from tests.helpers.landmark_jobs import HEIGHT, JOINTS, WIDTH, draw, keys
 from tests.helpers.strangers import outputs, prepared, reopened
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "landmark/fit_landmark.py"
 
 
@@ -105,7 +107,6 @@ def test_training_taken_up_again_goes_on_where_it_was(job: Ended, data: Path, tm
             np.testing.assert_allclose(after["parameters"][name], value, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [

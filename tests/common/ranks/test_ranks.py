@@ -29,6 +29,7 @@ TORCHRUN = {
 }
 
 
+@pytest.mark.slow
 def test_torchrun_says_which_rank_this_is_and_without_it_a_job_is_alone() -> None:
     assert place_of(TORCHRUN) == Place(5, 8, 1, 4, 1)
     assert place_of({}) == place_of({**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}) == Place()
