@@ -87,7 +87,7 @@ def train(name: str, trial: str, seed: int, options: argparse.Namespace) -> str:
 
     from classification import task as classification
     from classification.config import ClassificationConfig
-    from classification.linear_start import begin_linearly
+    from classification.linear_start import begin_at, look
     from common.config.sections import configuration
     from common.engine.average import MovingAverage
     from common.engine.block_statistics import BlockStatistics
@@ -157,7 +157,7 @@ def train(name: str, trial: str, seed: int, options: argparse.Namespace) -> str:
         parts = [network.output.weight, network.output.bias]
         random = [part.data().copy() for part in parts]
         compute = DeviceInference(Inference(network.features), [mx.cpu()])
-        begin_linearly(network, train_samples, transform, task.shape, compute, pool, ALONE)
+        begin_at(network, look(network, train_samples, transform, task.shape, compute, pool, ALONE))
         if changes["kept"]:
             keep_statistics(network.features)
         recipe, blocks = task.recipe(on_gpu=False), model.blocks()

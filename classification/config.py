@@ -6,24 +6,31 @@ from pydantic import ConfigDict, Field
 
 from common.config.network_sections import ClassNetworkConfig, NetworkTrainConfig
 from common.config.sections import key
-from common.config.values import Flag
+from common.config.values import OptionalFlag
 
 
 class ClassificationTrainConfig(NetworkTrainConfig):
     """How to train a classifier."""
 
-    gentle_transfer: Flag = key(
-        False,
-        "Classification alone; for trainings of up to a hundred steps. Keep what ImageNet parameters know: the last "
-        "layer begins at a regression on what they see in the training set, steps are small, BatchNorm keeps its "
-        "statistics, and the average of the parameters reaches back three times as far; false: train as from random "
-        "parameters, but for train.transfer_lr_mult. Without model.use_pretrained, with model.use_gn or model.use_se, "
-        "and for inputs below 64 pixels it counts as false.",
-        "仅用于分类；适用于不超过一百步的训练。"
+    gentle_transfer: OptionalFlag = key(
+        None,
+        "Classification alone. Keep what ImageNet parameters know: the last layer begins at a regression on what they "
+        "see in the training set, steps are small, BatchNorm keeps its statistics, and the average of the parameters "
+        "reaches back three times as far; false: train as from random parameters, but for train.transfer_lr_mult; "
+        "null: true for a training of up to 60 steps, and where that regression is right for nine of ten training "
+        "images that it was not made from. Without model.use_pretrained, with model.use_gn or model.use_se, and for "
+        "inputs below 64 pixels it counts as false; with --load, null does too.",
+        "仅用于分类。"
         "保留 ImageNet 参数已有的知识：最后一层从在训练集特征上的回归结果开始，每步的改变较小，"
-        "BatchNorm 保持其统计量，参数平均覆盖的范围为三倍；false 表示除 train.transfer_lr_mult 外与从随机参数训练相同。"
-        "未使用 model.use_pretrained、使用 model.use_gn 或 model.use_se、或输入小于 64 像素时视为 false。",
+        "BatchNorm 保持其统计量，参数平均覆盖的范围为三倍；false 表示除 train.transfer_lr_mult 外与从随机参数训练相同；"
+        "null 表示训练不超过 60 步时、或该回归对未参与计算的训练图像十张中能答对九张时为 true。"
+        "未使用 model.use_pretrained、使用 model.use_gn 或 model.use_se、或输入小于 64 像素时视为 false；"
+        "使用 --load 时 null 也视为 false。",
     )
+
+    @property
+    def left_open(self) -> tuple[str, ...]:
+        return (*super().left_open, *(("gentle_transfer",) if self.gentle_transfer is None else ()))
 
 
 class ClassificationConfig(ClassNetworkConfig):

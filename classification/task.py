@@ -19,7 +19,7 @@ from classification.annotations import (
     unknown_folders,
 )
 from classification.config import ClassificationConfig
-from classification.linear_start import begin_linearly
+from classification.linear_start import begin_at, look
 from classification.losses import SMOOTHING, ClassificationTraining
 from classification.networks import build_classifier, transfer_classes
 from classification.results import ClassDecoder, ClassEvaluator
@@ -53,6 +53,9 @@ _LOOKING = 0.05
 # How a network learns that ImageNet has taught: the share of its size by which a step may change a weight, and how old
 # what is averaged is in the mean (`common.engine.averaging.AGE`). benchmarks/QUALITY.md has figures.
 _LONGEST_STEP, _AGE = 0.002, 1.0 / 3.0
+# Where train.gentle_transfer is left open it is for trainings of so few steps, and for images of which a regression on
+# what ImageNet has taught tells so many right.
+_FEW_STEPS, _WELL_KNOWN = 60, 0.9
 # Of inputs that are smaller ImageNet's statistics leave hardly anything: features of MobileNetV2 at 32 pixels are a
 # tenth of what they are at 64 to 224.
 _SMALLEST_INPUT = 64
@@ -238,19 +241,19 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> ClassifierModel:
         network = self.network(classes, contexts, checkpoint)
-        if self._gentle:
+        if self._may_be_gentle and self.config.train.gentle_transfer:
             keep_statistics(network.features)
         training = ClassificationTraining(network, len(classes), **self.training_options(classes, contexts))
         begin_training(training, network)
         return ClassifierModel(network, self.config, classes, training)
 
     @property
-    def _gentle(self) -> bool:
-        """Whether the network keeps what ImageNet's parameters know. Layers that no file of these has have to learn as
-        those of a random network do."""
+    def _may_be_gentle(self) -> bool:
+        """Whether the network could keep what ImageNet's parameters know. Layers that no file of these has have to
+        learn as those of a random network do."""
         model = self.config.model
         return (
-            self.config.train.gentle_transfer
+            self.config.train.gentle_transfer is not False
             and model.use_pretrained
             and not (model.use_gn or model.use_se)
             and min(self.shape) >= _SMALLEST_INPUT
@@ -258,7 +261,7 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
 
     def recipe(self, on_gpu: bool) -> Recipe:
         recipe = super().recipe(on_gpu)
-        if not self._gentle:
+        if not (self._may_be_gentle and self.config.train.gentle_transfer):
             return recipe
         limit = limit_for(self.config.train.optimizer, _LONGEST_STEP)
         return replace(recipe, limit=limit, ema_age=_AGE)
@@ -270,11 +273,12 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
         arithmetic: Callable[[Any], Compute],
         pool: WorkerPool,
         ranks: Ranks,
-    ) -> None:
-        if not self._gentle:
-            return
-        minutes = self.config.train.minutes
-        begin_linearly(
+        alive: Callable[[], None],
+    ) -> Mapping[str, Any]:
+        train = self.config.train
+        if not self._may_be_gentle:
+            return {"gentle_transfer": False}
+        start = look(
             model.network,
             samples,
             EvaluationTransform(self.resize, self.region()),
@@ -282,8 +286,21 @@ class ClassificationTask(FolderTask[ClassificationConfig]):
             arithmetic(Inference(model.network.features)),
             pool,
             ranks,
-            seconds=_LOOKING * minutes * 60.0 if minutes else math.inf,
+            alive,
+            seconds=_LOOKING * train.minutes * 60.0 if train.minutes else math.inf,
         )
+        gentle = train.gentle_transfer
+        if gentle is None:
+            epochs = train.epochs - train.first_epoch(loaded=False)
+            steps = math.inf if train.minutes else epochs * math.ceil(len(samples) / train.batch_size)
+            gentle = steps <= _FEW_STEPS or start.accuracy >= _WELL_KNOWN
+        if gentle:
+            begin_at(model.network, start)
+            keep_statistics(model.network.features)
+            log.info(
+                "The last layer begins at that regression, and the others take small steps (train.gentle_transfer)"
+            )
+        return {"gentle_transfer": gentle}
 
     def decoder(self, model: Model) -> ClassDecoder:
         return ClassDecoder(model.classes)

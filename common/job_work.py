@@ -56,21 +56,20 @@ def work(
         config, options, task_name, pool=pool, steps=steps, report=report, keep=ranks.first, ranks=ranks
     )
     prepared = prepared.fitted(pool)
-    config = prepared.task.config if config.train.auto_batch else config
-    assert prepared.data is not None
-    assert prepared.devices is not None
-    assert prepared.recipe is not None
-    job = Job(
-        prepared, prepared.data, prepared.devices, prepared.recipe, pool, progress, status, steps, ranks
-    )
-    _say(job.data)
+    devices, data = prepared.devices, prepared.data
+    assert data is not None
+    assert devices is not None
+    _say(data)
     # The first rank of a machine fetches pretrained parameters where they are missing.
-    model = ranks.in_turn(lambda: prepared.build(job.devices))
+    model = ranks.in_turn(lambda: prepared.build(devices))
     if prepared.checkpoint is None:
-        arithmetic = partial(
-            open_inference, prepared.engine, contexts=job.devices, gpus=config.gpus, ranks=ranks
+        arithmetic = partial(open_inference, prepared.engine, contexts=devices, gpus=config.gpus, ranks=ranks)
+        prepared = prepared.settled(
+            prepared.task.look_first(model, data.train, arithmetic, pool, ranks, status.update)
         )
-        job.task.look_first(model, job.data.train, arithmetic, pool, ranks)
+    config = config.model_copy(update={"train": prepared.task.config.train})
+    assert prepared.recipe is not None
+    job = Job(prepared, data, devices, prepared.recipe, pool, progress, status, steps, ranks)
     engine = _engine(job, model)
     if ranks.first:
         remove_outputs(config.log_dir, model.name, list(model.further_exports()), keep_state=options.resume)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -75,20 +75,27 @@ class Prepared:
         return model
 
     def fitted(self, pool: WorkerPool) -> Prepared:
-        """The same with train.batch_size "auto" settled: a job that is resumed keeps what it had."""
+        """The same with train.batch_size "auto" settled; of a job that is resumed, with all that it had found out."""
         config = self.task.config
+        if self.saved:
+            before = self.saved["configuration"]["train"]
+            return self.settled(
+                {name: before[name] for name in config.train.left_open if before.get(name) is not None}
+            )
         if not config.train.auto_batch:
             return self
-        if self.saved:
-            batch = self.saved["configuration"]["train"]["batch_size"]
-        else:
-            assert self.data is not None
-            assert self.devices is not None
-            gauge = Gauge(config.gpus, engine=self.engine)
-            batch = batch_that_fits(
-                self.task, self.data, self.devices, pool, gauge, self.checkpoint, self.engine
-            )
-        train = config.train.model_copy(update={"batch_size": batch})
+        assert self.data is not None
+        assert self.devices is not None
+        gauge = Gauge(config.gpus, engine=self.engine)
+        batch = batch_that_fits(self.task, self.data, self.devices, pool, gauge, self.checkpoint, self.engine)
+        return self.settled({"batch_size": batch})
+
+    def settled(self, found: Mapping[str, Any]) -> Prepared:
+        """The same with values of keys of `train` that the configuration leaves open."""
+        if not found:
+            return self
+        config = self.task.config
+        train = config.train.model_copy(update=dict(found))
         task = type(self.task)(config.model_copy(update={"train": train}))
         return replace(self, task=task, recipe=task.recipe(on_gpu=bool(config.gpus)))
 

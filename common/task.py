@@ -205,11 +205,14 @@ class Task(ABC, Generic[C]):
         arithmetic: Callable[[Any], Compute],
         pool: WorkerPool,
         ranks: Ranks,
-    ) -> None:
+        alive: Callable[[], None],
+    ) -> Mapping[str, Any]:
         """Called behind `begin`, in a job alone, as it takes time: lets layers that would begin at random begin at what
-        the pretrained ones see in the training set.
+        the pretrained ones see in the training set. Returns values of keys of `train` that the configuration leaves
+        open and that this has shown.
 
         arithmetic: from a HybridBlock of the model, which takes uint8 images (B, H, W, 3), to what computes it. ranks:
-        all of them call this, and leave it with the same parameters.
+        all of them call this, and leave it with the same parameters. alive: to be called now and then, so that nobody
+        takes the job for stuck.
         """
-        return
+        return {}

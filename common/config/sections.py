@@ -252,6 +252,11 @@ class TrainConfig(Section):
         """Whether batch_size is only the most that it may be, and memory decides."""
         return self._auto_batch
 
+    @property
+    def left_open(self) -> tuple[str, ...]:
+        """Names of the keys whose values the job finds out. A job that is resumed keeps what it had."""
+        return ("batch_size",) if self.auto_batch else ()
+
     minutes: Number = key(
         0.0,
         "Above 0: wall time of the whole job in minutes, from its start to its last file. The training ends in time, "

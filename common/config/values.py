@@ -105,6 +105,11 @@ def flag(value: Any) -> bool:
     raise refuse()
 
 
+def optional_flag(value: Any) -> bool | None:
+    """As `flag`, or null, "", "null", "None" for what the job finds out."""
+    return None if is_null(value) else flag(value)
+
+
 def text(value: Any) -> str:
     """Text with something in it that can name a file."""
     if not isinstance(value, str) or not value.strip():
@@ -367,6 +372,15 @@ BatchSize = Annotated[
 ]  # "auto" is taken out by the section
 Number = Annotated[float, Kind(number, "a number", "数", text=_NUMBER)]
 Flag = Annotated[bool, Kind(flag, "true or false", "true 或 false", schema=_FLAG_SCHEMA)]
+OptionalFlag = Annotated[
+    bool | None,
+    Kind(
+        optional_flag,
+        "true, false or null",
+        "true、false 或 null",
+        schema={"anyOf": [*_FLAG_SCHEMA["anyOf"], _NULL_SCHEMA]},
+    ),
+]
 Folder = Annotated[Path, Kind(path, "the path of a folder", "文件夹路径")]
 FolderNames = Annotated[
     str | tuple[str, ...],

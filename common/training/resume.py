@@ -201,9 +201,10 @@ def read_state(config: JobConfig, task: str) -> dict[str, Any] | None:
     before = {**_defaults(type(config)), **_flat(state["configuration"])}
     now = _flat(config.model_dump(mode="json"))
     # The network of a training that began with --load is that of the checkpoint, whatever the configuration says.
-    considered = [key for key in now if not (state["loaded"] and key.startswith("model."))]
-    if config.train.auto_batch:  # it keeps the one that it had
-        considered.remove("train.batch_size")
+    left_open = [f"train.{name}" for name in config.train.left_open]  # they stay what the job has found out
+    considered = [
+        key for key in now if not (key in left_open or (state["loaded"] and key.startswith("model.")))
+    ]
     changed = {key: (before.get(key), now[key]) for key in considered if before.get(key) != now[key]}
     fixed = [key for key in changed if key not in changeable(type(config))]
     if "train.minutes" in changed and 0 in changed["train.minutes"]:

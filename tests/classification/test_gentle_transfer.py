@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,21 @@ def test_a_regression_finds_what_separates_the_classes(count: int) -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(3, 100))
     labels, others = (np.arange(many) % 3 for many in (count, 600))
-    weight, bias = regression(centres[labels] + rng.normal(0, 3, (count, 100)), labels, 3)
-    found = ((centres[others] + rng.normal(0, 3, (600, 100))) @ weight.T + bias).argmax(1)
-    assert (found == others).mean() > (0.75 if count == 60 else 0.9)
-    assert weight.dtype == bias.dtype == np.float32
+    made = regression(centres[labels] + rng.normal(0, 3, (count, 100)), labels, 3)
+    found = ((centres[others] + rng.normal(0, 3, (600, 100))) @ made.weight.T + made.bias).argmax(1)
+    right = (found == others).mean()
+    assert right > (0.75 if count == 60 else 0.9)
+    assert made.accuracy == pytest.approx(right, abs=0.1 if count == 60 else 0.03)
+    assert made.weight.dtype == made.bias.dtype == np.float32
 
 
 def test_features_that_say_nothing_are_given_no_weight() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 0, 0, 1], 30)
-    weight, bias = regression(rng.normal(size=(120, 200)), labels, 2)
-    logits = rng.normal(size=(400, 200)) @ weight.T + bias
+    made = regression(rng.normal(size=(120, 200)), labels, 2)
+    logits = rng.normal(size=(400, 200)) @ made.weight.T + made.bias
     sure = 1 / (1 + np.exp(-np.abs(logits[:, 0] - logits[:, 1])))
+    assert 0.35 < made.accuracy < 0.65  # a mean over classes: that one of them is more frequent says nothing
     assert sure.mean() < 0.9  # three quarters are of one class; whoever learns by heart is sure of all
 
 
@@ -61,15 +66,14 @@ def test_a_feature_that_is_nearly_constant_is_given_no_large_weight() -> None:
     labels = np.arange(60) % 2
     features = rng.normal(labels[:, None] * [[1.0, 1.0, 0.0]], [[1.0, 1.0, 0.0]])
     features[:, 2] = 1e-5 * labels
-    weight, _ = regression(features, labels, 2)
-    assert np.abs(weight).max() < 100.0
+    assert np.abs(regression(features, labels, 2).weight).max() < 100.0
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_class_without_an_image_and_features_without_a_difference_do_not_matter(count: int) -> None:
-    weight, bias = regression(np.ones((count, 8)), np.zeros(count, int), 3)
-    assert np.isfinite(weight).all()
-    assert bias.argmax() == 0
+    made = regression(np.ones((count, 8)), np.zeros(count, int), 3)
+    assert np.isfinite(made.weight).all()
+    assert made.bias.argmax() == 0
 
 
 # What a job does before its first step
@@ -124,9 +128,22 @@ def build(of: ClassificationTask) -> ClassifierModel:
 
 
 def begun(of: ClassificationTask, samples: list[Sample], pool: WorkerPool) -> ClassifierModel:
+    return begun_with(of, samples, pool)[0]
+
+
+def begun_with(
+    of: ClassificationTask, samples: list[Sample], pool: WorkerPool
+) -> tuple[ClassifierModel, Mapping[str, Any]]:
+    """The model, and what has been found out on the way."""
     model = build(of)
-    of.look_first(model, samples, lambda block: DeviceInference(block, CPU), pool, ALONE)
-    return model
+    calls: list[bool] = []
+
+    def alive() -> None:
+        calls.append(True)
+
+    found = of.look_first(model, samples, lambda block: DeviceInference(block, CPU), pool, ALONE, alive)
+    assert bool(calls) == (of.config.model.use_pretrained and of.config.train.gentle_transfer is not False)
+    return model, found
 
 
 def changed(model: ClassifierModel, other: ClassifierModel) -> set[str]:
@@ -172,12 +189,41 @@ def test_as_many_images_are_looked_at_as_there_is_time_for(
 
     def seen(**more: Any) -> int:
         begun(task(**more), samples, pool)
-        return int(caplog.records[-1].getMessage().split(" images")[0].split()[-1])
+        said = next(
+            record.getMessage() for record in caplog.records[::-1] if "regression on" in record.getMessage()
+        )
+        return int(said.split(" training images")[0].split()[-1])
 
     assert seen() == 71  # all but one
     assert 63 <= seen(train__minutes=1e-6) <= 64
     monkeypatch.setattr(linear_start, "MOST", 9)
     assert 29 <= seen() <= 30  # ten a class
+
+
+@pytest.mark.usefixtures("imagenet")
+@pytest.mark.parametrize(
+    ("keys_given", "gentle"),
+    [
+        ({"train__epochs": 20}, True),  # 3 batches of 24 images: 60 steps
+        ({"train__epochs": 21}, True),  # the regression tells the colours
+        ({"train__epochs": 21, "train__batch_size": 8}, False),
+        ({"train__minutes": 1000}, False),
+        ({"model__use_pretrained": False, "train__epochs": 1}, False),
+        ({"train__gentle_transfer": False, "train__epochs": 1}, False),
+        ({"train__gentle_transfer": True, "train__epochs": 999}, True),
+    ],
+)
+def test_what_is_left_open_is_found_out(
+    samples: list[Sample], pool: WorkerPool, keys_given: dict[str, Any], gentle: bool
+) -> None:
+    known = keys_given == {"train__epochs": 21}
+    if not known:  # classes that nothing tells apart
+        labels = np.random.default_rng(0).permutation(len(samples)) % len(NAMES)
+        samples = [replace(s, annotation=np.float32([n])) for s, n in zip(samples, labels, strict=True)]
+    made = task(**{"train__gentle_transfer": None, "train__batch_size": 24, **keys_given})
+    model, found = begun_with(made, samples, pool)
+    assert found == {"gentle_transfer": gentle}
+    assert changed(model, build(made)) == ({"output.weight", "output.bias"} if gentle else set())
 
 
 # How it learns
@@ -222,17 +268,19 @@ def test_what_imagenet_does_not_know_is_learnt_as_from_random_parameters(more: d
 def test_a_job_that_is_cut_off_and_resumed_ends_where_a_whole_one_does(tmp_path: Path, models: Path) -> None:
     data, home = make_data(tmp_path / "data"), {"MXNET_HOME": str(models)}
 
-    def job(name: str, epochs: int, *options: str) -> str:
+    def job(name: str, epochs: int, gentle: bool | None, *options: str) -> str:
         values = config("classification", tmp_path / name, data, epochs=epochs)
         values["model"]["use_pretrained"] = True
-        values["train"].update(input_width=SIDE, input_height=SIDE, gentle_transfer=True)
+        values["train"].update(input_width=SIDE, input_height=SIDE, gentle_transfer=gentle)
         ended = fit(SCRIPTS["classification"], values, *options, environment=home)
         assert ended.status == 0, ended.output
         return ended.output
 
-    said = "begins at a regression"
-    assert said in job("whole", 2)
-    assert said in job("parts", 1)
-    again = job("parts", 2, "--resume")
-    assert said not in again
+    said = "begins at that regression"
+    assert said in job("whole", 2, True)
+    assert said in job("parts", 1, None)
+    again = job("parts", 2, None, "--resume")
+    assert "regression" not in again
     assert_same(trained("classification", tmp_path / "whole"), trained("classification", tmp_path / "parts"))
+    settled = json.loads((tmp_path / "parts" / "run.json").read_text())["configuration"]
+    assert settled["train"]["gentle_transfer"] is True
