@@ -5,12 +5,13 @@
 
 The time is that of whole steps (loading, augmentation, forward, backward, update, moving average) from the third on,
 for `--seconds` and at least three of them. --cpu counts the CPU time of all processes of a side with one thread that
-computes, which a busy machine hardly changes. Each side is a process of its own with the same images, input size,
-batch size and number of workers; sides take turns, so that a busy machine slows all, and ratios are medians.
-GluonCV's sides are the loops of its training scripts (`benchmarks/gluoncv_loops.py`): as they come, which is on half of
-the processors, MXNet's default, and with OMP_NUM_THREADS set for all of them, as a job here does for itself. PyTorch's
-side is in `benchmarks/torch_side.py`. FOLDER holds detect_train, or class folders; detectors take the shipped set,
-classification images of 640x480 that are made here.
+computes, which a busy machine hardly changes. Each side is a process of its own with the same images, input size, batch
+size and number of workers; sides take turns, so that a busy machine slows all, and ratios are medians. GluonCV's sides
+are the loops of its training scripts (`benchmarks/gluoncv_loops.py`): as they come, which is on half of the processors,
+MXNet's default, with OMP_NUM_THREADS set for all of them, and with MXNet imported as a job here does it
+(`common.engine.devices.load_mxnet`), whose threads meet awake. --sides: of a job, these alone. PyTorch's side is in
+`benchmarks/torch_side.py`. FOLDER holds detect_train, or class folders; detectors take the shipped set, classification
+images of 640x480 that are made here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from benchmarks.loader import class_folders
 from common.engine.devices import bfloat16_supported, load_mxnet, use_all_cores
 
 ROOT = table.ROOT
+# GluonCV's sides beside the one as it comes.
+ALL_PROCESSORS = "gluoncv on all processors"
+OUR_THREADS = "gluoncv with our threads"
 WARM_UP = 2
 LEAST_STEPS = 3
 BLOOD_CELLS = ROOT / "tests" / "data" / "blood_cells"
@@ -84,8 +88,8 @@ def make_task(options: argparse.Namespace) -> tuple[Any, Path]:
     return CenterNetTask(configuration(CenterNetConfig, given)), options.data / "detect_train"
 
 
-def ours(options: argparse.Namespace) -> Iterator[None]:
-    """Steps of this project's estimator, set up as `common.job` does it."""
+def ours(options: argparse.Namespace, after_step: Callable[[], bool]) -> None:
+    """This project's training, set up as `common.job` does it, until `after_step` says that it is enough."""
     from common.processes.pool import WorkerPool
 
     pool = WorkerPool(options.workers)
@@ -97,7 +101,12 @@ def ours(options: argparse.Namespace) -> Iterator[None]:
     from common.engine.mxnet_engine import MXNetEngine
     from common.loading.loader import Loader
     from common.networks.base_networks import freeze
-    from common.training.estimator import Estimator
+    from common.training.estimator import Estimator, Hook, TrainingState
+
+    class Until(Hook):
+        def after_step(self, state: TrainingState) -> None:
+            if after_step():
+                state.cut, state.stop_reason = True, "measured"
 
     options.frozen = options.side == "frozen"
     precision = "float32" if options.frozen else options.side
@@ -129,52 +138,57 @@ def ours(options: argparse.Namespace) -> Iterator[None]:
         training=True,
         order=recipe.order(samples) if recipe.order else None,
     )
-    for epoch in range(10**6):
-        for batch in loader.epoch(epoch):
-            estimator.step(batch, 1e-4)
-            yield
+    state = TrainingState(epochs=10**6, steps=len(loader))
+    estimator.fit(loader, lambda number: 1e-4, [Until()], state)
 
 
 def growth(options: argparse.Namespace) -> None:
     """Memory of many small steps: in MB, by how much more it is at the end than after a tenth of them."""
     options.side = "float32"
-    steps = ours(options)
 
     def memory() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-    for _ in range(options.steps // 10):
-        next(steps)
-    before = memory()
-    for _ in range(options.steps - options.steps // 10):
-        next(steps)
-    table.tell(growth=memory() - before)
+    sizes: list[float] = []
+
+    def after_step() -> bool:
+        sizes.append(memory())
+        return len(sizes) == options.steps
+
+    ours(options, after_step)
+    table.tell(growth=sizes[-1] - sizes[options.steps // 10 - 1])
 
 
 def measure(options: argparse.Namespace) -> None:
     """Run one side and print its figures."""
     if options.side == "growth":
         growth(options)
+        return
+    clock = table.cpu_seconds if options.cpu else time.perf_counter
+    times: list[float] = []
+
+    def after_step() -> bool:
+        times.append(clock())
+        done = len(times) - WARM_UP
+        return done >= LEAST_STEPS and times[-1] - times[WARM_UP - 1] >= options.seconds
+
     if options.side.startswith("gluoncv"):
-        if options.side != "gluoncv":
+        if options.side == ALL_PROCESSORS:
             use_all_cores()
+        elif options.side == OUR_THREADS:
+            load_mxnet()
         from benchmarks.gluoncv_loops import LOOPS
 
         kind, _, network = options.job.partition(":")
-        steps: Iterator[None] = LOOPS[kind](options, network)
+        for _ in LOOPS[kind](options, network):
+            if after_step():
+                break
     else:
-        steps = ours(options)
-    for _ in range(WARM_UP):
-        next(steps)
-    clock = table.cpu_seconds if options.cpu else time.perf_counter
-    began, count = clock(), 0
-    while count < LEAST_STEPS or clock() - began < options.seconds:
-        next(steps)
-        count += 1
-    seconds = clock() - began
+        ours(options, after_step)
+    seconds = times[-1] - times[WARM_UP - 1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    table.tell(rate=count * options.batch / seconds, peak=peak)
+    table.tell(rate=(len(times) - WARM_UP) * options.batch / seconds, peak=peak)
 
 
 def run(job: str, options: argparse.Namespace) -> list[table.Row]:
@@ -185,11 +199,13 @@ def run(job: str, options: argparse.Namespace) -> list[table.Row]:
     batch = options.batch or (32 if classifies else 8)
     sides = ["float32", *(["bfloat16"] if bfloat16_supported() else [])]
     if not network.endswith("dcnv2"):  # MXNet's operator has no backward pass on the CPU
-        sides += ["gluoncv"] if options.cpu else ["gluoncv", "gluoncv on all processors"]
+        sides += ["gluoncv"] if options.cpu else ["gluoncv", ALL_PROCESSORS, OUR_THREADS]
     if classifies and table.peers_installed():
         sides += ["torch float32", *(["torch bfloat16"] if bfloat16_supported() else [])]
     if job == "ssd:mobilenet1.0":
         sides += ["frozen"]
+    if options.sides:
+        sides = [side for side in sides if side in options.sides]
     measured: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as made:
         data = options.data or BLOOD_CELLS
@@ -227,11 +243,19 @@ def _rows(
         if not values(precision):
             continue
         what = f"training {job.replace(':', ' ')}, {setting}, {precision}, {unit}"
-        peer = "GluonCV float32" if values("gluoncv") else "GluonCV: no backward on the CPU"
-        rows.append(table.compare(what, values(precision), peer, values("gluoncv"), reach=aim, rate=True))
-        if theirs := values("gluoncv on all processors"):
-            peer = "GluonCV float32, told to use all processors"
-            rows.append(table.compare(what, values(precision), peer, theirs, rate=True))
+        peers = {
+            "gluoncv": "GluonCV float32",
+            ALL_PROCESSORS: "GluonCV float32, told to use all processors",
+            OUR_THREADS: "GluonCV float32, its threads set up as here",
+        }
+        asked = ALL_PROCESSORS if values(ALL_PROCESSORS) and job in aims else "gluoncv"
+        for side, peer in peers.items():
+            if theirs := values(side):
+                reach = aim if side == asked else ""
+                rows.append(table.compare(what, values(precision), peer, theirs, reach=reach, rate=True))
+        if not any(values(side) for side in peers):
+            peer = "GluonCV: no backward on the CPU"
+            rows.append(table.compare(what, values(precision), peer, reach=aim, rate=True))
         if classifies:
             theirs = values(f"torch {precision}")
             peer = f"PyTorch {precision}, channels_last" if theirs else f"PyTorch: {table.NO_PEERS}"
@@ -259,6 +283,7 @@ def main() -> None:
     parser = table.parser(__doc__)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", nargs="+", choices=JOBS, default=JOBS)
+    parser.add_argument("--sides", nargs="+", help='such as float32, frozen, "gluoncv on all processors"')
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int)
     parser.add_argument("--batch", type=int)

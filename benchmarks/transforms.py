@@ -35,7 +35,7 @@ from common.images.resize import Resize
 from common.predictor import EvaluationTransform
 from common.predictor import whole as all_of
 from detect.ssd.anchors import anchor_boxes, corners, levels
-from detect.ssd.targets import assign, box_targets, class_targets
+from detect.ssd.targets import SSDTargets
 from detect.transforms import CenterNetTraining, YOLOv3Training
 from landmark.transforms import LandmarkTransform
 
@@ -73,17 +73,16 @@ def ours(transform: Any, sample: Sample, shape: tuple[int, int]) -> Callable[[],
 def ssd(sample: Sample, shape: tuple[int, int], mosaic: float = 0.0) -> Callable[[], None]:
     """As `ours` for SSD, with the targets, as workers make both."""
     transform = YOLOv3Training(4, mosaic=mosaic)
-    out = {name: np.empty(size, kind) for name, (size, kind) in transform.layout(shape).items()}
     anchors = anchor_boxes(levels("mobilenet1.0", 300, "voc"), shape)
-    edges, everywhere = corners(anchors), np.ones(len(anchors), bool)
+    targets = SSDTargets(anchors, corners(anchors), np.ones(len(anchors), bool), offsets=True)
+    layout = dict(transform.layout(shape))
+    layout |= targets.layout(shape, layout)
+    out = {name: np.empty(size, kind) for name, (size, kind) in layout.items()}
     count = iter(range(1 << 40))
 
     def run() -> None:
         transform(sample, shape, np.random.default_rng([0, 0, next(count)]), lambda: sample, out)
-        boxes = out["boxes"][None]
-        owner = assign(boxes, edges, 0.4)
-        class_targets(boxes, owner, everywhere, edges, shape)
-        box_targets(boxes, owner, anchors)
+        targets(shape, out)
 
     return run
 

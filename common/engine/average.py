@@ -8,6 +8,7 @@ from typing import Any
 
 import mxnet as mx
 
+from common.engine.arrays import call_groups
 from common.engine.averaging import AGE, kept_share
 
 
@@ -32,15 +33,28 @@ class MovingAverage:
         self._decay, self._age = decay, age
         self._updates = 0
         self._averages = {name: self._value(name).copy() for name in self._parameters}
+        self._groups = call_groups([average.size for average in self._averages.values()])
 
     def update(self) -> None:
         """Take in the parameters as they are now."""
         decay = kept_share(self._updates, self._decay, self._age)
         self._updates += 1
-        for name, average in self._averages.items():
-            # average += (1 - decay) * (value - average), in one pass over memory where the arithmetic takes three.
-            mx.nd.sgd_update(
-                average, self._value(name), out=average, lr=1.0 - decay, wd=1.0, rescale_grad=-1.0
+        averages = list(self._averages.values())
+        values = [self._value(name) for name in self._averages]
+        # average += (1 - decay) * (value - average), in one pass over memory where the arithmetic takes three.
+        for group in self._groups:
+            if len(group) == 1:
+                (place,) = group
+                average, value = averages[place], values[place]
+                mx.nd.sgd_update(average, value, out=average, lr=1.0 - decay, wd=1.0, rescale_grad=-1.0)
+                continue
+            mx.nd.multi_sgd_update(
+                *(array for place in group for array in (averages[place], values[place])),
+                out=[averages[place] for place in group],
+                num_weights=len(group),
+                lrs=[1.0 - decay] * len(group),
+                wds=[1.0] * len(group),
+                rescale_grad=-1.0,
             )
 
     def adopt(self) -> None:

@@ -14,26 +14,49 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
-from common.engine.arrays import on_device, plain
+from common.engine.arrays import call_groups, on_device, plain
 from common.engine.engine import OptimizerSettings
 from common.engine.mxnet_internals import optimizer_states, update_counts
 
 
 class SGD(mx.optimizer.SGD):
-    """MXNet's SGD takes several weights in a call, which is fast on GPUs; on the CPU the operator for one alone is."""
+    """MXNet's SGD takes several weights in a call, which is fast on GPUs; on the CPU it is so for small ones alone."""
 
     def update_multi_precision(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
         """One step of one parameter, or of several given as lists."""
-        if isinstance(weight, (list, tuple)) or weight.context.device_type != "cpu":
+        several = isinstance(weight, (list, tuple))
+        if (weight[0] if several else weight).context.device_type != "cpu":
             super().update_multi_precision(index, weight, grad, state)
             return
-        self._update_count(index)
-        options = {"lr": self._get_lr(index), "wd": self._get_wd(index), "rescale_grad": self.rescale_grad}
-        if state is None:
-            mx.nd.sgd_update(weight, grad, out=weight, lazy_update=False, **options)
-        else:
-            mx.nd.sgd_mom_update(
-                weight, grad, state, out=weight, momentum=self.momentum, lazy_update=False, **options
+        indices, weights, gradients, states = (
+            part if several else [part] for part in (index, weight, grad, state)
+        )
+        self._update_count(indices)
+        rates, decays = self._get_lrs(indices), self._get_wds(indices)
+        options = {"rescale_grad": self.rescale_grad}
+        if self.momentum:
+            options["momentum"] = self.momentum
+        for group in call_groups([each.size for each in weights]):
+            arrays: list[Any] = [
+                array
+                for place in group
+                for array in (weights[place], gradients[place], states[place])
+                if array is not None
+            ]
+            if len(group) == 1:
+                operator = mx.nd.sgd_mom_update if self.momentum else mx.nd.sgd_update
+                (place,) = group
+                lr, wd = rates[place], decays[place]
+                operator(*arrays, out=weights[place], lr=lr, wd=wd, lazy_update=False, **options)
+                continue
+            operator = mx.nd.multi_sgd_mom_update if self.momentum else mx.nd.multi_sgd_update
+            operator(
+                *arrays,
+                out=[weights[place] for place in group],
+                num_weights=len(group),
+                lrs=[rates[place] for place in group],
+                wds=[decays[place] for place in group],
+                **options,
             )
 
 
@@ -158,6 +181,8 @@ OWN = {
 MOMENTUM = ("ccsgd", "dcasgd", "lars", "lbsgd", "nag", "sgd", "signum")
 """Optimizers with a momentum; the others know no such thing, or call something else so."""
 
+_EVERY = 1 << 30
+
 # Whose state is the momentum and nothing else, and which take several weights in a call unless told otherwise.
 _PLAIN_MOMENTUM = ("ccsgd", "sgd")
 
@@ -169,8 +194,8 @@ def create(settings: OptimizerSettings, device: str) -> Any:
     if name in MOMENTUM:
         options["momentum"] = settings.momentum
     optimizer = OWN[name](**options) if name in OWN else mx.optimizer.create(name, **options)
-    if name in _PLAIN_MOMENTUM and device == "cpu":  # see SGD
-        optimizer.aggregate_num = 0
+    if name in _PLAIN_MOMENTUM and device == "cpu":  # see SGD, which is given all of them; others none
+        optimizer.aggregate_num = _EVERY if name in OWN else 0
     return optimizer
 
 

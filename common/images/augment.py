@@ -68,10 +68,11 @@ def stretching(
 
 def compose(first: np.ndarray, *others: np.ndarray) -> np.ndarray:
     """The map that applies the given ones in their order."""
-    linear, shift = first[:, :2], first[:, 2]
+    combined = first
     for matrix in others:
-        linear, shift = matrix[:, :2] @ linear, matrix[:, :2] @ shift + matrix[:, 2]
-    return np.column_stack([linear, shift])
+        combined = matrix[:, :2] @ combined
+        combined[:, 2] += matrix[:, 2]
+    return combined
 
 
 def invert(matrix: np.ndarray) -> np.ndarray:

@@ -12,6 +12,18 @@ from common.loading.batches import Layout, Shape
 # Offsets are predicted in these units: of an anchor's size, and of the logarithm of the sizes' ratio.
 CENTRE_UNIT, SIZE_UNIT = 0.1, 0.2
 
+# Beyond those that overlap it enough, an object gets no anchor that overlaps it by less than so much of its best.
+_LEAST_SHARE = 0.5
+
+# An anchor answers for an object that it overlaps by this IoU. The paper's 0.5 (Liu et al. 2016, 2.2) gives an object
+# four anchors at 300 px, which is little to learn from where a set has a hundred images; 0.4 gives it ten.
+MATCH_IOU = 0.4
+
+# An object has so many anchors even where fewer overlap it by that, as in "Bridging the Gap Between Anchor-based and
+# Anchor-free Detection via Adaptive Training Sample Selection" (Zhang et al. 2020): a small one has two otherwise, and
+# beside others with ten it is hardly learnt (benchmarks/QUALITY.md).
+LEAST_ANCHORS = 9
+
 # An anchor of which so much lies in a place of which nothing is known is no background.
 _UNKNOWN_SHARE = 0.5
 
@@ -42,14 +54,13 @@ class Negatives:
 class SSDTargets:
     """Targets of boxes; see `common.loading.batches.Targets`.
 
-    anchors (N, 4): centre and size. anchor_corners (N, 4): x1, y1, x2, y2. allowed (N,): see `Negatives`. iou_thresh:
-    see `assign`. offsets: boxes are offsets from the anchors, else corners; see `box_targets`.
+    anchors (N, 4): centre and size. anchor_corners (N, 4): x1, y1, x2, y2. allowed (N,): see `Negatives`. offsets:
+    boxes are offsets from the anchors, else corners; see `box_targets`.
     """
 
     anchors: np.ndarray
     anchor_corners: np.ndarray
     allowed: np.ndarray
-    iou_thresh: float
     offsets: bool
 
     def layout(self, shape: Shape, given: Layout) -> Layout:
@@ -60,37 +71,60 @@ class SSDTargets:
     def __call__(self, shape: Shape, row: dict[str, np.ndarray]) -> None:
         """Fill them."""
         boxes = row["boxes"][None]
-        owner = assign(boxes, self.anchor_corners, self.iou_thresh)
+        owner = assign(boxes, self.anchor_corners, MATCH_IOU, LEAST_ANCHORS)
         classes = class_targets(boxes, owner, self.allowed, self.anchor_corners, shape)
         row["target_class"][:] = classes[0]
         row["target_box"][:] = box_targets(boxes, owner, self.anchors if self.offsets else None)[0]
 
 
-def assign(boxes: np.ndarray, anchor_corners: np.ndarray, iou_thresh: float) -> np.ndarray:
+def assign(boxes: np.ndarray, anchor_corners: np.ndarray, iou_thresh: float, least: int = 1) -> np.ndarray:
     """The row of the object that each anchor answers for (B, N), -1 for none.
 
     boxes (B, M, 5): x1, y1, x2, y2 in input pixels and class id; rows with a negative id are no objects.
     anchor_corners (N, 4): x1, y1, x2, y2. First every object gets an anchor of its own, the pair with the highest IoU
     of all coming first; then an anchor that is left belongs to the object that it overlaps most, if by `iou_thresh` or
-    as much as any anchor does.
+    as much as any anchor does. Objects that have fewer than `least` anchors so far get the best of those that are left,
+    up to that number, as far as these overlap them at least half as much as their best.
     """
     owner = np.full((len(boxes), len(anchor_corners)), -1, np.int64)
     for image, rows in enumerate(boxes):
         objects = np.flatnonzero(rows[:, 4] >= 0)
         if len(objects):
-            owner[image] = _assign_image(iou_matrix(rows[objects, :4], anchor_corners), iou_thresh, objects)
+            iou = iou_matrix(rows[objects, :4], anchor_corners)
+            number = _assign_image(iou, iou_thresh, least)
+            owner[image] = np.where(number >= 0, objects[number], -1)
     return owner
 
 
-def _assign_image(iou: np.ndarray, iou_thresh: float, rows: np.ndarray) -> np.ndarray:
-    """As `assign`, for an image: iou (n, N) of its objects, whose rows in its boxes are `rows`."""
+def _assign_image(iou: np.ndarray, iou_thresh: float, least: int) -> np.ndarray:
+    """As `assign`, for an image: from iou (n, N) the object of each anchor (N,), 0 to n - 1 or -1."""
     most = iou.max(axis=1)
     best, highest = iou.argmax(axis=0), iou.max(axis=0)
     taken = (highest >= iou_thresh) | ((highest >= most[best]) & (highest > 0))
-    owner = np.where(taken, rows[best], -1)
+    owner = np.where(taken, best, -1)
     for number, anchor in _pairs(iou, most):
-        owner[anchor] = rows[number]
+        owner[anchor] = number
+    missing = least - np.bincount(owner[owner >= 0], minlength=len(iou))
+    few = np.flatnonzero((missing > 0) & (most > 0))
+    if len(few):
+        _add(owner, iou, few, missing, _LEAST_SHARE * most)
     return owner
+
+
+def _add(
+    owner: np.ndarray, iou: np.ndarray, few: np.ndarray, missing: np.ndarray, from_iou: np.ndarray
+) -> None:
+    """Give each of the objects `few` up to `missing` anchors that have none yet and overlap it by `from_iou`."""
+    place, anchor = np.nonzero((iou[few] >= from_iou[few, None]) & (owner < 0))
+    number = few[place]
+    overlap = iou[number, anchor]
+    order = np.lexsort((-overlap, number))
+    number, anchor, overlap = number[order], anchor[order], overlap[order]
+    rank = np.arange(len(number)) - np.searchsorted(number, number)
+    kept = np.flatnonzero(rank < missing[number])
+    # Where several want the same anchor, the last that is written has it: the one that overlaps it most.
+    kept = kept[np.argsort(overlap[kept], kind="stable")]
+    owner[anchor[kept]] = number[kept]
 
 
 def _pairs(iou: np.ndarray, most: np.ndarray) -> list[tuple[int, int]]:
@@ -116,7 +150,8 @@ def iou_matrix(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     both = intersections(boxes, others)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (others[:, 2:] - others[:, :2]).prod(1)
     areas -= both
-    overlap: np.ndarray = np.divide(both, areas, out=np.zeros_like(both), where=areas > 0)
+    np.maximum(areas, np.finfo(np.float32).tiny, out=areas)
+    overlap: np.ndarray = np.divide(both, areas, out=both)
     return overlap
 
 
@@ -128,8 +163,8 @@ def intersections(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     width -= np.maximum(rows[:, :1], columns[0])
     height = np.minimum(rows[:, 3:4], columns[3])
     height -= np.maximum(rows[:, 1:2], columns[1])
-    width.clip(0, out=width)
-    height.clip(0, out=height)
+    np.maximum(width, 0, out=width)
+    np.maximum(height, 0, out=height)
     width *= height
     return width
 

@@ -38,10 +38,6 @@ from detect.transforms import YOLOv3Training
 
 log = logging.getLogger("visualtl")
 
-# An anchor answers for an object that it overlaps by this IoU. The paper's 0.5 (Liu et al. 2016, 2.2) gives an object
-# four anchors at 300 px, which is little to learn from where a set has a hundred images; 0.4 gives it ten.
-_MATCH_IOU = 0.4
-
 # Layers that begin at random learn at so many times the rate of a backbone from ImageNet, which at such a rate forgets
 # what it knows (benchmarks/QUALITY.md).
 _FRESH_LR_MULT = 3.0
@@ -113,7 +109,7 @@ class SSDModel(Model):
         return bool(self._train.box_loss == "smooth_l1")
 
     def targets(self, samples: Sequence[Sample]) -> SSDTargets:
-        return SSDTargets(self._anchors, self._corners, self._allowed, _MATCH_IOU, self._by_offset)
+        return SSDTargets(self._anchors, self._corners, self._allowed, self._by_offset)
 
     def training_inputs(self, batch: Batch) -> Inputs:
         arrays = batch.arrays

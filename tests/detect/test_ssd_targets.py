@@ -124,6 +124,29 @@ def test_every_object_has_an_anchor_of_its_own() -> None:
     assert (assign(nothing, corners(anchors), 0.5) == -1).all()
 
 
+def test_an_object_that_few_anchors_overlap_enough_has_its_best_ones_too() -> None:
+    anchors = corners(anchor_boxes(levels("mobilenetv2_1.0_lite", 300, "voc"), SHAPE))
+    boxes = np.full((1, 4, 5), -1, np.float32)
+    boxes[0, :3] = [
+        [10, 10, 14, 13, 0],
+        [12, 10, 16, 13, 1],
+        [20, 5, 90, 60, 2],
+    ]  # two small ones, side by side
+    overlap = iou_matrix(boxes[0, :3, :4], anchors)
+    few, more = assign(boxes, anchors, 0.4)[0], assign(boxes, anchors, 0.4, least=9)[0]
+    assert (more[few >= 0] == few[few >= 0]).all()
+    assert ((few == 0).sum(), (few == 1).sum()) == (1, 1)
+    assert (more == 2).sum() == (few == 2).sum() >= 9
+    for number in (0, 1):
+        other = 1 - number
+        given = np.flatnonzero(more == number)
+        assert 3 <= len(given) <= 9
+        assert (more[overlap[number] >= 0.5 * overlap[number].max()] >= 0).all()  # none is left
+        assert (overlap[number, given] >= 0.5 * overlap[number].max()).all()
+        added = more != few
+        assert (overlap[number, added & (more == number)] >= overlap[other, added & (more == number)]).all()
+
+
 def test_a_place_of_which_nothing_is_known_is_neither_object_nor_background() -> None:
     anchors = anchor_boxes(levels("mobilenet1.0", 512, "voc"), SHAPE)
     boxes = np.full((2, 3, 5), -1, np.float32)

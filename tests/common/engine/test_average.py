@@ -10,8 +10,10 @@ from mxnet import gluon
 from common.engine.average import MovingAverage
 
 
-def network(value: float = 0.0, contexts: tuple[mx.Context, ...] = (mx.cpu(),)) -> gluon.nn.Dense:
-    made = gluon.nn.Dense(2, in_units=3)
+def network(
+    value: float = 0.0, contexts: tuple[mx.Context, ...] = (mx.cpu(),), inputs: int = 3
+) -> gluon.nn.Dense:
+    made = gluon.nn.Dense(2, in_units=inputs)
     made.initialize(mx.init.Constant(value), ctx=list(contexts))
     return made
 
@@ -26,12 +28,13 @@ def average_of(made: gluon.nn.Dense, decay: float) -> MovingAverage:
 
 def feed(made: gluon.nn.Dense, average: MovingAverage, values: np.ndarray) -> None:
     for value in values:
-        made.weight.set_data(mx.nd.full((2, 3), float(value)))
+        made.weight.set_data(mx.nd.full(made.weight.shape, float(value)))
         average.update()
 
 
-def test_it_is_the_weighted_mean_that_its_definition_gives() -> None:
-    made = network()
+@pytest.mark.parametrize("inputs", [3, 3000])  # small arrays are averaged together, large ones each
+def test_it_is_the_weighted_mean_that_its_definition_gives(inputs: int) -> None:
+    made = network(inputs=inputs)
     average = average_of(made, decay=0.5)
     values = np.random.default_rng(0).normal(size=30).astype(np.float32)
     feed(made, average, values)

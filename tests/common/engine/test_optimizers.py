@@ -124,14 +124,19 @@ def test_sgd_steps_as_its_definition_says_one_by_one_and_several_at_once(momentu
     np.testing.assert_allclose(
         step_by_step(made("sgd", 0.1, momentum, 0.5), start, gradients), weight, rtol=1e-4
     )
-    together = create(OptimizerSettings("sgd", 0.1, momentum, 0.5), "gpu")  # as a trainer does on GPUs
-    arrays = [mx.nd.array(start), mx.nd.array(start)]
-    states = [together.create_state_multi_precision(index, array) for index, array in enumerate(arrays)]
-    for gradient in gradients:
-        given = [mx.nd.array(gradient), mx.nd.array(gradient)]
-        together.update_multi_precision([0, 1], arrays, given, states)
-    for array in arrays:
-        np.testing.assert_allclose(array.asnumpy(), weight, rtol=1e-4)
+    several = [start] * 60 + [
+        np.tile(start, (800, 1))
+    ]  # small ones take one operator on the CPU, large ones each
+    for device in ("cpu", "gpu"):
+        together = create(OptimizerSettings("sgd", 0.1, momentum, 0.5), device)
+        arrays = [mx.nd.array(each) for each in several]
+        states = [together.create_state_multi_precision(index, array) for index, array in enumerate(arrays)]
+        for gradient in gradients:
+            given = [mx.nd.array(np.tile(gradient, (len(array) // 3, 1))) for array in arrays]
+            together.update_multi_precision(range(len(arrays)), arrays, given, states)
+        for array in arrays:
+            steps = array.asnumpy().reshape(-1, 3, 2)
+            np.testing.assert_allclose(steps, np.broadcast_to(weight, steps.shape), rtol=1e-4)
 
 
 def test_ftrl_goes_on_from_the_weights_it_is_given() -> None:
