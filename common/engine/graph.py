@@ -12,6 +12,7 @@ from mxnet import autograd, gluon
 from common.engine.batch_statistics import Normalisation
 from common.engine.lowering import lower
 from common.engine.mxnet_internals import finish_initialisation, forget_graph
+from common.engine.symbol import WHOLE_BATCH
 
 # ImageNet's mean and standard deviation of red, green and blue in [0, 1], as GluonCV's networks expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -23,10 +24,10 @@ _BATCH_NORMS = ("BatchNorm", "_contrib_SyncBatchNorm")
 def whole_batch(F: Any, x: Any) -> Any:
     """The rows of the whole batch, where several ranks have some of them each; else `x` (B, ...), which has them all.
 
-    For losses that compare images of a batch. It is an operator that changes nothing, and that nobody needs else: an
-    engine with ranks knows it by that.
+    For losses that compare images of a batch. In a graph it is a copy that is marked.
     """
-    return F.contrib.gradientmultiplier(x, scalar=1.0)
+    with mx.AttrScope(**{WHOLE_BATCH: "True"}):
+        return F.identity(x)
 
 
 class Normalise(gluon.HybridBlock):

@@ -19,6 +19,10 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 
+#: Marks a node that stands for the rows of the whole batch, of which its input may be a rank's: see
+#: `common.engine.graph.whole_batch`.
+WHOLE_BATCH = "__whole_batch__"
+
 
 class UnsupportedError(Exception):
     """A graph that cannot be translated: which operator or attribute, of which node."""
@@ -29,9 +33,14 @@ class Attributes:
 
     def __init__(self, values: Mapping[str, str], without_effect: Iterable[str] = ()) -> None:
         """without_effect: names that may be ignored beside WITHOUT_EFFECT."""
-        # Attributes of the framework itself (__dtype__, __lr_mult__ …) are no operator's.
-        self._values = {key: value for key, value in values.items() if not key.startswith("__")}
+        # Marks (__dtype__, __lr_mult__ …) are no operator's.
+        self._marks = frozenset(key for key in values if key.startswith("__"))
+        self._values = {key: value for key, value in values.items() if key not in self._marks}
         self._left = set(self._values) - WITHOUT_EFFECT - set(without_effect)
+
+    def marked(self, name: str) -> bool:
+        """Whether the node has this mark."""
+        return name in self._marks
 
     def get(self, name: str, default: Any) -> Any:
         """The value of an attribute: number, text, tuple, True, False or None."""

@@ -47,8 +47,6 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
 }
 _AS_IT_COMES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
-    "_copy": lambda x: x,
-    "identity": lambda x: x,
     "BlockGrad": torch.detach,
     "Flatten": lambda x: x.flatten(1),
 }

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from common.engine.symbol import Attributes, UnsupportedError
+from common.engine.layer_attributes import Windows, deformable_windows, suppression, windows
+from common.engine.symbol import WHOLE_BATCH, UnsupportedError
 from common.engine.torch.deformable import deformable_convolution
 from common.engine.torch.operator_table import Call, Compute, Constants, Make, Pass, Seen, operator
 from common.engine.torch.suppression import box_nms
@@ -38,32 +39,28 @@ def _normalize(call: Call) -> Compute:
     return compute
 
 
-def _windows(attributes: Attributes) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
-    """Stride, dilation, padding and groups of a convolution in two dimensions. Raises UnsupportedError."""
-    attributes.only("layout", "NCHW", None)
-    for name in ("num_filter", "no_bias"):
-        attributes.get(name, None)
-    dimensions = len(attributes.numbers("kernel"))
-    if dimensions != 2:
-        raise UnsupportedError(f"a kernel of {dimensions} dimensions; only 2 are known")
-    stride, dilate = (attributes.numbers(name, (1, 1)) or (1, 1) for name in ("stride", "dilate"))
-    pad = attributes.numbers("pad", (0, 0)) or (0, 0)
-    return stride, dilate, pad, attributes.whole("num_group", 1)
+def _in_two_dimensions(windows: Windows) -> Windows:
+    """The same. Raises UnsupportedError for those of other maps."""
+    if len(windows.kernel) != 2:
+        raise UnsupportedError(f"a kernel of {len(windows.kernel)} dimensions; only 2 are known")
+    return windows
 
 
 @operator("Convolution", precision="lower")
 def _convolution(call: Call) -> Compute:
-    stride, dilate, pad, group = _windows(call.attributes)
-    return lambda x, weight, bias=None: nnf.conv2d(x, weight, bias, stride, pad, dilate, group)
+    look = _in_two_dimensions(windows(call.attributes))
+    return lambda x, weight, bias=None: nnf.conv2d(
+        x, weight, bias, look.stride, look.pad, look.dilate, look.groups
+    )
 
 
 @operator("Deconvolution", precision="lower")
 def _deconvolution(call: Call) -> Compute:
-    stride, dilate, pad, group = _windows(call.attributes)
+    look = _in_two_dimensions(windows(call.attributes))
     call.attributes.only("target_shape", (), None)
     adjust = call.attributes.numbers("adj", (0, 0)) or (0, 0)
     return lambda x, weight, bias=None: nnf.conv_transpose2d(
-        x, weight, bias, stride, pad, adjust, group, dilate
+        x, weight, bias, look.stride, look.pad, adjust, look.groups, look.dilate
     )
 
 
@@ -151,15 +148,11 @@ class _Normalised(torch.autograd.Function):
         )
 
 
-@operator("_contrib_gradientmultiplier", stateful=True, precision="any")
-def _whole_batch(call: Call) -> Compute:
-    """See `common.engine.graph.whole_batch`."""
-    call.attributes.only("scalar", 1)
-
-    def compute(run: Pass, x: Tensor) -> Tensor:
-        return x if run.whole is None else run.whole.rows(x)
-
-    return compute
+@operator("_copy", "identity", stateful=True, precision="any")
+def _copy(call: Call) -> Compute:
+    if not call.attributes.marked(WHOLE_BATCH):
+        return lambda run, x: x
+    return lambda run, x: x if run.whole is None else run.whole.rows(x)
 
 
 @operator("L2Normalization")
@@ -310,36 +303,19 @@ def _bilinear_sampler(call: Call) -> Compute:
 
 @operator("_contrib_ModulatedDeformableConvolution")
 def _modulated_deformable_convolution(call: Call) -> Compute:
-    attributes = call.attributes
-    attributes.only("layout", "NCHW", None)
-    attributes.only("num_group", 1)
-    attributes.only("num_deformable_group", 1)
-    for name in ("num_filter", "no_bias", "im2col_step"):
-        attributes.get(name, None)
-    attributes.numbers("kernel")
-    stride, dilate = (attributes.numbers(name, (1, 1)) for name in ("stride", "dilate"))
-    pad = attributes.numbers("pad", (0, 0))
+    look = deformable_windows(call.attributes)
 
     def compute(
         x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        return deformable_convolution(x, offset, mask, weight, bias, stride=stride, pad=pad, dilate=dilate)
+        return deformable_convolution(
+            x, offset, mask, weight, bias, stride=look.stride, pad=look.pad, dilate=look.dilate
+        )
 
     return compute
 
 
 @operator("_contrib_box_nms")
 def _box_nms(call: Call) -> Compute:
-    attributes = call.attributes
-    for name in ("in_format", "out_format"):
-        attributes.only(name, "corner")
-    attributes.only("background_id", -1)
-    attributes.only("score_index", 1)
-    attributes.only("coord_start", 2)
-    attributes.only("id_index", 0)
-    attributes.only("force_suppress", False)
-    overlap, score = (
-        float(attributes.get(n, d)) for n, d in (("overlap_thresh", 0.5), ("valid_thresh", 0.0))
-    )
-    candidates = attributes.whole("topk", -1)
-    return lambda x: box_nms(x, overlap=overlap, score=score, candidates=candidates)
+    kind = suppression(call.attributes)
+    return lambda x: box_nms(x, overlap=kind.overlap, score=kind.score, candidates=kind.candidates)

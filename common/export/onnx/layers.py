@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
+from common.engine.layer_attributes import Windows, deformable_windows, suppression, windows
 from common.engine.symbol import UnsupportedError
 from common.export.onnx.deformable import deform_conv, sampled_convolution
 from common.export.onnx.graph import DEFORM_CONV_OPSET, Tensor
@@ -15,65 +17,49 @@ from common.export.onnx.suppression import box_nms
 
 @operator("Convolution")
 def _convolution(call: Call) -> Tensor:
-    attributes = call.attributes
-    call.attributes.only("layout", "NCHW", None)
-    weight = call.inputs[1]
-    dimensions = len(weight.shape) - 2
-    kernel = attributes.numbers("kernel")
-    stride = attributes.numbers("stride", (1,) * dimensions)
-    dilate = attributes.numbers("dilate", (1,) * dimensions)
-    pad = attributes.numbers("pad", (0,) * dimensions)
-    attributes.get("num_filter", None)
-    attributes.get("no_bias", False)
+    look, weight = windows(call.attributes), call.inputs[1]
     spatial = [
         (length + 2 * p - d * (k - 1) - 1) // s + 1
-        for length, k, s, d, p in zip(call.x.shape[2:], kernel, stride, dilate, pad, strict=True)
+        for length, k, s, d, p in zip(
+            call.x.shape[2:], look.kernel, look.stride, look.dilate, look.pad, strict=True
+        )
     ]
     return call.graph.add(
-        "Conv",
-        call.inputs,
-        [call.x.shape[0], weight.shape[0], *spatial],
-        name=call.name,
-        kernel_shape=kernel,
-        strides=stride,
-        dilations=dilate,
-        pads=(*pad, *pad),
-        group=attributes.whole("num_group", 1),
+        "Conv", call.inputs, [call.x.shape[0], weight.shape[0], *spatial], name=call.name, **_of_node(look)
     )
 
 
 @operator("Deconvolution")
 def _deconvolution(call: Call) -> Tensor:
-    attributes = call.attributes
-    attributes.only("layout", "NCHW", None)
-    attributes.only("target_shape", (), None)
-    weight = call.inputs[1]
-    dimensions = len(weight.shape) - 2
-    kernel = attributes.numbers("kernel")
-    stride = attributes.numbers("stride", (1,) * dimensions)
-    dilate = attributes.numbers("dilate", (1,) * dimensions)
-    pad = attributes.numbers("pad", (0,) * dimensions)
-    adjust = attributes.numbers("adj", (0,) * dimensions)
-    group = attributes.whole("num_group", 1)
-    attributes.get("num_filter", None)
-    attributes.get("no_bias", False)
+    look, weight = windows(call.attributes), call.inputs[1]
+    call.attributes.only("target_shape", (), None)
+    adjust = call.attributes.numbers("adj") or (0,) * len(look.kernel)
     spatial = [
         (length - 1) * s + d * (k - 1) + 1 - 2 * p + a
-        for length, k, s, d, p, a in zip(call.x.shape[2:], kernel, stride, dilate, pad, adjust, strict=True)
+        for length, k, s, d, p, a in zip(
+            call.x.shape[2:], look.kernel, look.stride, look.dilate, look.pad, adjust, strict=True
+        )
     ]
     options = {"output_padding": adjust} if any(adjust) else {}
     return call.graph.add(
         "ConvTranspose",
         call.inputs,
-        [call.x.shape[0], weight.shape[1] * group, *spatial],
+        [call.x.shape[0], weight.shape[1] * look.groups, *spatial],
         name=call.name,
-        kernel_shape=kernel,
-        strides=stride,
-        dilations=dilate,
-        pads=(*pad, *pad),
-        group=group,
+        **_of_node(look),
         **options,
     )
+
+
+def _of_node(look: Windows) -> dict[str, Any]:
+    """The windows of a convolution as ONNX's attributes."""
+    return {
+        "kernel_shape": look.kernel,
+        "strides": look.stride,
+        "dilations": look.dilate,
+        "pads": (*look.pad, *look.pad),
+        "group": look.groups,
+    }
 
 
 @operator("FullyConnected")
@@ -242,40 +228,28 @@ def _upsampling(call: Call) -> Tensor:
 
 @operator("_contrib_ModulatedDeformableConvolution")
 def _modulated_deformable_convolution(call: Call) -> Tensor:
-    attributes = call.attributes
-    attributes.only("layout", "NCHW", None)
-    attributes.only("num_group", 1)
-    attributes.only("num_deformable_group", 1)
-    for name in ("num_filter", "no_bias", "im2col_step"):
-        attributes.get(name, None)
+    look = deformable_windows(call.attributes)
     write = deform_conv if call.graph.opset >= DEFORM_CONV_OPSET else sampled_convolution
     return write(
         call.graph,
         *call.inputs,
-        kernel=attributes.numbers("kernel"),
-        stride=attributes.numbers("stride", (1, 1)),
-        dilate=attributes.numbers("dilate", (1, 1)),
-        pad=attributes.numbers("pad", (0, 0)),
+        kernel=look.kernel,
+        stride=look.stride,
+        dilate=look.dilate,
+        pad=look.pad,
         name=call.name,
     )
 
 
 @operator("_contrib_box_nms")
 def _box_nms(call: Call) -> Tensor:
-    attributes = call.attributes
-    for name in ("in_format", "out_format"):
-        attributes.only(name, "corner")
-    attributes.only("background_id", -1)
-    attributes.only("force_suppress", False)
-    attributes.only("score_index", 1)
-    attributes.only("coord_start", 2)
-    attributes.only("id_index", 0)
+    kind = suppression(call.attributes)
     return box_nms(
         call.graph,
         call.x,
         classes=call.classes,
-        overlap=float(attributes.get("overlap_thresh", 0.5)),
-        least_score=float(attributes.get("valid_thresh", 0.0)),
-        candidates=attributes.whole("topk", -1),
+        overlap=kind.overlap,
+        least_score=kind.score,
+        candidates=kind.candidates,
         name=call.name,
     )

@@ -88,7 +88,6 @@ MORE: dict[str, Callable[[Rng], Case]] = {
     ),
     "_mod_scalar": one(lambda x, rng: x % float(rng.uniform(0.5, 2)), places),
     "Dropout": one(lambda x, rng: mx.sym.Dropout(x, p=0.5), places),
-    "_contrib_gradientmultiplier": one(lambda x, rng: whole_batch(mx.sym, x), places),
     "amp_cast": one(lambda x, rng: mx.sym.amp_cast(x, dtype="float32"), places),
     **{
         name: one(
@@ -246,10 +245,26 @@ def test_every_operator_is_tried() -> None:
         ),
         (
             lambda: mx.sym.contrib.gradientmultiplier(data, scalar=2.0, name="g"),
-            r"g \(_contrib_gradientmultiplier\): scalar=2",
+            r"engine does not know: _contrib_gradientmultiplier \(g\)",
         ),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(symbol: Callable[[], Any], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         TorchGraph(read_symbol(symbol().tojson()))
+
+
+class _TwoRanks:
+    """In the place of the ranks' `Whole`: another one has the same rows."""
+
+    def rows(self, own: Any) -> Any:
+        return torch.cat([own, own])
+
+
+@pytest.mark.parametrize(("make", "rows"), [(whole_batch, 6), (lambda F, x: F.identity(x), 3)])
+def test_rows_of_other_ranks_are_had_where_a_graph_asks_for_them(
+    make: Callable[[Any, Any], Any], rows: int
+) -> None:
+    graph = TorchGraph(read_symbol(make(mx.sym, data).tojson()))
+    given = {"data": torch.ones(3, 2)}
+    assert [len(graph(given, Pass(True, whole=whole), CPU)[0]) for whole in (None, _TwoRanks())] == [3, rows]
