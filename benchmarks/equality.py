@@ -15,8 +15,8 @@ batches as large as a job's or, of the slow ones, half as large:
 The gradient of a network with ReLUs is not continuous: where rounding puts one of a hundred thousand activations on the
 other side of 0 (or of 6, for a ReLU6), the gradient has another value, by about one part in the root of their number.
 So float64 is told on which side each activation is for the engine that is looked at, and how many there are on another
-side for the other engine stands beside it. A gradient's difference is the norm of it as a whole, as a share of that in
-float64.
+side for the other engine stands beside it. The engines' gradients are compared twice: as they are, and with PyTorch
+told MXNet's sides. A gradient's difference is the norm of it as a whole, as a share of that in float64.
 
 Layers that drop at
 random drop nothing here: the engines draw different numbers; and deformable layers begin beside the pixels, on which a
@@ -53,9 +53,10 @@ from common.task import Inputs
 BLOOD_CELLS = ("tests/data/blood_cells", "detect_train")
 TRASH, FACES, POINTS = ("trashnet", "train"), ("orl", "train"), ("ytf68", "landmark_train")
 HEAD = (
-    "| network | batch | losses apart | gradient off float64: MXNet | PyTorch | activations on another side "
-    "| gradients apart | parameters apart after the steps | of MXNet from weights one bit apart |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| network | batch | losses apart | gradient off float64: MXNet | PyTorch | gradients apart, the same sides "
+    "| activations on another side | gradients apart, each its sides | parameters apart after the steps "
+    "| of MXNet from weights one bit apart |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 KINKS = ("Activation", "LeakyReLU", "relu", "clip")
 
@@ -82,8 +83,8 @@ def yolov3(base: str, side: int, rows: int = 16) -> Case:
     return detector("detect.yolov3.task:YOLOv3Task", base, side, rows, no_random_shape=True)
 
 
-def center_net(base: str, side: int) -> Case:
-    return detector("detect.center_net.task:CenterNetTask", base, side, pretrained_base=False)
+def center_net(base: str, side: int, rows: int = 8) -> Case:
+    return detector("detect.center_net.task:CenterNetTask", base, side, rows, pretrained_base=False)
 
 
 def ssd(base: str, side: int, rows: int = 16, boxed: bool = False) -> Case:
@@ -110,7 +111,7 @@ def crops(task: str, data: tuple[str, str], **dataset: Any) -> Case:
 CASES: dict[str, Case] = {
     "classification mobilenetv2_1.0, 96 px, from the box": classifier("mobilenetv2_1.0", 96, boxed=True),
     "SSD mobilenetv2_1.0_lite, 160 px, from the box": ssd("mobilenetv2_1.0_lite", 160, boxed=True),
-    "YOLOv3 mobilenet1.0, 160 px": yolov3("mobilenet1.0", 160),
+    "YOLOv3 mobilenet1.0, 160 px": yolov3("mobilenet1.0", 160, 8),
     "CenterNet resnet18_v1b, 128 px": center_net("resnet18_v1b", 128),
     "ReID mobilenetv2_1.0, 96 px, from the box": crops("reid.task:ReIDTask", FACES),
     "landmarks mobilenetv2_1.0, 96 px, from the box": crops(
@@ -121,15 +122,15 @@ CASES: dict[str, Case] = {
     ),
     "classification resnet18_v1, 96 px": classifier("resnet18_v1", 96),
     "SSD mobilenet1.0, 160 px": ssd("mobilenet1.0", 160),
-    "CenterNet resnet18_v1b_dcnv2, 128 px": center_net("resnet18_v1b_dcnv2", 128),
+    "CenterNet resnet18_v1b_dcnv2, 128 px": center_net("resnet18_v1b_dcnv2", 128, 4),
     "classification mobilenet1.0, 96 px": classifier("mobilenet1.0", 96),
     "classification mobilenetv3_small, 96 px": classifier("mobilenetv3_small", 96),
     "classification resnet50_v1, 96 px": classifier("resnet50_v1", 96, 16),
     "classification resnet50_v2, 96 px": classifier("resnet50_v2", 96, 16),
     "SSD resnet18_v1, 160 px": ssd("resnet18_v1", 160),
-    "SSD mobilenet1.0_fpn, 160 px": ssd("mobilenet1.0_fpn", 160, 8),
+    "SSD mobilenet1.0_fpn, 160 px": ssd("mobilenet1.0_fpn", 160, 4),
     "classification vgg11, 64 px": classifier("vgg11", 64, 16),
-    "YOLOv3 darknet53, 128 px": yolov3("darknet53", 128, 8),
+    "YOLOv3 darknet53, 128 px": yolov3("darknet53", 128, 4),
     "SSD vgg16_atrous, 128 px": ssd("vgg16_atrous", 128, 8),
     "classification densenet121, 224 px": classifier("densenet121", 224, 8),
 }
@@ -233,14 +234,16 @@ class Comparison:
         parameters = blocks.training.collect_params()
         mine = [parameters[name].grad().asnumpy().astype(np.float64) for name in trained]
         our_sides: Sides = {}
-        losses_there, there = by_torch(traced, batch, our_sides, exact=False)
-        exact_mine = by_torch(traced, batch, their_sides, exact=True)[1]
-        exact_there = by_torch(traced, batch, our_sides, exact=True)[1]
+        losses_there, there = by_torch(traced, batch, our_sides, held=False)
+        same_sides = by_torch(traced, batch, their_sides, held=True)[1]
+        exact_mine = by_torch(traced, batch, their_sides, held=True, dtype="float64")[1]
+        exact_there = by_torch(traced, batch, our_sides, held=True, dtype="float64")[1]
         others = sum(int((side != our_sides[name].numpy()).sum()) for name, side in their_sides.items())
         return Gradients(
             float(np.abs(losses_there - losses).max() / np.abs(losses).max()),
             apart(mine, exact_mine, exact_mine),
             apart(there, exact_there, exact_there),
+            apart(mine, same_sides, exact_mine),
             others / sum(side.size for side in their_sides.values()),
             apart(mine, there, exact_mine),
         )
@@ -255,12 +258,13 @@ Sides = dict[str, Any]
 
 @dataclass(frozen=True)
 class Gradients:
-    """What is said of a batch: how far losses are apart, gradients off float64 and apart, and the share of activations
-    that are on another side."""
+    """What is said of a batch: how far losses are apart, each engine's gradients off float64, both engines' apart with
+    activations on the same sides (MXNet's) and as they are, and the share of activations that are on another side."""
 
     losses: float
     mxnet: float
     torch: float
+    held: float
     others: float
     apart: float
 
@@ -335,9 +339,10 @@ def sides_by_mxnet(traced: Any, blocks: Any, batch: Inputs) -> Sides:
     return found
 
 
-def by_torch(traced: Any, batch: Inputs, sides: Sides, *, exact: bool) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Losses and gradients. exact: in float64, with every activation on its side; else in float32, which is noted in
-    `sides`."""
+def by_torch(
+    traced: Any, batch: Inputs, sides: Sides, *, held: bool, dtype: str = "float32"
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Losses and gradients. held: with every activation on its side of `sides`; else they are noted there."""
     import torch
 
     from common.engine.symbol import read_symbol
@@ -362,19 +367,19 @@ def by_torch(traced: Any, batch: Inputs, sides: Sides, *, exact: bool) -> tuple[
 
             if kind == "Activation" and attributes.get("act_type", "relu") != "relu":
                 return plain
-            return (lambda x: keep(x) if call.name in sides else plain(x)) if exact else note
+            return (lambda x: keep(x) if call.name in sides else plain(x)) if held else note
 
         return replace(operator, make=make)
 
     before = {name: OPERATORS[name] for name in KINKS}
-    torch.set_default_dtype(torch.float64 if exact else torch.float32)
-    dtype = torch.get_default_dtype()
+    number = getattr(torch, dtype)
+    torch.set_default_dtype(number)
     OPERATORS.update({name: noting(operator, name) for name, operator in before.items()})
     try:
         graph = TorchGraph(read_symbol(traced.training))
-        values = {name: torch.from_numpy(p.value.copy()).to(dtype) for name, p in traced.parameters.items()}
+        values = {name: torch.from_numpy(p.value.copy()).to(number) for name, p in traced.parameters.items()}
         for name, array in zip(traced.inputs, [*batch.split, *batch.shared], strict=True):
-            values[name] = torch.from_numpy(array) if name == "images" else torch.from_numpy(array).to(dtype)
+            values[name] = torch.from_numpy(array) if name == "images" else torch.from_numpy(array).to(number)
         asked = [values[name].requires_grad_() for name, p in traced.parameters.items() if p.trained]
         losses = graph(values, Pass(True), torch.device("cpu"))
         found = torch.autograd.grad(losses[0].sum(), asked)
@@ -424,7 +429,7 @@ def row(name: str, data: Path, trained: int, steps: int, rate: float) -> str:
         ends[other] = before, made.train(engine, made.batches[trained:-1], rate)
     cells = [
         f"{getattr(begins, key):.0e}; {getattr(later, key):.0e}"
-        for key in ("losses", "mxnet", "torch", "others", "apart")
+        for key in ("losses", "mxnet", "torch", "held", "others", "apart")
     ]
     cells += [f"{off_the_way(ends[other], ends['mxnet']):.1%}" for other in ("torch", "bits")]
     return f"| {name} | {case.rows} | {' | '.join(cells)} |"

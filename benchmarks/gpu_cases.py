@@ -138,7 +138,9 @@ def make(folder: Path, name: str, rows: int, cases: Mapping[str, Case] = CASES) 
 
         valued = {key: replace(each, value=values[key]) for key, each in described.parameters.items()}
         first = Inputs([array[:rows] for array in split], inputs.shared)
-        true_losses, gradients = by_torch(replace(described, parameters=valued), first, {}, exact=True)
+        true_losses, gradients = by_torch(
+            replace(described, parameters=valued), first, {}, held=True, dtype="float64"
+        )
         true_norms = np.array([np.linalg.norm(gradient) for gradient in gradients]) / rows
         wrong = off(losses, norms, true_losses, true_norms)
         truth = {"of": "float64's", "losses": wrong[0], "gradients": wrong[1]}

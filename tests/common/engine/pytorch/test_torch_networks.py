@@ -197,7 +197,7 @@ def test_a_network_predicts_and_learns_what_it_does_with_mxnet(make: Callable[[]
     traced = program(given.blocks)
     inputs = Inputs(given.split, given.shared)
     their_sides, our_sides = sides_by_mxnet(traced, given.blocks, inputs), {}
-    by_torch(traced, inputs, our_sides, exact=False)
+    by_torch(traced, inputs, our_sides, held=False)
     ours = TorchEngine(traced, CPU, OptimizerSettings("sgd"))
     theirs = MXNetEngine(given.blocks, [mx.cpu()], OptimizerSettings("sgd"))
     wanted, found = (engine.predict(given.images) for engine in (theirs, ours))
@@ -213,5 +213,8 @@ def test_a_network_predicts_and_learns_what_it_does_with_mxnet(make: Callable[[]
     # Most networks are below 1e-4; SSD's last maps have so few places here that BatchNorm makes 1e-3 of rounding, and
     # MXNet's BatchNorms add up in float32.
     for by, sides, most in ((by_us, our_sides, 2e-3), (by_them, their_sides, 1e-2)):
-        truth = [gradient / len(given.images) for gradient in by_torch(traced, inputs, sides, exact=True)[1]]
+        truth = [
+            gradient / len(given.images)
+            for gradient in by_torch(traced, inputs, sides, held=True, dtype="float64")[1]
+        ]
         assert apart([by[name] for name in trained], truth, truth) < most
