@@ -86,8 +86,9 @@ def open_inference(
         return DeviceInference(block, contexts)
     from common.engine.symbol import read_symbol
     from common.engine.torch.devices import set_up, torch_device
-    from common.engine.torch.graph import TorchGraph, tensors
+    from common.engine.torch.graph import TorchGraph
     from common.engine.torch.inference import TorchInference
+    from common.engine.torch.tensors import tensors
 
     device = torch_device(own_gpus(gpus, ranks.place))
     set_up(device)
@@ -96,7 +97,7 @@ def open_inference(
     except UnsupportedError as error:
         raise _cannot(error) from None
     parameters = block.collect_params()
-    values = tensors({name: value_of(parameters[name]) for name in parameters}, list(parameters))
+    values = tensors({name: value_of(parameters[name]) for name in parameters})
     return TorchInference(graph, {name: value.to(device) for name, value in values.items()}, device)
 
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.engine.averaging import AGE, AveragingEngine, kept_share
-from common.engine.batch_statistics import BatchStatistics, Normalisation
+from common.engine.averaging import AGE, AveragingEngine
 from common.engine.engine import Engine, OptimizerSettings
 from common.engine.limits import StepLimit, Weight
 from common.engine.loss_scale import LossScale
 from common.engine.symbol import read_symbol
 from common.engine.torch import lists
+from common.engine.torch.averages import SeenStatistics, TensorAverage
 from common.engine.torch.copies import Copies
 from common.engine.torch.devices import set_up
 from common.engine.torch.graph import TorchGraph
 from common.engine.torch.inference import TorchInference
 from common.engine.torch.operators import Pass, Seen
-from common.engine.torch.optimizers import Updater, array
+from common.engine.torch.optimizers import Updater
 from common.engine.torch.program import Program
 from common.engine.torch.reduction import Reduction, Whole, same_everywhere
+from common.engine.torch.tensors import array, assign, in_order, tensors
 from common.ranks.ranks import ALONE, Ranks
 
 # Between the seeds of ranks: what a layer draws at random for one's rows is not what it draws for another's.
@@ -43,7 +43,7 @@ class TorchEngine(AveragingEngine):
     there are several ranks.
     """
 
-    _average: _Average | None
+    _average: TensorAverage | None
     _updater: Updater
 
     def __init__(
@@ -74,10 +74,8 @@ class TorchEngine(AveragingEngine):
         self._inference = TorchGraph(read_symbol(program.inference))
         self._inputs = list(program.inputs)
         self._images_at = self._inputs.index("images")
-        self._values = {
-            name: _in_order(torch.from_numpy(parameter.value.copy()).to(device))
-            for name, parameter in program.parameters.items()
-        }
+        begins = tensors({name: parameter.value for name, parameter in program.parameters.items()})
+        self._values = {name: in_order(value.to(device)) for name, value in begins.items()}
         if ranks.size > 1:
             same_everywhere(list(self._values.values()), ranks)
         trained = {name: p for name, p in program.parameters.items() if p.trained}
@@ -101,8 +99,8 @@ class TorchEngine(AveragingEngine):
             for name, p in program.parameters.items()
             if p.own or p.name in self._companions
         }
-        self._average = _Average(averaged, ema_decay, ema_age) if ema_decay else None
-        self._batch_statistics = _Statistics(self)
+        self._average = TensorAverage(averaged, ema_decay, ema_age) if ema_decay else None
+        self._batch_statistics = SeenStatistics(self._values, self._look, ranks)
         self._copies = Copies(device)
         self._taken: list[Tensor] = []
         self._images = self._next_images = np.empty(0, np.uint8)
@@ -148,7 +146,7 @@ class TorchEngine(AveragingEngine):
         self._losses = []
         if not self.reduction:
             self._gradients = [
-                torch.zeros_like(weight) if gradient is None else _like(gradient, weight)
+                torch.zeros_like(weight) if gradient is None else in_order(gradient)
                 for weight, gradient in zip(self._trained, gradients, strict=True)
             ]
             self._complete(sums)
@@ -287,7 +285,7 @@ class TorchEngine(AveragingEngine):
 
     def set_parameters(self, values: dict[str, np.ndarray]) -> None:
         for own, name in self._own.items():
-            _assign(self._values[name], values[own])
+            assign(self._values[name], values[own])
         if self._keep:
             self._keep(values)
 
@@ -296,7 +294,7 @@ class TorchEngine(AveragingEngine):
 
     def set_companions(self, values: dict[str, np.ndarray]) -> None:
         for name, tensor in self._companions.items():
-            _assign(tensor, values[name])
+            assign(tensor, values[name])
 
     def multipliers(self) -> dict[str, list[float]]:
         return {own: [*pair] for own, pair in self._multipliers.items()}
@@ -322,124 +320,15 @@ class TorchEngine(AveragingEngine):
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
         return TorchInference(self._inference, self._values, self._device)(images)
 
-    def look(self, images: np.ndarray) -> Pass:
+    def _look(self, images: np.ndarray) -> dict[str, Seen]:
         """What BatchNorms see of uint8 images (B, H, W, 3) in training."""
         run = Pass(training=True)
         with torch.no_grad():
             given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
             self._inference({**self._values, "images": given}, run, self._device, self._precision)
-        return run
-
-    @property
-    def ranks(self) -> Ranks:
-        """Those that train together."""
-        return self._ranks
-
-    def value(self, name: str) -> Tensor:
-        """A parameter by its name in the graphs."""
-        return self._values[name]
-
-
-class _Statistics(BatchStatistics):
-    """Those of an engine's BatchNorms."""
-
-    def __init__(self, engine: TorchEngine) -> None:
-        super().__init__()
-        self._engine = engine
-        self._layers: list[Normalisation] | None = None
-
-    def layers(self) -> Sequence[Normalisation]:
-        if self._layers is None:
-            seen = self._engine.look(self._recent[-1][:1]).statistics
-            self._layers = [Normalisation(name, each.variance, each.epsilon) for name, each in seen.items()]
-        return self._layers
-
-    def together(self, pieces: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
-        return [piece for part in self._engine.ranks.all(pieces) for piece in part]
-
-    @property
-    def shares(self) -> int:
-        return self._engine.ranks.size
-
-    def reach(self, images: np.ndarray) -> list[np.ndarray]:
-        seen = self._engine.look(images).statistics.values()
-        return [array(part.float()) for each in seen for part in (each.mean, each.inverse)]
-
-    def read(self, name: str) -> np.ndarray:
-        return array(self._engine.value(name))
-
-    def write(self, name: str, value: np.ndarray) -> None:
-        _assign(self._engine.value(name), value)
-
-
-class _Average:
-    """The moving average of parameters by name; see `common.engine.average.MovingAverage`."""
-
-    def __init__(self, parameters: Mapping[str, Tensor], decay: float, age: float) -> None:
-        self._names, self._values = list(parameters), [value.detach() for value in parameters.values()]
-        self._decay, self._age = decay, age
-        self._updates = 0
-        self._averages = [value.clone() for value in self._values]
-
-    def update(self) -> None:
-        """Take in the parameters as they are now."""
-        share = 1.0 - kept_share(self._updates, self._decay, self._age)
-        self._updates += 1
-        lists.approach(self._averages, self._values, share)
-
-    def adopt(self) -> None:
-        """Give the parameters their averages as values."""
-        lists.copy(self._values, self._averages)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within the block the parameters have their averages as values."""
-        trained = [value.clone() for value in self._values]
-        self.adopt()
-        try:
-            yield
-        finally:
-            lists.copy(self._values, trained)
-
-    def state(self) -> dict[str, Any]:
-        """What `restore` needs, in the form of MXNet's engine."""
-        pairs = list(zip(self._names, self._values, self._averages, strict=True))
-        return {
-            "updates": self._updates,
-            "trained": {name: array(value) for name, value, _ in pairs},
-            "statistics": {name: array(average) for name, _, average in pairs if "running_" in name},
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned, where the parameters' values are the averages."""
-        self._updates = state["updates"]
-        lists.copy(self._averages, self._values)
-        place = {name: number for number, name in enumerate(self._names)}
-        for name, value in state["statistics"].items():
-            _assign(self._averages[place[name]], value)
-        for name, value in state["trained"].items():
-            _assign(self._values[place[name]], value)
+        return run.statistics
 
 
 def _moments(seen: Seen) -> tuple[Tensor, Tensor]:
     """Mean and variance of what a BatchNorm has seen."""
     return seen.mean.float(), (seen.inverse.float() ** -2 - seen.epsilon).clamp_(min=0.0)
-
-
-def _in_order(tensor: Tensor) -> Tensor:
-    """Convolutions like channels last, of maps and of weights."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-
-
-def _like(gradient: Tensor, weight: Tensor) -> Tensor:
-    """A gradient in its weight's order of memory."""
-    return (
-        gradient.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else gradient.contiguous()
-    )
-
-
-def _assign(tensor: Tensor, value: np.ndarray) -> None:
-    if tuple(tensor.shape) != value.shape:
-        raise ValueError(f"an array of shape {value.shape} where {tuple(tensor.shape)} is needed")
-    with torch.no_grad():
-        tensor.copy_(torch.from_numpy(np.array(value)))

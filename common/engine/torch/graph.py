@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,8 +143,3 @@ def _make(symbol: Symbol, index: int) -> Callable[..., Any]:
     except UnsupportedError as error:
         raise UnsupportedError(f"{node.name} ({node.op}): {error}") from None
     return compute
-
-
-def tensors(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Tensor]:
-    """NumPy arrays by name as tensors."""
-    return {name: torch.from_numpy(values[name].copy()) for name in names}

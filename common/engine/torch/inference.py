@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.engine.torch.graph import TorchGraph
 from common.engine.torch.operators import Pass
-from common.engine.torch.optimizers import array
+from common.engine.torch.tensors import array
 
 
 class TorchInference:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from common.engine.engine import OptimizerSettings
 from common.engine.torch import lists
+from common.engine.torch.tensors import array
 
 State = Any  # of a parameter: None, a tensor, or a list of them
 
@@ -425,12 +426,6 @@ def _plain(state: State) -> Any:
     if isinstance(state, list):
         return [_plain(part) for part in state]
     return None if state is None else array(state)
-
-
-def array(tensor: Tensor) -> np.ndarray:
-    """A tensor's numbers as a NumPy array of its own, in the usual order."""
-    numbers: np.ndarray = tensor.detach().cpu().contiguous().numpy()
-    return numbers.copy()
 
 
 def _form(state: Any) -> Any:
