@@ -12,7 +12,7 @@ ORACLES := .venv-oracles
 ELSEWHERE := .venv-elsewhere
 TORCH := .venv-torch
 
-.PHONY: demo test test-slow soak bench test-oracles test-elsewhere test-torch check lock docs clean image image-test image-test-gpu
+.PHONY: demo test test-slow soak bench test-oracles test-elsewhere test-torch check lock docs clean image image-test image-test-gpu image-test-torch
 
 demo: $(VENV)/ready
 	@rm -rf $(DEMO_OUT) && mkdir $(DEMO_OUT)
@@ -126,6 +126,10 @@ image-test:
 # The same for GPUs, on the CPU: downloads 2.5 GB and needs 25 GB of disk and gcc.
 image-test-gpu:
 	python3 .ci/image_test.py --variant gpu
+
+# And for those that PyTorch computes on: downloads 2.5 GB and needs 30 GB of disk.
+image-test-torch:
+	python3 .ci/image_test.py --variant torch
 
 # Write configuration schemas and the tables of the documents anew after a change of the configuration classes.
 docs: $(VENV)/ready-for-development

@@ -1,12 +1,12 @@
 """Build the container image and run jobs in it, on a machine without a container engine: `make image-test`.
 
-    python3 .ci/image_test.py [--variant gpu] [--work FOLDER] [--keep]
+    python3 .ci/image_test.py [--variant gpu|torch] [--work FOLDER] [--keep]
 
 Needs root, and Debian's buildah and debootstrap; the GPU variant gcc too. The image is built by buildah (chroot
 isolation) on a base of this machine's Debian mirror. Jobs run in namespaces of their own (mounts, processes, network)
 that are made here as an engine makes them: the image's entry point is process 1, port 8888 is nobody else's, data and
-results are mounted. What is not tried: docker itself, and GPUs. The GPU variant runs on the CPU, with a library in the
-place of the driver's that says that there is no GPU.
+results are mounted. What is not tried: docker itself, and GPUs. The images for GPUs run on the CPU: MXNet's with a
+library in the place of the driver's that says that there is no GPU, PyTorch's without a driver.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from containers import Container, Image, expect, running, say, until
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data" / "blood_cells"
+# Libraries that come with the driver.
+DRIVERS = {"libcuda.so.1"}
 RESULTS = {"estimator.log", "best_checkpoint.pkl", "valid_data_result.json", "model.json", "status.json"}
 JOB = {
     "log_dir": "/out",
@@ -39,7 +41,7 @@ JOB = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the image and run jobs in it.")
-    parser.add_argument("--variant", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--variant", choices=("cpu", "gpu", "torch"), default="cpu")
     parser.add_argument(
         "--work", type=Path, default=Path("/var/tmp/visualtl-image-test"), help="default: %(default)s"
     )
@@ -58,7 +60,7 @@ def main() -> int:
     given.work.mkdir(parents=True, exist_ok=True)
     image = Image.build(given.work, given.variant, given.keep)
     try:
-        (check_cpu if given.variant == "cpu" else check_gpu)(image, given.work)
+        {"cpu": check_cpu, "gpu": check_gpu, "torch": check_torch}[given.variant](image, given.work)
     finally:
         image.remove(given.keep)
     return 0
@@ -226,6 +228,49 @@ def check_gpu(image: Image, work: Path) -> None:
         status == 1 and "gpus: [0] asked for and not there" in output,
         "a GPU that is not there is named",
         output,
+    )
+
+
+def check_torch(image: Image, work: Path) -> None:
+    """The image of PyTorch on a machine without a GPU and without a driver."""
+    both = "import mxnet, torch; print(torch.version.cuda.split('.')[0], torch.cuda.is_available())"
+    with running(image, ["python3", "-c", both], {}) as container:
+        status, output = container.wait()
+    expect(output.strip() == "13 False", "torch, for CUDA 13, and mxnet are imported in one process", output)
+
+    libraries = [
+        str(path.relative_to(image.root))
+        for pattern in ("torch/lib/*.so", "mxnet/libmxnet.so")
+        for path in image.root.glob(f"opt/venv/lib/python3*/site-packages/{pattern}")
+    ]
+    with running(image, ["ldd", *(f"/{library}" for library in libraries)], {}) as container:
+        _, output = container.wait()
+    unresolved = sorted(set(re.findall(r"(\S+) => not found", output)))
+    expect(
+        len(libraries) > 5 and set(unresolved) <= DRIVERS,
+        "all libraries that they need but the driver's are in the image",
+        unresolved,
+    )
+
+    volumes = prepare(work)
+    job = ["python3", "detect/fit_yolov3.py", "--config", "/data/detect_yolov3.json", "--set", "engine=torch"]
+    with running(image, job, volumes) as container:
+        follow(container, image, Path(volumes["/out"]))
+    run = json.loads((work / "out" / "run.json").read_text())
+    expect(run["device"]["engine"] == "torch", "PyTorch computed it", run)
+    with running(
+        image,
+        ["python3", "-m", "common.predict", "/out", "/data/detect_valid", "--out", "/tmp/predicted"],
+        volumes,
+    ) as container:
+        status, output = container.wait()
+    expect(status == 0, "MXNet predicts with what PyTorch trained", output)
+
+    with running(image, [*job[:4], "--linger", "0", "--set", "gpus=[0]"], prepare(work)) as container:
+        status, output = container.wait()
+    last = output.splitlines()[-1]
+    expect(
+        status == 1 and "gpus: [0] asked for and not there" in last, f"of a GPU a job says: {last}", output
     )
 
 
