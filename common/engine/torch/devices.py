@@ -23,7 +23,7 @@ def torch_device(gpus: Sequence[int]) -> torch.device:
         built = f"was built for CUDA {torch.version.cuda}" if torch.version.cuda else "is for the CPU alone"
         raise DeviceError(
             f"gpus: {list(gpus)} asked for, but the PyTorch installed here ({torch.__version__}, which {built}) cannot "
-            f"use them; install a build for this driver, or {_OR_CPU}"
+            f"use them; update this machine's driver, install a build of PyTorch for it, or {_OR_CPU}"
         )
     device = torch.device("cuda", gpus[0])
     major, minor = torch.cuda.get_device_capability(device)
