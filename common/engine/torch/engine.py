@@ -21,10 +21,10 @@ from common.engine.torch.devices import set_up
 from common.engine.torch.graph import TorchGraph
 from common.engine.torch.inference import TorchInference
 from common.engine.torch.operators import Pass, Seen
-from common.engine.torch.optimizers import Updater
 from common.engine.torch.program import Program
 from common.engine.torch.reduction import Reduction, Whole, same_everywhere
 from common.engine.torch.tensors import array, assign, in_order, tensors
+from common.engine.torch.updater import Updater
 from common.ranks.ranks import ALONE, Ranks
 
 # Between the seeds of ranks: what a layer draws at random for one's rows is not what it draws for another's.
