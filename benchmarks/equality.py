@@ -117,7 +117,7 @@ CASES: dict[str, Case] = {
     "landmarks mobilenetv2_1.0, 96 px, from the box": crops(
         "landmark.task:LandmarkTask", POINTS, num_joints=68
     ),
-    "same classifier with mixup": classifier(
+    "classification mobilenetv2_1.0, 96 px, from the box, mixup": classifier(
         "mobilenetv2_1.0", 96, boxed=True, mixup=True, label_smoothing=True
     ),
     "classification resnet18_v1, 96 px": classifier("resnet18_v1", 96),
