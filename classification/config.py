@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import ConfigDict, Field
 
 from common.config.network_sections import ClassNetworkConfig, NetworkTrainConfig
-from common.config.sections import key
+from common.config.sections import Conflict, key
 from common.config.values import OptionalFlag
 
 
@@ -39,3 +41,17 @@ class ClassificationConfig(ClassNetworkConfig):
     model_config = ConfigDict(title="Classification")
 
     train: ClassificationTrainConfig = Field(default_factory=ClassificationTrainConfig)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Those of every such job, and a network without BatchNorm that is to have it synchronised."""
+        yield from super().conflicts()
+        model = self.model
+        if model.syncbn and model.use_gn:
+            yield Conflict(
+                ("model.syncbn", "model.use_gn"), "cannot be: GroupNorm has taken BatchNorm's place"
+            )
+        elif model.syncbn and model.base_network.startswith("vgg") and not model.batch_norm:
+            yield Conflict(
+                ("model.syncbn", "model.base_network"),
+                f"cannot be: {model.base_network} has no BatchNorm unless model.batch_norm is true",
+            )

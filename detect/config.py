@@ -13,7 +13,7 @@ from common.config.sections import (
     Conflict,
     DatasetConfig,
     JobConfig,
-    Section,
+    ModelConfig,
     TrainConfig,
     ValidConfig,
     key,
@@ -60,10 +60,9 @@ class DetectDatasetConfig(DatasetConfig):
     )
 
 
-class DetectModelConfig(Section):
+class DetectModelConfig(ModelConfig):
     """What all detectors have; a detector gives its networks and the default of its input size."""
 
-    base_network: str
     use_pretrained: Flag = key(
         True,
         "Start from a detector that was trained on model.transfer_dataset.",
@@ -189,9 +188,6 @@ class YOLOv3ModelConfig(DetectModelConfig):
         (416, 416),
         "Width and height of the network's input; one number for a square.",
         "模型输入的宽和高；单个数表示正方形。",
-    )
-    syncbn: Flag = key(
-        False, "BatchNorm over the images of all GPUs instead of each GPU's own.", "跨 GPU 同步 BatchNorm。"
     )
 
 
@@ -359,7 +355,6 @@ class SSDModelConfig(DetectModelConfig):
         "Width and height of the network's input; one number for a square. null: [300, 300], for _fpn [640, 640].",
         "模型输入的宽和高；单个数表示正方形。null 表示 [300, 300]，_fpn 为 [640, 640]。",
     )
-    syncbn: Flag = with_default(YOLOv3ModelConfig, "syncbn", False)
     anchor_fit: Flag = key(
         False,
         "Anchors of the sizes that the training set's objects have, instead of those of the papers.",

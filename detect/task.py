@@ -107,7 +107,7 @@ class DetectionTask(Task[D]):
         names = classes_of(checkpoint) if checkpoint else published or list(classes)
 
         def build(section: Any, _: dict[str, Any] | None) -> tuple[Any, Pretrained | None]:
-            network, backbone = self.make_network(section, names, contexts)
+            network, backbone = self.make_network(section, names)
             if published:
                 allocate(network, contexts, (1, 3, *section.input_shape[::-1]))
                 return network, self._detector(network)
@@ -142,7 +142,7 @@ class DetectionTask(Task[D]):
         return Pretrained(self.config.backbone_name, named)
 
     @abstractmethod
-    def make_network(self, section: Any, classes: Sequence[str], contexts: Sequence[Any]) -> tuple[Any, Any]:
+    def make_network(self, section: Any, classes: Sequence[str]) -> tuple[Any, Any]:
         """The network that a model section describes, and its backbone, both without parameters."""
 
     def unpublished(self, network: Any) -> Sequence[Any]:

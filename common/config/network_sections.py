@@ -13,7 +13,7 @@ from common.config.sections import (
     Conflict,
     DatasetConfig,
     JobConfig,
-    Section,
+    ModelConfig,
     TrainConfig,
     ValidConfig,
     key,
@@ -89,7 +89,7 @@ class ClassDatasetConfig(NetworkDatasetConfig):
     )
 
 
-class NetworkModelConfig(Section):
+class NetworkModelConfig(ModelConfig):
     """The base network and its variants."""
 
     base_network: Annotated[str, one_of(*BASE_NETWORKS)] = key("resnet50_v1", "Base network.", "骨干网络。")
@@ -261,6 +261,11 @@ class NetworkConfig(JobConfig):
         if self.train.mode == "imperative" and self.train.dtype != "float32":
             yield Conflict(
                 ("train.dtype", "train.mode"), "needs train.mode hybrid: imperative training is in float32"
+            )
+        if self.synchronised and self.train.mode == "imperative" and self.engine != "torch":
+            yield Conflict(
+                ("model.syncbn", "train.mode"),
+                "needs train.mode hybrid: operator by operator no GPU waits for the others",
             )
 
 

@@ -438,6 +438,17 @@ class ValidConfig(Section):
     )
 
 
+class ModelConfig(Section):
+    """What is trained; a task gives its networks."""
+
+    base_network: str
+    syncbn: Flag = key(
+        False,
+        "BatchNorm over the images of all GPUs or ranks instead of each one's own; where these are few, it helps.",
+        "BatchNorm 在所有 GPU 或 rank 的图像上计算，而不是各自计算；各自的图像很少时有帮助。",
+    )
+
+
 class ExportConfig(Section):
     """What a finished model becomes beside MXNet's files."""
 
@@ -475,7 +486,7 @@ class JobConfig(Section):
         "MXNet，否则在装有 PyTorch 时用 PyTorch。模型、检查点和结果相同。",
         changeable=True,
     )
-    model: Section
+    model: ModelConfig
     train: TrainConfig
     valid: ValidConfig
     export: ExportConfig = Field(default_factory=ExportConfig)
@@ -483,7 +494,7 @@ class JobConfig(Section):
     @property
     def whole_batch_norm(self) -> bool:
         """Whether BatchNorm goes by the images of all devices, or ranks."""
-        return bool(getattr(self.model, "syncbn", False))
+        return self.model.syncbn
 
     @property
     def synchronised(self) -> bool:
@@ -576,6 +587,8 @@ def configuration(
 def with_model(config: C, section: Mapping[str, Any]) -> C:
     """`config` with its `model` as a checkpoint has it: with --load the network comes from there.
 
+    What BatchNorm goes by in training is no part of a network, though older checkpoints of detectors say it too.
+
     Raises CheckpointError for a value that the model cannot have.
     """
     kind = type(config.model)
@@ -583,7 +596,7 @@ def with_model(config: C, section: Mapping[str, Any]) -> C:
         raise CheckpointError(
             f"the checkpoint's model section is {shortened(repr(section))}, not a dictionary"
         )
-    known = {name: value for name, value in section.items() if name in kind.model_fields}
+    known = {name: value for name, value in section.items() if name in kind.model_fields and name != "syncbn"}
     try:
         model = kind.model_validate({**config.model.model_dump(), **known})
     except ValidationError as error:

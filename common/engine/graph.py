@@ -19,6 +19,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 _BATCH_NORMS = ("BatchNorm", "_contrib_SyncBatchNorm")
+_OF_ANY_BATCH_NORM = ("eps", "momentum", "fix_gamma", "use_global_stats")
 
 
 def whole_batch(F: Any, x: Any) -> Any:
@@ -68,19 +69,38 @@ def inference_graph(block: gluon.HybridBlock) -> Callable[[Any], Any]:
 
 
 def trace(
-    block: gluon.HybridBlock, inputs: Sequence[str], precision: str = "float32", device: str = ""
+    block: gluon.HybridBlock,
+    inputs: Sequence[str],
+    precision: str = "float32",
+    device: str = "",
+    sharing: int = 1,
 ) -> tuple[Any, list[Any]]:
     """The operator graph of `block`, and its inputs.
 
     inputs: names of the arrays in the order in which the block takes them; "images" is uint8, the others are float32.
-    precision, device: as for `common.engine.lowering.lower`.
+    precision, device: as for `common.engine.lowering.lower`. sharing: so many devices compute the graph at once, and in
+    training BatchNorm goes by the rows of all.
     """
     variables = [mx.sym.var(name, dtype="uint8" if name == "images" else "float32") for name in inputs]
     output = block(*variables)
     if isinstance(output, (list, tuple)):
         output = mx.sym.Group(list(output))
+    if sharing > 1:
+        output = _synchronised(output, sharing)
     names = [variable.name for variable in variables]
     return lower(output, precision, device, names, dict(block.collect_params().items())), variables
+
+
+def _synchronised(symbol: Any, devices: int) -> Any:
+    """The graph with BatchNorms that have their statistics in common with those of other devices, but for those that
+    keep to their running ones."""
+    document = json.loads(symbol.tojson())
+    for node in document["nodes"]:
+        if node["op"] == "BatchNorm" and not _is_true(node, "use_global_stats"):
+            kept = {name: value for name, value in node["attrs"].items() if name in _OF_ANY_BATCH_NORM}
+            node["op"] = "_contrib_SyncBatchNorm"
+            node["attrs"] = {**kept, "ndev": str(devices), "key": node["name"]}
+    return mx.sym.load_json(json.dumps(document))
 
 
 def statistics_graph(

@@ -32,7 +32,7 @@ class MXNetEngine(AveragingEngine):
     precision: "float32", "bfloat16" or "float16" for the operators that gain from it. limit: how far a step may move a
     weight (None: no limit); it must suit the optimizer. compiled: a training step runs as one graph; else operator by
     operator, in float32. ema_decay: above 0 a moving average of the parameters is kept beside them; ema_age: see
-    `common.engine.averaging.AGE`.
+    `common.engine.averaging.AGE`. synchronised: BatchNorm goes by the rows of all contexts, where `compiled`.
     """
 
     _average: MovingAverage | None
@@ -49,6 +49,7 @@ class MXNetEngine(AveragingEngine):
         compiled: bool = True,
         ema_decay: float = 0.0,
         ema_age: float = AGE,
+        synchronised: bool = False,
     ) -> None:
         self._network = blocks.network
         self._contexts = list(contexts)
@@ -56,7 +57,13 @@ class MXNetEngine(AveragingEngine):
         self._limit = limit
         self._scale = LossScale(precision)
         self._steps: list[TrainingStep] = [
-            TrainingGraph(blocks.training, blocks.inputs, context, precision)
+            TrainingGraph(
+                blocks.training,
+                blocks.inputs,
+                context,
+                precision,
+                sharing=len(self._contexts) if synchronised else 1,
+            )
             if compiled
             else RecordedStep(blocks.training, context)
             for context in self._contexts

@@ -34,8 +34,8 @@ def open_engine(
     """The engine that computes `blocks`, whose parameters are on MXNet's `contexts`.
 
     name: "mxnet", on these contexts, or "torch", on `gpus` or, for none, the CPU, and always operator by operator.
-    ranks, synchronised: as for `common.engine.torch.engine.TorchEngine`; MXNet's blocks know themselves whether their
-    devices' BatchNorms are. Raises DeviceError.
+    synchronised: BatchNorm goes by the whole batch, else by the rows of a context, or rank. ranks: as for
+    `common.engine.torch.engine.TorchEngine`. Raises DeviceError.
     """
     if name == "mxnet":
         from common.engine.mxnet_engine import MXNetEngine
@@ -49,6 +49,7 @@ def open_engine(
             compiled=compiled,
             ema_decay=ema_decay,
             ema_age=ema_age,
+            synchronised=synchronised,
         )
     from common.engine.parameters import set_parameters
     from common.engine.torch.devices import torch_device

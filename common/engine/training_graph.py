@@ -49,7 +49,7 @@ class TrainingGraph(TrainingStep):
 
     Memory is planned for both at once: what no later operator needs is used again, and maps that take little time are
     computed a second time (see `for_training`). All shapes of batches share the memory of the largest one. inputs,
-    precision: as for `common.engine.lowering.lower`. most_shapes: that are kept ready.
+    precision, sharing: as for `common.engine.graph.trace`. most_shapes: that are kept ready.
     """
 
     def __init__(
@@ -59,10 +59,11 @@ class TrainingGraph(TrainingStep):
         context: Any,
         precision: str = "float32",
         most_shapes: int = _MOST_SHAPES,
+        sharing: int = 1,
     ) -> None:
         self._most_shapes = most_shapes
         self._symbol = for_training(
-            trace(block, inputs, precision, context.device_type)[0], context.device_type
+            trace(block, inputs, precision, context.device_type, sharing)[0], context.device_type
         )
         self._inputs = list(inputs)
         self._parameters = block.collect_params()

@@ -167,9 +167,7 @@ class CenterNetTask(DetectionTask[CenterNetConfig]):
         if size and not self.config.model.use_pretrained:
             expect_size(model.network, size)
 
-    def make_network(
-        self, section: CenterNetModelConfig, classes: Sequence[str], contexts: Sequence[Any]
-    ) -> tuple[Any, Any]:
+    def make_network(self, section: CenterNetModelConfig, classes: Sequence[str]) -> tuple[Any, Any]:
         valid = self.config.valid
         return build_network(
             section.base_network,

@@ -57,12 +57,11 @@ def build_network(
     nms_thresh: float = 0.45,
     nms_topk: int = 400,
     post_nms: int = 100,
-    sync_devices: int = 0,
 ) -> tuple[SSDNetwork, gluon.HybridBlock]:
     """SSD without parameters, and its backbone (for loading ImageNet parameters into it).
 
     plan: the levels of `base_network` (`detect.ssd.anchors.levels`). shape: width and height of the input. The NMS's
-    three are described at `SSDNetwork`. sync_devices: > 0: BatchNorm shares its statistics across so many devices.
+    three are described at `SSDNetwork`.
     """
     lite, pyramid = base_network.endswith("_lite"), base_network.endswith("_fpn")
     if base_network == "vgg16_atrous":
@@ -72,16 +71,14 @@ def build_network(
     else:
         name = base_network.removesuffix("_lite").removesuffix("_fpn")
         layers = base_features(name)
-        if sync_devices:
-            _synchronise(layers, sync_devices)
         backbone = Network(layers, nn.Dense(1))
         stages = _stages(base_network, layers)
-        features = _Pyramid(stages, sync_devices) if pyramid else _Features(stages, lite, sync_devices)
+        features = _Pyramid(stages) if pyramid else _Features(stages, lite)
     counts = [len(level.anchors) for level in plan]
     class_heads, box_heads = (
-        _SharedHead(prefix, counts, values, sync_devices)
+        _SharedHead(prefix, counts, values)
         if pyramid
-        else _Heads(prefix, counts, values, _channels(features, shape), lite, sync_devices)
+        else _Heads(prefix, counts, values, _channels(features, shape), lite)
         for prefix, values in (("class_", len(classes) + 1), ("box_", 4))
     )
     network = SSDNetwork(
@@ -140,26 +137,10 @@ class _LengthScale(gluon.HybridBlock):
         return F.broadcast_mul(F.broadcast_mul(x, F.rsqrt(length + 1e-5)), scale)
 
 
-def _synchronise(block: gluon.HybridBlock, devices: int) -> None:
-    """Let all BatchNorms below a block share their statistics."""
-    for key, child in list(children(block).items()):
-        if isinstance(child, nn.BatchNorm):
-            exchange(block, key, _norm(devices, in_channels=child.gamma.shape[0]))
-        else:
-            _synchronise(child, devices)
-
-
-def _norm(sync_devices: int, **options: Any) -> gluon.HybridBlock:
-    if sync_devices:
-        return mx.gluon.contrib.nn.SyncBatchNorm(num_devices=sync_devices, **options)
-    return nn.BatchNorm(**options)
-
-
 def _add_convolution(
     layers: nn.HybridSequential,
     channels: int,
     kernel: int,
-    sync_devices: int,
     *,
     strides: int = 1,
     groups: int = 1,
@@ -178,7 +159,7 @@ def _add_convolution(
             use_bias=False,
             in_channels=in_channels,
         ),
-        _norm(sync_devices, **norm),
+        nn.BatchNorm(**norm),
         ReLU6() if six else nn.Activation("relu"),
     )
 
@@ -186,7 +167,7 @@ def _add_convolution(
 class _Features(gluon.HybridBlock):
     """Normalised images to the maps of all levels: the backbone's stages, then halvings (`extras`)."""
 
-    def __init__(self, stages: Sequence[gluon.HybridBlock], lite: bool, sync_devices: int) -> None:
+    def __init__(self, stages: Sequence[gluon.HybridBlock], lite: bool) -> None:
         super().__init__(prefix="")
         self.stages = nn.HybridSequential(prefix="")
         self.stages.add(*stages)
@@ -196,13 +177,13 @@ class _Features(gluon.HybridBlock):
                 extra = nn.HybridSequential(prefix="")
                 if lite:
                     options: dict[str, Any] = {"six": True}
-                    _add_convolution(extra, narrow, 1, sync_devices, **options)
-                    _add_convolution(extra, narrow, 3, sync_devices, strides=2, groups=narrow, **options)
-                    _add_convolution(extra, channels, 1, sync_devices, **options)
+                    _add_convolution(extra, narrow, 1, **options)
+                    _add_convolution(extra, narrow, 3, strides=2, groups=narrow, **options)
+                    _add_convolution(extra, channels, 1, **options)
                 else:  # as published
                     options = {"epsilon": 1e-3, "scale": False}
-                    _add_convolution(extra, narrow, 1, sync_devices, **options)
-                    _add_convolution(extra, channels, 3, sync_devices, strides=2, **options)
+                    _add_convolution(extra, narrow, 1, **options)
+                    _add_convolution(extra, channels, 3, strides=2, **options)
                 self.extras.add(extra)
 
     def hybrid_forward(self, F: Any, x: Any) -> list[Any]:
@@ -216,7 +197,7 @@ class _Features(gluon.HybridBlock):
 class _Pyramid(gluon.HybridBlock):
     """Normalised images to maps of 1/8 to 1/128 of their size, with as many channels each, which see coarser ones."""
 
-    def __init__(self, stages: Sequence[gluon.HybridBlock], sync_devices: int) -> None:
+    def __init__(self, stages: Sequence[gluon.HybridBlock]) -> None:
         super().__init__(prefix="")
         self.stages = nn.HybridSequential(prefix="")
         self.stages.add(*stages)
@@ -231,7 +212,7 @@ class _Pyramid(gluon.HybridBlock):
             with layers.name_scope():
                 for _ in range(count):
                     layer = nn.HybridSequential(prefix="")
-                    _add_convolution(layer, _PYRAMID_CHANNELS, kernel, sync_devices, strides=strides)
+                    _add_convolution(layer, _PYRAMID_CHANNELS, kernel, strides=strides)
                     layers.add(layer)
 
     def hybrid_forward(self, F: Any, x: Any) -> list[Any]:
@@ -262,7 +243,6 @@ class _Heads(gluon.HybridBlock):
         values: int,
         channels: Sequence[int],
         lite: bool,
-        sync_devices: int,
     ) -> None:
         super().__init__(prefix=prefix)
         self.layers = nn.HybridSequential(prefix=f"{prefix}head_")
@@ -270,7 +250,7 @@ class _Heads(gluon.HybridBlock):
             for count, width in zip(counts, channels, strict=True):
                 layer = nn.HybridSequential(prefix="")
                 if lite:
-                    _add_convolution(layer, width, 3, sync_devices, groups=width, in_channels=width, six=True)
+                    _add_convolution(layer, width, 3, groups=width, in_channels=width, six=True)
                 layer.add(_last_layer(count * values, width, 1 if lite else 3))
                 self.layers.add(layer)
 
@@ -281,7 +261,7 @@ class _Heads(gluon.HybridBlock):
 class _SharedHead(gluon.HybridBlock):
     """Maps to predictions (B, A * values, h, w): the same convolutions for all, each with a BatchNorm of its own."""
 
-    def __init__(self, prefix: str, counts: Sequence[int], values: int, sync_devices: int) -> None:
+    def __init__(self, prefix: str, counts: Sequence[int], values: int) -> None:
         super().__init__(prefix=prefix)
         self.convolutions = nn.HybridSequential(prefix=f"{prefix}tower_")
         self.norms = nn.HybridSequential(prefix=f"{prefix}tower_norm_")
@@ -293,7 +273,7 @@ class _SharedHead(gluon.HybridBlock):
         with self.norms.name_scope():
             for _ in counts:
                 norms = nn.HybridSequential(prefix="")
-                norms.add(*(_norm(sync_devices, in_channels=_PYRAMID_CHANNELS) for _ in range(_HEAD_LAYERS)))
+                norms.add(*(nn.BatchNorm(in_channels=_PYRAMID_CHANNELS) for _ in range(_HEAD_LAYERS)))
                 self.norms.add(norms)
         self.layers = nn.HybridSequential(prefix=f"{prefix}head_")
         with self.layers.name_scope():

@@ -123,7 +123,7 @@ class SSDModel(Model):
         )
 
     def description(self) -> dict[str, Any]:
-        content = {"base_network", "data_shape", "syncbn", "use_pretrained", "transfer_dataset", "anchor_fit"}
+        content = {"base_network", "data_shape", "use_pretrained", "transfer_dataset", "anchor_fit"}
         return self.section.model_dump(mode="json", include=content)
 
     def interface(self) -> dict[str, Any]:
@@ -176,9 +176,7 @@ class SSDTask(DetectionTask[SSDConfig]):
             assert isinstance(model, SSDModel)
             model.fit_anchors(samples)
 
-    def make_network(
-        self, section: SSDModelConfig, classes: Sequence[str], contexts: Sequence[Any]
-    ) -> tuple[Any, Any]:
+    def make_network(self, section: SSDModelConfig, classes: Sequence[str]) -> tuple[Any, Any]:
         valid = self.config.valid
         return build_network(
             section.base_network,
@@ -188,7 +186,6 @@ class SSDTask(DetectionTask[SSDConfig]):
             nms_thresh=valid.nms_thresh,
             nms_topk=valid.nms_topk,
             post_nms=valid.post_nms,
-            sync_devices=len(contexts) if section.syncbn and len(contexts) > 1 else 0,
         )
 
     def initialise(self, network: Any, contexts: Sequence[Any]) -> None:

@@ -33,27 +33,18 @@ NMS_CANDIDATES = 400
 MOST_DETECTIONS = 100
 
 
-def build_backbone(
-    base_network: str, norm_layer: Any, norm_kwargs: dict[str, Any] | None
-) -> gluon.HybridBlock:
+def build_backbone(base_network: str) -> gluon.HybridBlock:
     """The ImageNet classifier whose stages YOLOv3 stands on, without parameters."""
     if base_network == "darknet53":
-        return darknet53(pretrained=False, norm_layer=norm_layer, norm_kwargs=norm_kwargs)
+        return darknet53(pretrained=False)
     if base_network == "mobilenet1.0":
-        return get_mobilenet(1.0, pretrained=False, norm_layer=norm_layer, norm_kwargs=norm_kwargs)
+        return get_mobilenet(1.0, pretrained=False)
     raise ValueError(f"unknown base network {base_network!r}; {', '.join(BASE_NETWORKS)} are known")
 
 
-def build_network(
-    base_network: str, classes: Sequence[str], sync_devices: int = 0
-) -> tuple[YOLOv3Network, gluon.HybridBlock]:
-    """YOLOv3 without parameters, and its backbone (for loading ImageNet parameters into it).
-
-    sync_devices: > 0: BatchNorm shares its statistics across that many devices.
-    """
-    norm_layer = mx.gluon.contrib.nn.SyncBatchNorm if sync_devices else gluon.nn.BatchNorm
-    norm_kwargs = {"num_devices": sync_devices} if sync_devices else None
-    backbone = build_backbone(base_network, norm_layer, norm_kwargs)
+def build_network(base_network: str, classes: Sequence[str]) -> tuple[YOLOv3Network, gluon.HybridBlock]:
+    """YOLOv3 without parameters, and its backbone (for loading ImageNet parameters into it)."""
+    backbone = build_backbone(base_network)
     layers = backbone.features
     stages = (
         [layers[:15], layers[15:24], layers[24:]]
@@ -67,8 +58,6 @@ def build_network(
         anchors,
         list(STRIDES),
         classes=list(classes),
-        norm_layer=norm_layer,
-        norm_kwargs=norm_kwargs,
     )
     return network, backbone
 

@@ -87,7 +87,7 @@ class YOLOv3Model(Model):
         )
 
     def description(self) -> dict[str, Any]:
-        return self.section.model_dump(mode="json", include={"base_network", "data_shape", "syncbn"})
+        return self.section.model_dump(mode="json", include={"base_network", "data_shape"})
 
     def interface(self) -> dict[str, Any]:
         return {
@@ -142,11 +142,8 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     ) -> YOLOv3Model:
         return YOLOv3Model(*self.start(classes, contexts, checkpoint), classes, self.config.train.box_loss)
 
-    def make_network(
-        self, section: YOLOv3ModelConfig, classes: Sequence[str], contexts: Sequence[Any]
-    ) -> tuple[Any, Any]:
-        sync_devices = len(contexts) if section.syncbn and len(contexts) > 1 else 0
-        return build_network(section.base_network, classes, sync_devices)
+    def make_network(self, section: YOLOv3ModelConfig, classes: Sequence[str]) -> tuple[Any, Any]:
+        return build_network(section.base_network, classes)
 
     def initialise(self, network: Any, contexts: Sequence[Any]) -> None:
         initialise(network, contexts)

@@ -249,7 +249,7 @@ def test_parameters_have_the_names_and_shapes_of_published_files(name: str) -> N
     made = task(
         {"base_network": base, "data_shape": int(size), "use_pretrained": True, "transfer_dataset": dataset}
     )
-    ours, _ = made.make_network(made.config.model, theirs.classes, CPU)
+    ours, _ = made.make_network(made.config.model, theirs.classes)
     names = made.published_names(ours)
     found = {
         names.get(key, key): value.shape for key, value in named_parameters(ours).items() if key != "anchors"
@@ -378,7 +378,7 @@ def test_suppression_goes_by_its_keys() -> None:
     rows = []
     for keys in ({}, {"nms_thresh": 0.0}, {"post_nms": 7}, {"nms_topk": 5}):
         made = SSDTask(config(valid=keys))
-        asked, _ = made.make_network(made.config.model, ["a"], CPU)
+        asked, _ = made.make_network(made.config.model, ["a"])
         assert {name: getattr(asked, name) for name in usual} == {**usual, **keys}
         network.nms_thresh, network.nms_topk, network.post_nms = (getattr(asked, name) for name in usual)
         ids, scores, _ = (output.asnumpy()[0] for output in network(image))

@@ -197,8 +197,8 @@ seen = []
 for contexts in (devices, devices[:1]):
     mx.random.seed(0)
     np.random.seed(0)
-    model = task({"syncbn": True}).build(["a", "b"], contexts, None)
-    made = estimator_of(model, contexts, limit=GradientLimit(0.005))
+    model = task().build(["a", "b"], contexts, None)
+    made = estimator_of(model, contexts, limit=GradientLimit(0.005), synchronised=True)
     first = train_step(made, batch(4), 0.01)
     network = named_parameters(model.network)
     statistics = {name: value.list_data()[-1].asnumpy() for name, value in network.items() if "running_" in name}
