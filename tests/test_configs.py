@@ -37,6 +37,32 @@ STEMS = {stem: cls for cls, stem in generate.CONFIGURATIONS.values()}
 VALIDATORS = {cls: jsonschema.Draft202012Validator(generate.schema(cls)) for cls in STEMS.values()}
 
 
+@pytest.mark.parametrize("kind", STEMS.values())
+def test_every_task_has_syncbn_for_ranks_too_which_name_a_gpu_each(kind: type[JobConfig]) -> None:
+    for asked in (True, False):
+        values = {"log_dir": "out", "gpus": [], "model": {"syncbn": asked}}
+        assert configuration(kind, values).whole_batch_norm == asked
+
+
+@pytest.mark.parametrize(
+    ("stem", "values", "message"),
+    [
+        ("image_classification", {"model": {"use_gn": True}}, "GroupNorm has taken BatchNorm's place"),
+        ("image_classification", {"model": {"base_network": "vgg11"}}, "vgg11 has no BatchNorm unless"),
+        ("reid", {"gpus": [0, 1], "train": {"mode": "imperative"}}, "needs train.mode hybrid"),
+    ],
+)
+def test_syncbn_is_refused_where_there_is_nothing_to_synchronise(
+    stem: str, values: dict[str, Any], message: str
+) -> None:
+    asked = {"log_dir": "out", **values, "model": {**values.get("model", {}), "syncbn": True}}
+    with pytest.raises(ConfigurationError, match=rf"model\.syncbn.*{message}"):
+        configuration(STEMS[stem], asked)
+    # A neck or head of its own, or PyTorch, has something.
+    other = {"engine": "torch"} if stem == "reid" else {}
+    configuration(STEMS["reid" if stem != "reid" else stem], {**asked, **other})
+
+
 def test_what_is_generated_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert generate.main(["--check"]) == 0, capsys.readouterr().out
 

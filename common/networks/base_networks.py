@@ -49,6 +49,7 @@ __all__ = [
     "embedding_dimension",
     "exchange",
     "freeze",
+    "goes_by_batch",
     "imagenet",
     "initialize",
     "keep_statistics",
@@ -308,6 +309,12 @@ def freeze(network: nn.HybridBlock) -> None:
     for block in descendants(network):
         if isinstance(block, nn.Dropout):
             drop_nothing(block)
+
+
+def goes_by_batch(network: nn.HybridBlock) -> bool:
+    """Whether a network has BatchNorms that do not keep to their running statistics in training."""
+    norms = [block for block in descendants(network) if isinstance(block, nn.BatchNorm)]
+    return any(not operator_options(norm)["use_global_stats"] for norm in norms)
 
 
 def keep_statistics(network: nn.HybridBlock) -> None:

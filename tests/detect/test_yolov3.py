@@ -12,12 +12,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.config.sections import JobConfig, configuration
+from common.config.sections import configuration
 from common.data.samples import Sample
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, DeviceError, PretrainedError
 from common.networks.pretrained import find_parameters
-from detect.config import SSDConfig, YOLOv3Config
+from detect.config import YOLOv3Config
 from detect.yolov3.network import build_network, head_layers, initialise, transfer_classes
 from detect.yolov3.task import RandomShapes, image_weight
 from tests.helpers.estimators import estimator_of
@@ -226,13 +226,6 @@ def test_only_devices_that_wait_for_one_another_take_memory_for_it() -> None:
     assert synchronised([0, 1], syncbn=True)
     assert not synchronised([0], syncbn=True)
     assert not synchronised([0, 1])
-
-
-@pytest.mark.parametrize("kind", [YOLOv3Config, SSDConfig])
-def test_syncbn_is_for_ranks_too_which_name_a_gpu_each(kind: type[JobConfig]) -> None:
-    for asked in (True, False):
-        values = {"log_dir": "out", "gpus": [], "model": {"syncbn": asked}}
-        assert configuration(kind, values).whole_batch_norm == asked
 
 
 def test_several_devices_train_one_model() -> None:

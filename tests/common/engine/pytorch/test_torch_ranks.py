@@ -26,6 +26,7 @@ from tests.helpers.jobs import (
     children_of,
     command,
     config,
+    fit,
     free_port,
     make_data,
     parameters,
@@ -159,12 +160,75 @@ def test_rank_0_alone_writes_and_knows_the_others(whole: Path) -> None:
     assert len(result["Result"]) == 8
 
 
-def test_a_job_is_resumed_bit_for_bit_and_with_another_number_of_ranks(
-    tmp_path: Path, data: Path, whole: Path
-) -> None:
-    begun = tmp_path / "begun"
-    statuses, outputs = together(job(begun, data, epochs=1)).end()
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """As `whole`, of one epoch."""
+    folder = tmp_path_factory.mktemp("begun") / "out"
+    statuses, outputs = together(job(folder, data, epochs=1)).end()
     assert statuses == [0, 0], outputs
+    return folder
+
+
+@pytest.mark.slow
+def test_syncbn_gives_ranks_the_model_of_one_rank_and_without_it_few_images_are_told(
+    tmp_path: Path, data: Path, begun: Path
+) -> None:
+    few = "leaves each of 2 ranks 2 images for its BatchNorms"
+    assert few in (begun / "estimator.log").read_text()
+    of_one, synchronised = tmp_path / "one", tmp_path / "synchronised"
+    for folder, size, options in ((of_one, 1, []), (synchronised, 2, ["--set", "model.syncbn=true"])):
+        statuses, outputs = together(job(folder, data, *options, epochs=1), size).end()
+        assert statuses == [0] * size, outputs
+        assert few not in (folder / "estimator.log").read_text()
+    wanted, near, own = (parameters("classification", each) for each in (of_one, synchronised, begun))
+
+    def error(found: Mapping[str, np.ndarray]) -> float:
+        return max(float(np.abs(found[name] - wanted[name]).max()) for name in wanted)
+
+    assert error(near) < 1e-3 < 1e-2 < error(own)
+
+
+# Before a script's first line: two processors pass for GPUs, and every rank notes which of them it is given.
+TWO_DEVICES = """
+import os
+import torch
+from common.engine import devices
+from common.engine.torch import devices as places
+from common.ranks import group
+devices.visible_gpus = lambda: [devices.Gpu(number, "a processor", (9, 0)) for number in range(2)]
+def device(gpus):
+    with open(os.environ["NOTES"], "a") as notes:
+        print(os.environ.get("RANK", "0"), *gpus, file=notes)
+    return torch.device("cpu")
+places.torch_device = device
+open_group = group.open_group
+group.open_group = lambda store, place, gpus: open_group(store, place, ())
+"""
+
+
+def test_a_job_that_names_two_gpus_starts_the_other_rank_by_itself(tmp_path: Path, data: Path) -> None:
+    values = {**config("classification", tmp_path / "out", data, epochs=1), "engine": "torch", "gpus": [0, 1]}
+    notes = tmp_path / "notes"
+    ended = fit(SCRIPT, values, before=TWO_DEVICES, environment={"NOTES": str(notes), "OMP_NUM_THREADS": "1"})
+    assert ended.status == 0, ended.output
+    assert set(notes.read_text().splitlines()) == {"0 0", "1 1"}
+    status = ended.json("status.json")
+    assert [each["rank"] for each in status["ranks"]] == [0, 1]
+    assert ended.json("run.json")["device"] | {"precision": None} == {
+        "engine": "torch",
+        "gpus": [
+            "GPU 0: a processor (compute capability 9.0)",
+            "GPU 1: a processor (compute capability 9.0)",
+        ],
+        "precision": None,
+        "ranks": 2,
+    }
+    assert len(ended.json("valid_data_result.json")["Result"]) == 8
+
+
+def test_a_job_is_resumed_bit_for_bit_and_with_another_number_of_ranks(
+    tmp_path: Path, data: Path, whole: Path, begun: Path
+) -> None:
     ends = {}
     for size in (2, 1):
         folder = tmp_path / f"of_{size}"
