@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -178,44 +176,6 @@ def test_both_base_networks_are_what_they_are_called() -> None:
         assert made.name == f"yolo3_{name}_custom"
         first = made.network.stages[0][0]
         assert ("Sequential" in type(first).__name__) == (name == "darknet53")
-
-
-# A device waits within the layer for all others, so that each needs a thread; MXNet asks for their number once.
-SYNCBN = """
-from common.engine.devices import load_mxnet
-load_mxnet(synchronised=True)
-import mxnet as mx
-import numpy as np
-from tests.helpers.estimators import estimator_of
-from common.engine.mxnet_internals import named_parameters
-from common.engine.limits import GradientLimit
-from tests.helpers.targets import train_step
-from tests.helpers.yolov3_models import batch, task
-
-devices = [mx.cpu(0), mx.cpu(1)]
-seen = []
-for contexts in (devices, devices[:1]):
-    mx.random.seed(0)
-    np.random.seed(0)
-    model = task().build(["a", "b"], contexts, None)
-    made = estimator_of(model, contexts, limit=GradientLimit(0.005), synchronised=True)
-    first = train_step(made, batch(4), 0.01)
-    network = named_parameters(model.network)
-    statistics = {name: value.list_data()[-1].asnumpy() for name, value in network.items() if "running_" in name}
-    seen.append({"loss": first, **statistics})
-    assert np.isfinite([train_step(made, batch(4, side=side), 0.01) for side in (96, 64)]).all()  # larger: bound anew
-assert len(seen[1]) > 80
-for name, value in seen[1].items():
-    np.testing.assert_allclose(seen[0][name], value, rtol=1e-3, atol=1e-4, err_msg=name)
-"""
-
-
-@pytest.mark.slow
-def test_syncbn_gives_devices_the_statistics_and_the_loss_of_one_device() -> None:
-    made = subprocess.run(
-        [sys.executable, "-c", SYNCBN], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert made.returncode == 0, made.stdout + made.stderr
 
 
 def test_only_devices_that_wait_for_one_another_take_memory_for_it() -> None:
