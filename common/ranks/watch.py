@@ -25,7 +25,9 @@ _END, _READY, _NOTICES = "end", "ready", "notices"
 #: Seconds between two signs of life, and without one after which a rank counts as gone; for which one may take to come.
 INTERVAL, SILENCE, COMING = 0.5, 15.0, 600.0
 
-# A rank is missed when it has not been heard of at so many looks; one may have come too early for its next sign.
+# A rank is missed when it has not been heard of at so many looks; one may have come too early for its next sign. The
+# time between two of them counts as silence up to this part of what is too long: when it takes longer, this process has
+# been stopped (the machine suspended, the container paused), and the others most likely with it.
 _LOOKS = 3
 # Seconds for which a reason is looked for at most, however busy the machine is.
 _AT_MOST = 20.0
@@ -73,7 +75,9 @@ class Watch:
         self._stop = threading.Event()
         self._known: End | None = None
         self._beats: list[bytes] = [b""] * size
-        self._heard = [time.monotonic()] * size
+        self._looked = time.monotonic()
+        self._away = 0.0  # seconds in which this process could not hear anybody
+        self._heard = [self._looked] * size
         self._count = [0] * size  # signs of life
         self._missed = [0] * size  # looks since the last one
         self._spoken_for: int | None = None  # the rank whose end is that of the job: it may be gone
@@ -126,11 +130,10 @@ class Watch:
         while True:
             if self._known:
                 return self._known
-            now = time.monotonic()
-            waited = now - began
+            waited = time.monotonic() - began
             late = unless_alive and waited >= patience
             for rank in others:
-                silent = now - self._heard[rank] > silence or late
+                silent = self._now() - self._heard[rank] > silence or late
                 if silent and self._missed[rank] >= _LOOKS and self._beats[rank]:
                     return self._told_of(rank, "ended without a word: it was killed, or its machine is gone")
             # The next sign of life may be from before its end.
@@ -175,10 +178,15 @@ class Watch:
             number += 1
             with self._guard:
                 text = json.dumps({**self._words, "beat": number})
+            began = time.monotonic()
             try:
                 self._mine.set(self._keys[self._rank], text)
                 end, *beats = self._mine.multi_get([_END, *self._keys])
             except RuntimeError as error:
+                if (
+                    time.monotonic() - began > 2 * self._silence
+                ):  # this process was stopped: the store may be there
+                    continue
                 if not self._stop.is_set():
                     log.debug("The ranks' store does not answer: %s", error)
                     self._end(self._told_of(0, "does not answer: it was killed, or its machine is gone"))
@@ -192,8 +200,16 @@ class Watch:
                 return
             self._stop.wait(self._interval)
 
-    def _listen(self, beats: list[bytes]) -> None:
+    def _now(self) -> float:
+        """Seconds of a clock that stands still while this process does."""
         now = time.monotonic()
+        return now - self._away - max(now - self._looked - self._silence / _LOOKS, 0.0)
+
+    def _listen(self, beats: list[bytes]) -> None:
+        now = self._now()
+        looked = time.monotonic()
+        self._away = looked - now  # first: whoever asks in between sees no later a time than there is
+        self._looked = looked
         for number, beat in enumerate(beats):
             if beat != self._beats[number] or b'"left"' in beat:
                 self._beats[number], self._heard[number] = beat, now
@@ -203,7 +219,7 @@ class Watch:
                 self._missed[number] += 1
 
     def _lost(self) -> End | None:
-        now = time.monotonic()
+        now = self._now()
         for number, heard in enumerate(self._heard):
             if number == self._rank:
                 continue

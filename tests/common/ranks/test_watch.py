@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -65,14 +65,17 @@ class Memory:
             raise RuntimeError("connection reset by peer")
 
 
-def watches(store: Memory, size: int, ended: Callable[[int, End], None]) -> list[Watch]:
+def watches(
+    store: Memory, size: int, ended: Callable[[int, End], None], intervals: Sequence[float] = ()
+) -> list[Watch]:
     made = []
     for rank in range(size):
 
         def heard(end: End, rank: int = rank) -> None:
             ended(rank, end)
 
-        made.append(Watch(store, rank, size, ended=heard, interval=INTERVAL, silence=SILENCE))
+        interval = intervals[rank] if intervals else INTERVAL
+        made.append(Watch(store, rank, size, ended=heard, interval=interval, silence=SILENCE))
         made[-1].start()
     return made
 
@@ -105,6 +108,20 @@ def test_a_rank_that_is_not_heard_of_is_told_as_gone() -> None:
     assert {heard[0].rank, heard[2].rank} == {1}
     assert "has not been heard of" in heard[0].message
     assert RankError(heard[0].message, 1).retry
+
+
+def test_a_pause_of_all_is_nobodys_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the machine, or of the containers: whoever goes on first has not heard of the others for long."""
+    heard: dict[int, End] = {}
+    ranks = watches(Memory(), 3, heard.__setitem__, (INTERVAL, SILENCE / 3, INTERVAL))
+    time.sleep(2 * SILENCE)
+    clock = time.monotonic
+    monkeypatch.setattr("common.ranks.watch.time.monotonic", lambda: clock() + 400.0)
+    time.sleep(2 * SILENCE)
+    assert heard == {}
+    ranks[1].close()  # as a process that is killed
+    until(lambda: {0, 2} <= heard.keys())
+    assert {heard[0].rank, heard[2].rank} == {1}
 
 
 def test_a_store_that_does_not_answer_is_the_end_of_rank_0() -> None:
