@@ -207,6 +207,7 @@ group.open_group = lambda store, place, gpus: open_group(store, place, ())
 """
 
 
+@pytest.mark.slow
 def test_a_job_that_names_two_gpus_starts_the_other_rank_by_itself(tmp_path: Path, data: Path) -> None:
     values = {**config("classification", tmp_path / "out", data, epochs=1), "engine": "torch", "gpus": [0, 1]}
     notes = tmp_path / "notes"
