@@ -40,7 +40,13 @@ def classifier(epochs: int) -> dict[str, Any]:
     return {
         "dataset": {"train_dir": "train", "valid_dir": "valid", "test_dir": "test"},
         "model": {"base_network": "mobilenetv2_1.0", "use_pretrained": True},
-        "train": {"batch_size": 16, "epochs": epochs, "input_width": 64, "input_height": 64},
+        "train": {
+            "batch_size": 16,
+            "epochs": epochs,
+            "input_width": 64,
+            "input_height": 64,
+            "gentle_transfer": False,  # with it BatchNorms go by no batch, and ranks by the same ones
+        },
         "valid": {"interval": epochs},
     }
 
