@@ -157,7 +157,7 @@ def test_every_key_is_described_in_both_languages(cls: type[JobConfig]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chinese", "alone"), [(False, "| Classification alone; "), (True, "| 仅用于分类；")]
+    ("chinese", "alone"), [(False, "| Classification alone. "), (True, "| 仅用于分类。")]
 )
 def test_one_table_serves_classification_and_reid(chinese: bool, alone: str) -> None:
     classification, reid = (
