@@ -4,7 +4,7 @@
 
 FOLDER holds the open sets trashnet, orl and ytf68; detectors take the shipped one. The Python that runs this must have
 MXNet and PyTorch (`make test-torch` makes such a one: .venv-torch); one thread, on the CPU. Of each network, with
-batches as large as a job's or, of the slow ones, half as large:
+batches as large as a job's or, of the slow ones, smaller:
 
 - as a job begins with it, and once MXNet has trained it for --trained steps at the recipe's rate, the losses of one
   more batch and their gradient: by MXNet, by PyTorch, and for each of them by the same graph in float64;
