@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.data.figures import listed
-from common.evaluation.markup import Words
+from common.language import Words
 
 # A class, or a whole set, of fewer training images is learnt badly from random parameters and unevenly in any case.
 _FEW_IMAGES = 30

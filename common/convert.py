@@ -170,7 +170,7 @@ def _opened(places: dict[str, Place], origin: str) -> dict[str, AnnotatedSet]:
     sets = {}
     for part, place in places.items():
         opened, reason = open_set(place, origin)
-        why = f" ({reason})" if origin == "auto" else ""
+        why = f" ({reason[0]})" if origin == "auto" else ""
         print(f"{printable(place.folder)}: {opened.format}{why}, {len(opened.images)} images")
         sets[part] = opened
     return sets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.language import Words
 from common.reporting.beginning import guard
 
 if __name__ == "__main__":
@@ -20,7 +21,6 @@ from common.data.formats.recognise import READERS
 from common.data.problems import FolderReport
 from common.data.samples import Sample
 from common.errors import ConfigurationError
-from common.evaluation.markup import Words
 from common.evaluation.report import Training, report
 from common.files import new_folder, replacing, spelled_out, write_json
 from common.images.decoding import printable

@@ -23,12 +23,12 @@ from common.advice import Advice
 from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.errors import one_line
-from common.evaluation.markup import Words
 from common.evaluation.pictures import draw, encode_jpeg
 from common.evaluation.report import Training, report
 from common.export.outputs import DATA_REPORT, REPORT
 from common.files import read_file, replacing
 from common.images.decoding import decode
+from common.language import Words
 from common.predictor import Decoder
 from common.reporting import summaries
 from common.reporting.log import write_traceback

@@ -42,7 +42,7 @@ def read_labelled_set(
     annotate, names = reading.annotations(listing)
     place = _place(data, annotations, card.kind.does)
     kind, reason = choose(place, listing, wanted)
-    log.info("%s: the labels are %s: %s", printable(str(data)), kind, reason)
+    log.info("%s: the labels are %s: %s", printable(str(data)), kind, reason[0])
     if kind == "txt":
         samples, folder_report = read_folder(
             data, annotate, pool, lambda share: None, listing=listing, names=names

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 LANGUAGES = ("en", "zh")
 
+#: A text in English and in Chinese.
+Words = tuple[str, str]
+
 _asked: list[str] = []  # by --lang, the last one counts
 
 

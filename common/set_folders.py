@@ -109,7 +109,7 @@ def open_sources(
             file = kept(f"{numbered(name, index)}_annotations") if kept else None
             place = Place(root, listing.folder, annotations, name, task, file)
             kind, reason = choose(place, listing, form)
-            log.info("%s: the labels are %s: %s", printable(listing.folder), kind, reason)
+            log.info("%s: the labels are %s: %s", printable(listing.folder), kind, reason[0])
             annotated = None if kind == "txt" else READERS[kind].read(place, listing)
             sources[name].append(SetFolder(listing, annotated))
         count_alike([part.annotated for part in sources[name] if part.annotated is not None])

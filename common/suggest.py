@@ -37,7 +37,7 @@ from common.config.sections import JobConfig, configuration
 from common.data.boxes import objects_of
 from common.data.formats import txt
 from common.data.formats.base import Place
-from common.data.formats.recognise import READERS, recognise
+from common.data.formats.recognise import NOTHING_ELSE, READERS, recognise
 from common.data.listing import Listing
 from common.data.problems import BadSample
 from common.data.report import Report
@@ -45,10 +45,9 @@ from common.data.set_names import set_folders
 from common.datasets import Datasets
 from common.engine.devices import bfloat16_supported, choose_engine, processors, visible_gpus
 from common.errors import ConfigurationError, DataError, DeviceError, JobError, one_line
-from common.evaluation.markup import Words
 from common.files import replacing, spelled_out
 from common.images.decoding import ImageError, printable, probe
-from common.language import LANGUAGES, ask_for, asked_in, said, write_anything
+from common.language import LANGUAGES, Words, ask_for, asked_in, said, write_anything
 from common.networks.pretrained import models_folder, present
 from common.prepare import prepare
 from common.processes.pool import WorkerPool
@@ -92,7 +91,7 @@ class Data:
     folders: Mapping[str, str]
     images: int
     format: str
-    why: str
+    why: Words
     classes: tuple[str, ...] = ()
     joints: int = 0
 
@@ -360,8 +359,8 @@ def suggest(
     made = Suggestion("", {})
     made.reasons.append(
         (
-            f"{printable(str(folder))}: {_IN_WORDS[data.does][0]}; labels: {data.format}, {data.why}",
-            f"{printable(str(folder))}：{_IN_WORDS[data.does][1]}；标注格式 {data.format}（{data.why}）",
+            f"{printable(str(folder))}: {_IN_WORDS[data.does][0]}; labels: {data.format}, {one_line(data.why[0])}",
+            f"{printable(str(folder))}：{_IN_WORDS[data.does][1]}；标注格式 {data.format}（{one_line(data.why[1])}）",
         )
     )
     left_out: dict[str, int] = {}
@@ -482,7 +481,7 @@ def look(folder: Path, task: str | None = None) -> Data:
         if all(os.path.isdir(os.path.join(root, name)) for name in ("query", "bounding_box_test")):
             folders["test"] = "."
     joints = _joints(Place(root, place, None, "train"), listing, kind) if does == "landmark" else 0
-    return Data(does, root, folders, len(listing.images), kind, one_line(why), classes, joints)
+    return Data(does, root, folders, len(listing.images), kind, why, classes, joints)
 
 
 def _has_new_classes(root: str, folders: Mapping[str, str], train: Listing) -> bool:
@@ -492,14 +491,14 @@ def _has_new_classes(root: str, folders: Mapping[str, str], train: Listing) -> b
     return any(not known.issuperset(Listing(os.path.join(root, folder)).class_folders) for folder in others)
 
 
-def _purpose(root: str, folder: str, listing: Listing, task: str | None) -> tuple[str, str, str]:
+def _purpose(root: str, folder: str, listing: Listing, task: str | None) -> tuple[str, str, Words]:
     """What a set is labelled for, the format, and the reason for that."""
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, tuple[str, Words]] = {}
     unread: JobError | None = None  # labels that say nothing to one task may be fine for another
     for does in (task,) if task else _TASKS:
         try:
             kind, why = recognise(Place(root, folder, None, "train", does), listing)
-            known = why != "nothing else was recognised"
+            known = why != NOTHING_ELSE
             # Boxes alone, in a format that has points too, are no landmarks.
             if known and (does != "landmark" or _joints(Place(root, folder, None, "train"), listing, kind)):
                 found[does] = kind, why

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.evaluation.markup import Words, legend
+from common.evaluation.markup import legend
+from common.language import Words
 
 _WIDTH, _HEIGHT = 480, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 42

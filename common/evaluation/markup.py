@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from common.images.decoding import printable
+from common.language import Words
 
 #: English and Chinese.
-Words = tuple[str, str]
 
 
 def said(text: Words) -> str:

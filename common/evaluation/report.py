@@ -15,10 +15,11 @@ from typing import Any
 from common.evaluation import words
 from common.evaluation.album import Album, Thumbnail
 from common.evaluation.charts import Line, line_chart
-from common.evaluation.markup import Words, escaped, folded, number, said, table, titled
+from common.evaluation.markup import escaped, folded, number, said, table, titled
 from common.evaluation.pictures import thumbnail
 from common.evaluation.set_section import WORST_SHOWN, SetSection
 from common.images.decoding import printable
+from common.language import Words
 
 _FILES_SHOWN = 200
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

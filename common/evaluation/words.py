@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.evaluation.markup import Words
+from common.language import Words
 
 TASKS: dict[str, Words] = {
     "detection": ("Object detection", "目标检测"),

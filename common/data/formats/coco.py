@@ -40,6 +40,7 @@ from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("detection", "landmark")
 
@@ -47,10 +48,13 @@ _PEEK = 1 << 20
 _FILE_NAME = re.compile(r'"file_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is COCO's; None: it is not. Raises DataError where several files could be meant."""
     file = _find(place, listing)
-    return f"{printable(file)} lists images, categories and annotations" if file else None
+    if not file:
+        return None
+    name = printable(file)
+    return f"{name} lists images, categories and annotations", f"{name} 列出了图像、类别和标注"
 
 
 def _find(place: Place, listing: Listing) -> str | None:

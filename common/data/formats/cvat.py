@@ -36,6 +36,7 @@ from common.data.listing import Listing
 from common.data.problems import BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("detection",)
 
@@ -44,10 +45,12 @@ _PEEK = 64 << 10
 _SHAPES = ("box", "polygon", "polyline", "points", "ellipse", "cuboid", "mask", "skeleton")
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is CVAT's; None: it is not."""
     file = _find(place, listing)
-    return f"{printable(file)} is an export of CVAT" if file else None
+    return (
+        (f"{printable(file)} is an export of CVAT", f"{printable(file)} 是 CVAT 的导出文件") if file else None
+    )
 
 
 def _find(place: Place, listing: Listing) -> str | None:

@@ -38,6 +38,7 @@ from common.data.listing import Listing
 from common.data.problems import BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("detection", "landmark")
 
@@ -49,12 +50,16 @@ _IMAGE_DATA = re.compile(rb'("imageData"\s*:\s*")[A-Za-z0-9+/=\\]*')
 _OUTLINES = ("polygon", "linestrip", "line", "mask", "quad", "rotation", "points")
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is labelme's; None: it is not."""
     files = _files(place, listing)
     for file in files[:20]:
         if _is_labelme(file):
-            return f"{printable(file)} is one of {len(files)} JSON files that hold the shapes of an image"
+            name, count = printable(file), len(files)
+            return (
+                f"{name} is one of {count} JSON files that hold the shapes of an image",
+                f"{name} 是 {count} 个保存图像标注形状的 JSON 文件之一",
+            )
     return None
 
 

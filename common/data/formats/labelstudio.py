@@ -42,6 +42,7 @@ from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("detection",)
 
@@ -53,10 +54,13 @@ _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 _LOCAL = re.compile(r"^/?data/local-files/\?d=")
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is Label Studio's; None: it is not."""
     file = _find(place, listing)
-    return f"{printable(file)} is a list of tasks of Label Studio" if file else None
+    if not file:
+        return None
+    name = printable(file)
+    return f"{name} is a list of tasks of Label Studio", f"{name} 是 Label Studio 的任务列表"
 
 
 def _find(place: Place, listing: Listing) -> str | None:

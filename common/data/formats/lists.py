@@ -38,6 +38,7 @@ from common.data.listing import Listing
 from common.data.problems import BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("detection", "classification", "landmark")
 
@@ -60,10 +61,13 @@ class ListLine:
     box: tuple[float, ...] = ()
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is a list's; None: it is not."""
     files = _find(place, listing)
-    return f"{printable(files[0])} lists images with their annotations" if files else None
+    if not files:
+        return None
+    name = printable(files[0])
+    return f"{name} lists images with their annotations", f"{name} 逐行列出图像及其标注"
 
 
 def _find(place: Place, listing: Listing) -> list[str]:

@@ -16,6 +16,7 @@ from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("reid",)
 
@@ -37,7 +38,7 @@ def named(path: str) -> Named | None:
     return Named(match[1], int(match[2])) if match else None
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is Market-1501's; None: it is not."""
     if place.task != "reid" or not listing.images:
         return None
@@ -55,7 +56,11 @@ def recognise(place: Place, listing: Listing) -> str | None:
     }
     if not flat and not split:
         return None
-    return f"{fitting} of {len(listing.images)} images are named like 0001_c1s1_000151_01.jpg"
+    count = len(listing.images)
+    return (
+        f"{fitting} of {count} images are named like 0001_c1s1_000151_01.jpg",
+        f"{count} 张图像中有 {fitting} 张的文件名形如 0001_c1s1_000151_01.jpg",
+    )
 
 
 def read(place: Place, listing: Listing) -> AnnotatedSet:

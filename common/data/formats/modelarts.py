@@ -31,6 +31,7 @@ from common.data.problems import Problem
 from common.errors import DataError
 from common.files import open_regular
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("detection", "classification")
 
@@ -38,10 +39,12 @@ LONGEST_LINE = 1 << 20
 _XML_LIMIT = 4 << 20
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is ModelArts's; None: it is not."""
     file = _find(place, listing)
-    return f"{printable(file)} is a manifest" if file else None
+    return (
+        (f"{printable(file)} is a manifest", f"{printable(file)} 是 ModelArts 的清单文件") if file else None
+    )
 
 
 def _find(place: Place, listing: Listing) -> str | None:

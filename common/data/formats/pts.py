@@ -24,6 +24,7 @@ from common.data.listing import Listing
 from common.data.problems import Problem
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("landmark",)
 
@@ -31,10 +32,13 @@ _LIMIT = 1 << 20
 _COUNT = re.compile(r"n_points\s*:\s*(\d{1,6})\s*")
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is of .pts files; None: it is not."""
     files = _files(place, listing)
-    return f"{printable(files[0])} is one of {len(files)} .pts files" if files else None
+    if not files:
+        return None
+    name, count = printable(files[0]), len(files)
+    return f"{name} is one of {count} .pts files", f"{name} 是 {count} 个 .pts 文件之一"
 
 
 def _files(place: Place, listing: Listing) -> list[str]:

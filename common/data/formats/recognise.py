@@ -26,13 +26,14 @@ from common.data.formats.base import AnnotatedSet, Place
 from common.data.listing import Listing
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 
 class Format(Protocol):
     """A module of a format. TASKS: those that it has annotations for."""
 
     TASKS: tuple[str, ...]
-    recognise: Callable[[Place, Listing], str | None]
+    recognise: Callable[[Place, Listing], Words | None]
     read: Callable[[Place, Listing], AnnotatedSet]
 
 
@@ -47,6 +48,9 @@ READERS = MappingProxyType(
     }
 )
 
+NOTHING_ELSE: Words = ("nothing else was recognised", "没有识别出其他格式")
+"""The reason where labels of no format were found."""
+
 # They tell by a 0 in a folder whether its XMLs count from 0.
 _COUNTING = (voc.VocParser, modelarts.ModelArtsParser)
 
@@ -60,12 +64,12 @@ _CONTAINS = {
 }
 
 
-def recognise(place: Place, listing: Listing) -> tuple[str, str]:
+def recognise(place: Place, listing: Listing) -> tuple[str, Words]:
     """The format of a set, and the reason in words.
 
     What reads as our own texts is that, whatever lies beside it. Raises DataError where two others are possible.
     """
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Words] = {}
     for name, module in READERS.items():
         if place.task in module.TASKS:
             reason = module.recognise(place, listing)
@@ -78,7 +82,7 @@ def recognise(place: Place, listing: Listing) -> tuple[str, str]:
             for name in inner:
                 reasons.pop(name, None)
     if len(reasons) > 1:
-        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        told = "; ".join(f"{name}: {reason[0]}" for name, reason in reasons.items())
         raise DataError(
             f"{printable(place.folder)} may be of {len(reasons)} formats; name one with dataset.format ({told})"
         )
@@ -90,19 +94,19 @@ def recognise(place: Place, listing: Listing) -> tuple[str, str]:
             f"{printable(place.annotations)}: annotations of no known format for {place.task} "
             f"({', '.join(formats)}); dataset.format names one"
         )
-    return "txt", "nothing else was recognised"
+    return "txt", NOTHING_ELSE
 
 
 def open_set(
     place: Place, format_name: str = "auto", listing: Listing | None = None
-) -> tuple[AnnotatedSet, str]:
+) -> tuple[AnnotatedSet, Words]:
     """The set at a place, and why it is taken for what it is. listing: of its folder. Raises DataError."""
     listing = listing or Listing(place.folder)
     name, reason = choose(place, listing, format_name)
     return READERS[name].read(place, listing), reason
 
 
-def choose(place: Place, listing: Listing, format_name: str) -> tuple[str, str]:
+def choose(place: Place, listing: Listing, format_name: str) -> tuple[str, Words]:
     """The format of a set, where it may be given, and the reason. Raises DataError if it cannot be that."""
     key = f"dataset.{place.part or 'train'}_annotations"
     if place.annotations is not None and not os.path.exists(place.annotations):
@@ -121,7 +125,7 @@ def choose(place: Place, listing: Listing, format_name: str) -> tuple[str, str]:
             f"{printable(place.folder)}: all coordinates are from 0 to 1, shares of the image as YOLO's are: set "
             "dataset.format to yolo"
         )
-    return format_name, "dataset.format says so"
+    return format_name, ("dataset.format says so", "由 dataset.format 指定")
 
 
 def count_alike(folders: Sequence[AnnotatedSet]) -> None:

@@ -22,6 +22,7 @@ from common.data.problems import IMAGE_EXTENSIONS, BadSample, Problem
 from common.data.rows import annotation_path, read_rows
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("detection", "classification", "reid", "landmark")
 
@@ -36,7 +37,7 @@ _NO_CLASSES = {
 _COLUMNS = {"detection": 5, "landmark": 2}
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is one of ours; None: it is not, or its coordinates are shares, which only YOLO's are."""
     if place.annotations is not None:
         return None
@@ -44,7 +45,11 @@ def recognise(place: Place, listing: Listing) -> str | None:
         inner = {os.path.relpath(image, listing.folder).split(os.sep)[0] for image in listing.images}
         classes = sorted(name for name in inner if os.path.isdir(os.path.join(listing.folder, name)))
         if classes and not set(classes) <= _NO_CLASSES:
-            return f"images lie in folders of classes, such as {printable(classes[0])}"
+            name = printable(classes[0])
+            return (
+                f"images lie in folders of classes, such as {name}",
+                f"图像按类别放在文件夹中，例如 {name}",
+            )
         return None
     texts = [path for path in map(annotation_path, listing.images) if os.path.isfile(path)]
     looked_at = texts[:: max(1, len(texts) // _LOOKED_AT)]
@@ -53,11 +58,16 @@ def recognise(place: Place, listing: Listing) -> str | None:
         return None
     if place.task == "detection" and holds_shares(listing):
         return None
-    return f"{printable(readable[0])} and others beside the images read as {_rule(place.task)}"
+    name = printable(readable[0])
+    columns = _rule(place.task)
+    return (
+        f"{name} and others beside the images read as {columns} in pixels",
+        f"{name} 等图像旁的文本内容为 {columns}（单位：像素）",
+    )
 
 
 def _rule(task: str) -> str:
-    return "id,x1,y1,x2,y2 in pixels" if task == "detection" else "x,y in pixels"
+    return "id,x1,y1,x2,y2" if task == "detection" else "x,y"
 
 
 def _is_ours(path: str, columns: int) -> bool:

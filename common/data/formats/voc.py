@@ -40,6 +40,7 @@ from common.data.listing import Listing
 from common.data.problems import BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("detection",)
 
@@ -49,12 +50,16 @@ _SET_NAMES = {"train": ("train", "trainval"), "valid": ("val", "valid"), "test":
 _IMAGE_FOLDERS = ("JPEGImages", "images")
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is VOC's; None: it is not."""
     files = _xml_files(place, listing)
     for file in files[:5]:
         if re.search(rb"<annotation[\s>]", beginning(file, 64 << 10)):
-            return f"{printable(file)} is one of {len(files)} XML files with a root <annotation>"
+            name, count = printable(file), len(files)
+            return (
+                f"{name} is one of {count} XML files with a root <annotation>",
+                f"{name} 是 {count} 个根元素为 <annotation> 的 XML 文件之一",
+            )
     return None
 
 

@@ -42,6 +42,7 @@ from common.data.listing import Listing
 from common.data.problems import BadSample, Problem
 from common.errors import DataError
 from common.images.decoding import printable
+from common.language import Words
 
 TASKS = ("detection", "landmark")
 
@@ -54,7 +55,7 @@ _LOOKED_AT = 50
 _BEYOND = 1e-3
 
 
-def recognise(place: Place, listing: Listing) -> str | None:
+def recognise(place: Place, listing: Listing) -> Words | None:
     """Why a set is YOLO's; None: it is not."""
     roots = _label_roots(place)
     looked = 0
@@ -68,13 +69,13 @@ def recognise(place: Place, listing: Listing) -> str | None:
             good += 1
         if looked >= _LOOKED_AT:
             break
-    where = printable(roots[0][1]) if roots else "beside the images"
+    where, in_chinese = (printable(roots[0][1]),) * 2 if roots else ("beside the images", "图像旁")
     if looked and good == looked:
-        return f"the texts {where} hold shares of the image"
+        return f"the texts {where} hold shares of the image", f"{in_chinese}的文本中是相对图像尺寸的比例"
     # Texts there are YOLO's, whatever is wrong with them: ours lie beside the images.
     apart = listing.images and not any(os.path.isfile(beside(image, ".txt")) for image in listing.images)
     if roots and apart and os.path.isdir(roots[0][1]):
-        return f"the labels lie in {where}"
+        return f"the labels lie in {where}", f"标注位于 {in_chinese}"
     return None
 
 
