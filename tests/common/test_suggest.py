@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 
 from classification.config import ClassificationConfig
-from common import suggest as command
 from common.config.sections import configuration
 from common.errors import ConfigurationError, DataError, PretrainedError
 from common.language import ask_for
-from common.suggest import CHOICES, look, suggest
+from common.suggest import __main__ as command
+from common.suggest import choices, suggestion
+from common.suggest.choices import CHOICES
+from common.suggest.data import look
+from common.suggest.suggestion import suggest, validated_share
 from detect.config import CenterNetConfig, SSDConfig, YOLOv3Config
 from landmark.config import LandmarkConfig
 from tests.helpers import label_trees as trees
@@ -147,13 +150,13 @@ def test_labels_that_say_nothing_to_one_task_are_none_of_the_others_business(tmp
 
 def machine(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """A machine whose steps at the size that is timed take so long."""
-    monkeypatch.setattr(command, "time_a_step", lambda *_: seconds)
+    monkeypatch.setattr(suggestion, "time_a_step", lambda *_: seconds)
 
 
 def test_few_objects_are_left_to_centernet_and_a_fast_machine_has_a_larger_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "present", lambda *_: None)
+    monkeypatch.setattr(choices, "present", lambda *_: None)
     data = subset(tmp_path / "data", train=12, valid=4)
     shapes = []
     for a_step in (0.01, 0.6, 30.0):
@@ -173,7 +176,7 @@ def test_few_objects_are_left_to_centernet_and_a_fast_machine_has_a_larger_input
 
 def test_thousands_of_objects_are_left_to_yolov3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 0.2)
-    monkeypatch.setattr(command, "present", lambda *_: None)
+    monkeypatch.setattr(choices, "present", lambda *_: None)
     made = suggest(BLOOD_CELLS, 5.0, None, ("gpus=[]",), tmp_path / "cells.json")
     assert made.script == "detect/fit_yolov3.py"
     config = configuration(YOLOv3Config, made.values)
@@ -233,7 +236,7 @@ def test_what_is_missing_in_the_data_is_said_before_the_training(
 
 @pytest.mark.parametrize(("images", "share"), [(10, 0.2), (5000, 0.2), (20_000, 0.05), (3_000_000, 0.00033)])
 def test_a_large_set_keeps_its_images_for_training(images: int, share: float) -> None:
-    assert command.validated_share(images) == share
+    assert validated_share(images) == share
 
 
 def test_classes_begin_with_the_parameters_in_the_box(
@@ -247,7 +250,7 @@ def test_classes_begin_with_the_parameters_in_the_box(
     config = configuration(ClassificationConfig, made.values)
     assert (config.model.base_network, config.model.use_pretrained) == ("mobilenetv2_1.0", True)
     assert config.dataset.valid_size == 0.2
-    monkeypatch.setattr(command, "present", lambda *_: None)
+    monkeypatch.setattr(choices, "present", lambda *_: None)
     made = suggest(tmp_path / "photos", 5.0, None, ("gpus=[]",), tmp_path / "job.json")
     assert not configuration(ClassificationConfig, made.values).model.use_pretrained
 
@@ -289,7 +292,7 @@ def test_the_command_writes_the_configuration_and_prints_what_trains_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine(monkeypatch, 0.2)
-    monkeypatch.setattr(command, "present", lambda *_: None)
+    monkeypatch.setattr(choices, "present", lambda *_: None)
     data, out = subset(tmp_path / "data"), tmp_path / "new" / "cells.json"
     next(data.glob("detect_train/*.txt")).write_text("a cell")
     words = [str(data), "--out", str(out), "--minutes", "3", "--set", "train.lr=0.5", "--set", "gpus=[]"]
@@ -305,6 +308,8 @@ def test_the_command_writes_the_configuration_and_prints_what_trains_it(
     assert printed[-1].endswith(f"detect/fit_center_net.py --config {out}")
     assert "开始训练：" in printed
     assert any("个类别的" in line for line in printed)
+    assert "等图像旁的文本内容为 id,x1,y1,x2,y2（单位：像素）" in printed[0]
+    assert " and others" not in printed[0]
 
 
 @pytest.mark.parametrize(
