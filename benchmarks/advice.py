@@ -1,11 +1,13 @@
 """Jobs in which each piece of advice is given, beside jobs in which it is not: the runs behind `common/advice.py`.
 
-    python benchmarks/advice.py CLASSES [--out advice] [--only overfitting good ...]
+    python benchmarks/advice.py CLASSES [--out advice] [--only overfitting good ...] [--doubts]
 
 CLASSES: a set of photos in folders of classes, with `train` and `valid` (hymenoptera: ants and bees). Sets with what is
 to be advised about are made from it, and from the blood cells that ship with the project: with few images, with wrong
 labels, as panoramas. A row for each job: codes of what it says, and the figures that show whether following it helps. A
-job that has finished is not run again: the command goes on where it was ended.
+job that has finished is not run again: the command goes on where it was ended. --doubts: instead a model is trained on
+the set as it is and held against validation and test images of which some have been given the wrong label: whether
+these are the labels that it doubts.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,7 +224,11 @@ def main() -> int:
     parser.add_argument("classes", type=Path)
     parser.add_argument("--out", type=Path, default=Path("advice"))
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--doubts", action="store_true")
     options = parser.parse_args()
+    if options.doubts:
+        doubts(options.classes, options.out / "doubts")
+        return 0
     print("| job | must say | says | figure |\n| --- | --- | --- | --- |")
     missed = 0
     for job in JOBS:
@@ -238,12 +245,66 @@ def main() -> int:
     return min(missed, 1)
 
 
+DOUBTING = Job("doubts", "", classes, ["train.epochs=10", "train.input_width=160", "train.input_height=160"])
+SWAPPED = (0.0, 0.05, 0.05, 0.05, 0.1, 0.1, 0.1)
+
+
+def doubts(source: Path, out: Path) -> None:
+    """A table: of images with a wrong label how many are doubted, and of those that are doubted how many have one."""
+    if not (out / "log/model.json").exists():
+        _run(DOUBTING, source, out, kept=True)
+    print("| images | accuracy | wrong labels | doubted | of these wrong |\n| --- | --- | --- | --- | --- |")
+    for draw, share in enumerate(SWAPPED):
+        with tempfile.TemporaryDirectory() as place:
+            data, result = Path(place) / "data", Path(place) / "result"
+            data.mkdir()
+            moved = _swapped(source, data, share, draw)
+            words = [out / "log", "--data", data, "--out", result]
+            python("-m", "common.evaluate", *words)
+            document = json.loads((result / "evaluation.json").read_text())
+        named = {Path(entry["image"]).name for entry in document["suspects"]}
+        cells = (
+            len(list(source.glob("valid/*/*"))) + len(list(source.glob("test/*/*"))),
+            f"{document['figures']['accuracy']:.3f}",
+            len(moved),
+            len(named),
+            len(named & moved),
+        )
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def _swapped(source: Path, out: Path, share: float, draw: int) -> set[str]:
+    """Validation and test images, a share of each class in the folder of the next one: the names of these."""
+    names = sorted(path.name for path in (source / "train").iterdir())
+    moved: set[str] = set()
+    for number, name in enumerate(names):
+        (out / name).mkdir(exist_ok=True)
+        (out / names[(number + 1) % len(names)]).mkdir(exist_ok=True)
+        paths = sorted(path for part in ("valid", "test") for path in (source / part / name).iterdir())
+        chosen = random.Random(f"{draw} {name}").sample(paths, round(share * len(paths)))
+        for path in paths:
+            folder = names[(number + 1) % len(names)] if path in chosen else name
+            target = out / folder / f"{name}_{path.parent.parent.name}_{path.name}"
+            target.symlink_to(path.resolve())
+            if path in chosen:
+                moved.add(target.name)
+    return moved
+
+
 def _said(out: Path) -> list[dict[str, str]]:
     said: list[dict[str, str]] = json.loads((out / "log/status.json").read_text()).get("advice", [])
     return said
 
 
-def _run(job: Job, source: Path, out: Path) -> None:
+def python(*words: Any) -> None:
+    """Run a command of the project. Raises SystemExit with its error where it fails."""
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+
+
+def _run(job: Job, source: Path, out: Path, *, kept: bool = False) -> None:
+    """kept: the model stays."""
     shutil.rmtree(out, ignore_errors=True)
     data = out / "data"
     data.mkdir(parents=True)
@@ -259,13 +320,11 @@ def _run(job: Job, source: Path, out: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     script = "detect/fit_ssd.py" if job.detects else "classification/fit_classification.py"
-    words = [sys.executable, script, "--config", str(file.resolve()), "--linger", "0", "--port", str(port)]
+    words = [script, "--config", str(file.resolve()), "--linger", "0", "--port", str(port)]
     for change in job.changes:
         words += ["--set", change]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    for path in [data, *out.glob("log/*.pkl"), *out.glob("log/*.params")]:
+    python(*words)
+    for path in [data, *([] if kept else [*out.glob("log/*.pkl"), *out.glob("log/*.params")])]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -3,13 +3,15 @@
     python benchmarks/minutes.py detect/fit_ssd.py job.json --minutes 1 2 5 [--set KEY=VALUE]
 
 A row for each job: seconds from its start to its end, and how far that is from what was asked for; what was foreseen
-for the time after its last step, and what that took; and, from the first step to the last, the share of the time in
-which processors were idle (all that the machine does counted), and the share that processes of the job computed.
+for the time after its last step, and what that took; and the share of the time in which processors were idle (all that
+the machine does counted): in the whole job, before the first step, in steps, in validations (checkpoints included), and
+after the last one; with the processor seconds that this is; and the share that processes of the job computed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -19,6 +21,8 @@ import threading
 import time
 from datetime import datetime
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -47,11 +51,14 @@ class Watch(threading.Thread):
         self._over.set()
         self.join()
 
-    def between(self, begin: float, end: float) -> tuple[float, float]:
-        """Shares of the processors' time that were idle, and computed by the processes."""
-        seen = [entry for entry in self.seen if begin <= entry[0] <= end]
-        seconds = (seen[-1][0] - seen[0][0]) * (os.cpu_count() or 1)
-        return (seen[-1][1] - seen[0][1]) / seconds, (seen[-1][2] - seen[0][2]) / seconds
+    def between(self, *spans: tuple[float, float]) -> tuple[float, float, float]:
+        """Processor seconds of these times that there were, that were idle, and that the processes computed."""
+        sums = np.zeros(3)
+        moments, *counted = np.array(self.seen).T
+        for begin, end in spans:
+            ends = [np.interp((begin, end), moments, values) for values in (moments, *counted)]
+            sums += [after - before for before, after in ends]
+        return sums[0] * (os.cpu_count() or 1), sums[1], sums[2]
 
     def _look(self) -> None:
         parents: dict[int, int] = {}
@@ -85,8 +92,18 @@ def main() -> int:
     parser.add_argument("--minutes", nargs="+", type=float, default=[1.0, 2.0, 5.0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
-    print("| minutes | seconds | off by | foreseen after the last step | took | idle | computed by the job |")
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    heads = ["minutes", "seconds", "off by", "foreseen after the last step", "took"]
+    heads += (
+        "idle: whole job",
+        "before",
+        "steps",
+        "validations",
+        "after",
+        "computed by the job",
+        "steps taken",
+    )
+    print(f"| {' | '.join(heads)} |")
+    print("| --- " * len(heads) + "|", flush=True)
     for minutes in options.minutes:
         with tempfile.TemporaryDirectory() as place:
             print(_row(options, minutes, Path(place)), flush=True)
@@ -97,12 +114,13 @@ def _row(options: argparse.Namespace, minutes: float, place: Path) -> str:
     words = [sys.executable, options.script, "--config", str(options.config.resolve()), "--linger", "0"]
     for value in (*options.set, f"train.minutes={minutes:g}", f"log_dir={place}"):
         words += ["--set", value]
-    began = time.monotonic()
+    began = time.time()
     job = subprocess.Popen([*words, "--port", "18889"], cwd=ROOT, stdout=subprocess.DEVNULL)
     watch = Watch(job.pid)
     watch.start()
     status = job.wait()
-    seconds = time.monotonic() - began
+    ended = time.time()
+    seconds = ended - began
     watch.end()
     if status:
         raise SystemExit(f"the job ended with exit status {status}")
@@ -111,12 +129,19 @@ def _row(options: argparse.Namespace, minutes: float, place: Path) -> str:
     last = next(line for line in lines if "Foreseen from here to the end" in line)
     foreseen = {name: float(value) for name, value in re.findall(r"(\w+) ([\d.]+) s", last)}
     took = [float(value) for name, value in re.findall(r"Took: (\w+) ([\d.]+) s", "\n".join(lines))]
-    idle, computed = watch.between(training, _moment(last))
+    kept = [(_moment(line), float(line.split()[-2])) for line in lines if "Took: validation" in line]
+    validations = [(moment - seconds, moment) for moment, seconds in kept]
+    begun = [training, *(moment for _, moment in validations)]
+    steps = [(start, end) for start, (end, _) in zip(begun, validations, strict=False)]
+    spans = [[(began, ended)], [(began, training)], steps, validations, [(begun[-1], ended)]]
+    idle = [watch.between(*part) for part in spans]
+    batches = json.loads((place / "status.json").read_text())["batches"]
     return (
         f"| {minutes:g} | {seconds:.1f} | {seconds / (60 * minutes) - 1:+.1%} | "
         f"{', '.join(f'{name} {value:.1f}' for name, value in foreseen.items())}: {sum(foreseen.values()):.1f} s | "
         f"{', '.join(f'{value:.1f}' for value in took)}: {seconds - _since(lines, last):.1f} s | "
-        f"{idle:.1%} | {computed:.1%} |"
+        + " | ".join(f"{idle / there:.1%} ({idle:.1f} s)" for there, idle, _ in idle)
+        + f" | {idle[0][2] / idle[0][0]:.1%} | {batches} |"
     )
 
 

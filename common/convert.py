@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from common.commands import carry_out, named_path
+from common.commands import add_out, carry_out, command_parser, named_path
 from common.config.values import FORMATS
 from common.data.boxes import clip_box
 from common.data.formats import classes as class_names
@@ -26,6 +26,7 @@ from common.data.set_names import set_folders
 from common.errors import ConfigurationError, DataError
 from common.files import new_folder, replacing, spelled_out
 from common.images.decoding import ImageError, printable, probe
+from common.language import said
 
 WRITERS = {"txt": txt, "coco": coco, "voc": voc, "yolo": yolo, "labelme": labelme, "csv": csv}
 TASKS = ("detection", "classification", "reid", "landmark")
@@ -36,41 +37,58 @@ _SHOWN = 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert as the command line says; the exit status."""
-    return carry_out(convert, _parser().parse_args(arguments))
+    return carry_out(convert, _parser, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m common.convert",
-        description="Read labels in any format and write them in another. Images are hard-linked where that works, "
-        "else copied. What the new format cannot hold is counted and said, and stands in conversion.log.",
+    parser = command_parser(
+        "convert",
+        "Read labels in any format and write them in another. Images are hard-linked where that works, else copied. "
+        "What the new format cannot hold is counted and said, and stands in conversion.log.",
+        "读取任意格式的标注，写成另一种格式。图像尽量用硬链接，否则复制。新格式无法保存的内容会计数、提示，并写入 "
+        "conversion.log。",
     )
     parser.add_argument(
-        "source", type=named_path, help="a set, or a whole export with train, valid and test sets"
-    )
-    parser.add_argument(
-        "out",
+        "source",
         type=named_path,
-        help="a folder that does not exist or is empty; it appears whole or not at all",
+        help=said(
+            "a set, or a whole export with train, valid and test sets",
+            "一个数据集，或含训练、验证和测试集的完整导出",
+        ),
     )
+    add_out(parser, "out")
     parser.add_argument(
-        "--to", required=True, choices=list(WRITERS), help="format to write (csv: classes of images)"
+        "--to",
+        required=True,
+        choices=list(WRITERS),
+        help=said("format to write (csv: classes of images)", "要写出的格式（csv：图像的类别）"),
     )
     parser.add_argument(
         "--from",
         dest="origin",
         default="auto",
         choices=["auto", *FORMATS],
-        help="format to read (default: found out)",
+        help=said("format to read (default: found out)", "要读取的格式（默认自动识别）"),
     )
     parser.add_argument(
-        "--task", default="detection", choices=TASKS, help="what the labels are for (default: detection)"
+        "--task",
+        default="detection",
+        choices=TASKS,
+        help=said("what the labels are for (default: detection)", "标注的用途（默认 detection，即检测）"),
     )
     parser.add_argument(
-        "--annotations", type=named_path, help="file or folder of the annotations where they lie elsewhere"
+        "--annotations",
+        type=named_path,
+        help=said(
+            "file or folder of the annotations where they lie elsewhere", "标注不在通常位置时，其文件或文件夹"
+        ),
     )
     parser.add_argument(
-        "--classes", help="names of the classes in their order, with commas; others are left out"
+        "--classes",
+        help=said(
+            "names of the classes in their order, with commas; others are left out",
+            "按顺序列出的类别名，用逗号分隔；其他类别不写出",
+        ),
     )
     return parser
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from common.language import Words
 from common.reporting.beginning import guard
 
 if __name__ == "__main__":
@@ -16,7 +15,16 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from common.commands import add_computing, carry_out, named_path, parse_gpus, workers
+from common.commands import (
+    add_computing,
+    add_model,
+    add_out,
+    carry_out,
+    command_parser,
+    named_path,
+    parse_gpus,
+    workers,
+)
 from common.data.formats.recognise import READERS
 from common.data.problems import FolderReport
 from common.data.samples import Sample
@@ -26,6 +34,7 @@ from common.files import new_folder, replacing, spelled_out, write_json
 from common.images.decoding import printable
 from common.inputs import free_folder
 from common.labelled_set import read_labelled_set
+from common.language import Words, said
 from common.predictor import Predictor
 from common.processes.pool import WorkerPool
 from common.reporting.log import bar
@@ -38,40 +47,51 @@ EVALUATION, REPORT = "evaluation.json", "report.html"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says; the exit status."""
-    return carry_out(evaluate, _parser().parse_args(arguments))
+    return carry_out(evaluate, _parser, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m common.evaluate",
-        description="Hold a trained model against annotations: OUT/evaluation.json and OUT/report.html.",
+    parser = command_parser(
+        "evaluate",
+        "Hold a trained model against annotations: OUT/evaluation.json and OUT/report.html.",
+        "用标注评估训练好的模型，写出 OUT/evaluation.json 和 OUT/report.html。",
     )
+    add_model(parser)
     parser.add_argument(
-        "model", type=named_path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
-    )
-    parser.add_argument(
-        "--data", type=named_path, required=True, metavar="FOLDER", help="a set with its annotations"
-    )
-    parser.add_argument(
-        "--out",
+        "--data",
         type=named_path,
         required=True,
-        help="a folder that does not exist or is empty; it appears whole or not at all",
+        metavar="FOLDER",
+        help=said("a set with its annotations", "带标注的数据集"),
+    )
+    add_out(parser, "--out")
+    parser.add_argument(
+        "--gallery",
+        type=named_path,
+        metavar="FOLDER",
+        help=said("re-identification: what --data is looked for in", "重识别：在其中查找 --data 的图像"),
     )
     parser.add_argument(
-        "--gallery", type=named_path, metavar="FOLDER", help="re-identification: what --data is looked for in"
-    )
-    parser.add_argument(
-        "--format", default="auto", choices=["auto", *READERS], help="of the annotations (default: found out)"
+        "--format",
+        default="auto",
+        choices=["auto", *READERS],
+        help=said("of the annotations (default: found out)", "标注的格式（默认自动识别）"),
     )
     parser.add_argument(
         "--annotations",
         type=named_path,
         metavar="FILE",
-        help="file or folder of the annotations where they lie elsewhere",
+        help=said(
+            "file or folder of the annotations where they lie elsewhere", "标注不在通常位置时，其文件或文件夹"
+        ),
     )
     parser.add_argument(
-        "--score", type=float, help="score from which detections are counted (default: the best of the set)"
+        "--score",
+        type=float,
+        help=said(
+            "score from which detections are counted (default: the best of the set)",
+            "从该得分起计入检测结果（默认取数据集上的最佳值）",
+        ),
     )
     add_computing(parser)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
@@ -50,6 +51,30 @@ def asked_in(argv: Sequence[str]) -> str | None:
             following = value if equals else next(iter(argv[place + 1 :]), "")
             return following if following in LANGUAGES else None
     return None
+
+
+_HEADINGS = {"options": "选项", "positional arguments": "参数"}
+
+
+class SpokenHelp(argparse.HelpFormatter):
+    """Help whose headings are in the language of what stands below them."""
+
+    def start_section(self, heading: str | None) -> None:
+        """See argparse."""
+        super().start_section(said(heading or "", _HEADINGS.get(heading or "", heading or "")))
+
+
+def add_help(parser: argparse.ArgumentParser) -> None:
+    """The options --help, which argparse would say in English, and --lang."""
+    parser.add_argument("-h", "--help", action="help", help=said("show this and exit", "显示此帮助并退出"))
+    parser.add_argument(
+        "--lang",
+        choices=LANGUAGES,
+        help=said(
+            "language of help, advice and reasons (default: as the locale says)",
+            "帮助、建议和原因所用的语言（默认取决于系统语言环境）",
+        ),
+    )
 
 
 #: What a kind of error (`common.errors.JobError`) means, in Chinese; the reason itself follows in English.

@@ -22,10 +22,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.commands import carry_out, named_path
+from common.commands import command_parser, finish, listen, named_path
 from common.config.command_line import parse
 from common.config.sections import JobConfig, read_configuration
 from common.errors import ConfigurationError, PretrainedError
+from common.language import said
 from common.networks.pretrained import (
     bundled,
     find_parameters,
@@ -44,22 +45,33 @@ _PUBLISHED = re.compile(r"(?P<name>.+)-(?P<sha1>[0-9a-f]{8})\.params")
 def main(argv: Sequence[str]) -> int:
     """Carry out a command line and return its exit status: 0 if all is well, 2 for a wrong command line, 1 or 3 if not:
     3 where trying again is of no use."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m common.models", description="Pretrained parameters: list, fetch or check them."
+    listen(argv)
+    parser = command_parser(
+        "models",
+        "Pretrained parameters: list, fetch or check them.",
+        "预训练参数：列出、下载或检查。",
     )
     parser.add_argument("command", choices=("list", "fetch", "check"))
-    parser.add_argument("--folder", type=named_path, default=models_folder(), help="default: %(default)s")
+    parser.add_argument(
+        "--folder",
+        type=named_path,
+        default=models_folder(),
+        help=said("default: %(default)s", "默认 %(default)s"),
+    )
     parser.add_argument(
         "names",
         nargs="*",
         metavar="NAME",
-        help="of parameters, or else a job's command line: detect/fit_yolov3.py --config job.json",
+        help=said(
+            "of parameters, or else a job's command line: detect/fit_yolov3.py --config job.json",
+            "参数的名称；或者一个训练任务的命令行：detect/fit_yolov3.py --config job.json",
+        ),
     )
     start = next((index for index, word in enumerate(argv) if word.endswith(".py")), len(argv))
     given, command = parser.parse_intermixed_args(argv[:start]), argv[start:]
     if not given.names and not command and given.command != "check":
         parser.error(f"{given.command}: which job or parameters is missing")
-    return carry_out(lambda options: _carry_out(options, command), given)
+    return finish(lambda: _carry_out(given, command))
 
 
 def _carry_out(options: argparse.Namespace, command: Sequence[str]) -> int:

@@ -21,7 +21,16 @@ from typing import IO, Any
 
 import numpy as np
 
-from common.commands import add_computing, carry_out, named_path, parse_gpus, workers
+from common.commands import (
+    add_computing,
+    add_model,
+    add_out,
+    carry_out,
+    command_parser,
+    named_path,
+    parse_gpus,
+    workers,
+)
 from common.convert import WRITERS
 from common.data.formats.base import Place
 from common.data.formats.recognise import open_set
@@ -42,6 +51,7 @@ from common.inputs import (
     free_folder,
     relative_name,
 )
+from common.language import said
 from common.loading.loader import Batch, Loader
 from common.outputs import Embeddings, Labels
 from common.predictor import Compute, Decoder, whole
@@ -64,46 +74,63 @@ Row = tuple[Sample, dict[str, Any], np.ndarray | None, np.ndarray | None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict as the command line says; the exit status."""
-    return carry_out(predict, _parser().parse_args(arguments))
+    return carry_out(predict, _parser, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m common.predict",
-        description="Predict images and videos with a trained model. OUT/predictions.json has a row for each.",
+    parser = command_parser(
+        "predict",
+        "Predict images and videos with a trained model. OUT/predictions.json has a row for each.",
+        "用训练好的模型预测图像和视频，结果逐项写入 OUT/predictions.json。",
     )
+    add_model(parser)
     parser.add_argument(
-        "model", type=named_path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help=said("files, folders, patterns, videos", "文件、文件夹、通配符或视频"),
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, patterns, videos")
-    parser.add_argument(
-        "--out",
-        type=named_path,
-        required=True,
-        help="a folder that does not exist or is empty; it appears whole or not at all",
-    )
+    add_out(parser, "--out")
     parser.add_argument(
         "--score",
         type=float,
-        help="least score of an object (default: the model's best threshold, else its score_thresh)",
+        help=said(
+            "least score of an object (default: the model's best threshold, else its score_thresh)",
+            "目标的最低得分（默认：模型的最佳阈值，否则为其 score_thresh）",
+        ),
     )
     parser.add_argument(
-        "--pictures", action="store_true", help="OUT/pictures: the images with what is predicted drawn in"
+        "--pictures",
+        action="store_true",
+        help=said(
+            "OUT/pictures: the images with what is predicted drawn in", "OUT/pictures：画上预测结果的图像"
+        ),
     )
     parser.add_argument(
         "--as",
         dest="format",
         choices=list(WRITERS),
-        help="OUT/labels: predictions as labels, to correct by hand",
+        help=said(
+            "OUT/labels: predictions as labels, to correct by hand",
+            "OUT/labels：以标注文件的形式保存预测结果，便于人工修正",
+        ),
     )
     parser.add_argument(
         "--boxes",
         type=named_path,
         metavar="FILE",
-        help="annotations in any format, whose boxes are predicted one by one",
+        help=said(
+            "annotations in any format, whose boxes are predicted one by one",
+            "任意格式的标注，逐个预测其中的框",
+        ),
     )
     parser.add_argument(
-        "--gallery", metavar="FOLDER", help="re-identification: images among which the nearest are looked for"
+        "--gallery",
+        metavar="FOLDER",
+        help=said(
+            "re-identification: images among which the nearest are looked for",
+            "重识别：在这些图像中查找最相近的",
+        ),
     )
     add_computing(parser)
     return parser

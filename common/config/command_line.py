@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 from common.config.key_lookup import leaves
 from common.config.sections import JobConfig
 from common.errors import one_line, shortened
-from common.language import LANGUAGES, ask_for, asked_in, said, write_anything
+from common.language import SpokenHelp, add_help, ask_for, asked_in, said, write_anything
 
 _EXAMPLE_IN_CHINESE = """\
 示例：
@@ -57,6 +57,10 @@ class Options:
     stuck_after: float = 300.0
     log_format: Literal["text", "json"] = "text"
     threads: int | None = None
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, SpokenHelp):
+    pass
 
 
 class _Parser(argparse.ArgumentParser):
@@ -118,12 +122,15 @@ def _file(value: str) -> Path:
 
 def parser(config_class: type[JobConfig], description: str, prog: str | None = None) -> _Parser:
     """The parser of a fit script, by default of the one that runs; its help lists the keys of `config_class`."""
+    title = config_class.model_config.get("title") or config_class.__name__
     made = _Parser(
         prog=prog or sys.argv[0],
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=said(description, f"训练 {title} 模型。"),
+        formatter_class=_Help,
         allow_abbrev=False,
+        add_help=False,
     )
+    add_help(made)
     made.add_argument(
         "--config",
         type=_file,
@@ -240,20 +247,11 @@ def parser(config_class: type[JobConfig], description: str, prog: str | None = N
             "计算线程数，数据进程也不超过此数（默认：本进程或其容器可用的处理器数）",
         ),
     )
-    made.add_argument(
-        "--lang",
-        choices=LANGUAGES,
-        help=said(
-            "language of this help, of the advice at the end and of reasons (default: as the locale says)",
-            "帮助、建议和结束原因所用的语言（默认取决于系统语言环境）",
-        ),
-    )
     sections: dict[str, list[str]] = {}
     for path in leaves(config_class):
         section, _, name = path.rpartition(".")
         sections.setdefault(section, []).append(name)
     keys = "\n".join(_wrapped(section, names) for section, names in sections.items())
-    title = config_class.model_config.get("title") or config_class.__name__
     made.epilog = (
         said(_EXAMPLE, _EXAMPLE_IN_CHINESE)
         .format(script=made.prog, title=title, keys=keys)

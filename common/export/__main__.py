@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from common.commands import carry_out, named_path
+from common.commands import add_model, carry_out, command_parser, named_path
 from common.data.samples import Sample
 from common.engine.devices import processors
 from common.errors import ConfigurationError, DataError, ModelError
@@ -28,6 +28,7 @@ from common.export.outputs import RESULT
 from common.files import replacing, spelled_out, write_json
 from common.images.decoding import ImageError, printable, probe
 from common.labelled_set import read_labelled_set
+from common.language import said
 from common.predictor import Predictor, whole
 from common.processes.pool import WorkerPool
 from common.trained import MODEL_CARD, Card, open_compute, open_predictor, read_card
@@ -44,45 +45,65 @@ _FORM = "form"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export as the command line says; the exit status."""
-    return carry_out(export, _parser().parse_args(arguments))
+    return carry_out(export, _parser, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m common.export",
-        description="Write a finished model in other forms, beside its files. --uint8, --half and --int8 go together "
-        "and make one file of each ONNX file: NAME-int8-half-uint8.onnx.",
+    parser = command_parser(
+        "export",
+        "Write a finished model in other forms, beside its files. --uint8, --half and --int8 go together and make one "
+        "file of each ONNX file: NAME-int8-half-uint8.onnx.",
+        "在模型文件旁写出其他形式的模型。--uint8、--half 和 --int8 可以合用，由每个 ONNX 文件得到一个文件："
+        "NAME-int8-half-uint8.onnx。",
     )
-    parser.add_argument(
-        "model", type=named_path, metavar="MODEL", help="a job's log_dir, its model.json, or an .onnx file"
-    )
+    add_model(parser)
     parser.add_argument(
         "--onnx",
         action="store_true",
-        help="the ONNX files that a job writes, anew; held against MXNet on the images of the result files",
+        help=said(
+            "the ONNX files that a job writes, anew; held against MXNet on the images of the result files",
+            "重新写出训练任务的 ONNX 文件，并用结果文件中的图像与 MXNet 对照",
+        ),
     )
     parser.add_argument(
         "--deform",
         action="store_true",
-        help="with --onnx: deformable convolutions as DeformConv, of version 19 of ONNX's operators "
-        "(default: elementary ones, which every runtime has)",
+        help=said(
+            "with --onnx: deformable convolutions as DeformConv, of version 19 of ONNX's operators (default: "
+            "elementary ones, which every runtime has)",
+            "与 --onnx 合用：可变形卷积写成 ONNX 第 19 版的 DeformConv（默认用各种运行时都有的基本算子）",
+        ),
     )
     parser.add_argument(
         "--uint8",
         nargs="?",
         const="nhwc",
         choices=("nhwc", "nchw"),
-        help="image bytes in, normalisation inside (default: nhwc)",
+        help=said(
+            "image bytes in, normalisation inside (default: nhwc)",
+            "输入为图像字节，归一化在模型内部（默认 nhwc）",
+        ),
     )
-    parser.add_argument("--half", action="store_true", help="weights in float16: half of the size")
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help=said("weights in float16: half of the size", "权重用 float16，大小减半"),
+    )
     parser.add_argument(
         "--int8",
         type=named_path,
         metavar="FOLDER",
-        help="8 bits inside, with ranges from this set's images; its annotations say what is lost",
+        help=said(
+            "8 bits inside, with ranges from this set's images; its annotations say what is lost",
+            "内部用 8 位计算，数值范围取自该数据集的图像；由其标注得出精度损失",
+        ),
     )
     parser.add_argument(
-        "--force", action="store_true", help="keep an int8 file that loses more than two points"
+        "--force",
+        action="store_true",
+        help=said(
+            "keep an int8 file that loses more than two points", "即使指标损失超过两个百分点也保留 int8 文件"
+        ),
     )
     return parser
 

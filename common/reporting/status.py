@@ -178,6 +178,9 @@ class Status:
         self._path = log_dir / FILE if log_dir else None
         self._fields = _beginning(log_dir or Path())
         self._guard = threading.RLock()
+        # Held while the disk is waited for, and by nobody who then asks for the guard: `update` never waits for it.
+        self._writing = threading.RLock()
+        self._versions = self._newest = 0
         self._written = -math.inf
         self._timer: threading.Timer | None = None
         self._failed = False
@@ -210,10 +213,10 @@ class Status:
         with self._guard:
             urgent = "error" in plain or plain.get("state", self._fields["state"]) != self._fields["state"]
             self._fields.update(plain, updated=time.time())
-            if urgent:
-                self._write()
-            elif self._timer is None:
+            if not urgent and self._timer is None:
                 self._write_soon()
+        if urgent:
+            self._write()
 
     def end(self, end: JobError | str, rank: int | None = None) -> None:
         """The job failed (a JobError), or was stopped (text). rank: which of several did."""
@@ -234,15 +237,17 @@ class Status:
 
     def close(self) -> None:
         """Write what has not been written yet."""
-        with self._guard:
-            if self._timer is not None:
-                self._write()
+        if self._timer is not None:
+            self._write()
+        with self._writing:  # by the timer's thread, which ends with the process
+            pass
 
     def _write_later(self) -> None:
         with self._guard:
             # A timer that went off while somebody else was writing has nothing left to say.
-            if self._timer is threading.current_thread():
-                self._write()
+            if self._timer is not threading.current_thread():
+                return
+        self._write()
 
     def _write(self) -> None:
         with self._guard:
@@ -250,7 +255,12 @@ class Status:
                 self._timer.cancel()
                 self._timer = None
             self._written = time.monotonic()
-            document = self._document()
+            self._versions += 1
+            version, document = self._versions, self._document()
+        with self._writing:
+            if version < self._newest:  # a later one was faster
+                return
+            self._newest = version
             if self._listener is not None:
                 self._listener(document)
             if self._path is None:

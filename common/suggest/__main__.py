@@ -20,31 +20,26 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from common.commands import carry_out, named_path
+from common.commands import carry_out, command_parser, named_path
 from common.errors import ConfigurationError
 from common.files import replacing
 from common.images.decoding import printable
-from common.language import LANGUAGES, ask_for, asked_in, said, write_anything
+from common.language import said
 from common.suggest.data import TASKS
 from common.suggest.suggestion import suggest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Suggest as the command line says; the exit status."""
-    words = sys.argv[1:] if arguments is None else arguments
-    write_anything()
-    ask_for(asked_in(words))
-    return carry_out(_suggest, _parser().parse_args(words))
+    return carry_out(_suggest, _parser, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m common.suggest",
-        description=said(
-            "Look at a folder of labelled images and at this machine, and write a configuration that trains the best "
-            "model that there is time for. Nothing is trained; the command that does it is printed.",
-            "查看一个带标注的图像文件夹和本机，写出在给定时间内能训练出最好模型的配置。不进行训练，只给出训练命令。",
-        ),
+    parser = command_parser(
+        "suggest",
+        "Look at a folder of labelled images and at this machine, and write a configuration that trains the best model "
+        "that there is time for. Nothing is trained; the command that does it is printed.",
+        "查看一个带标注的图像文件夹和本机，写出在给定时间内能训练出最好模型的配置。不进行训练，只给出训练命令。",
     )
     parser.add_argument(
         "folder",
@@ -80,14 +75,6 @@ def _parser() -> argparse.ArgumentParser:
         help=said(
             "use VALUE for a key instead of what would be suggested; may be repeated",
             "用 VALUE 代替建议的参数值；可多次使用",
-        ),
-    )
-    parser.add_argument(
-        "--lang",
-        choices=LANGUAGES,
-        help=said(
-            "language of the help and the reasons (default: as the locale says)",
-            "帮助和理由所用的语言（默认取决于系统语言环境）",
         ),
     )
     return parser

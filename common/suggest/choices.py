@@ -75,6 +75,11 @@ _AT_RANDOM: Words = (
 )
 
 
+# Of 100 epochs, over which a training by time lays its schedule: from random parameters every step is short, and a rate
+# that falls all the while moves too little in few of them.
+_LATE: dict[str, Any] = {"lr_mode": "step", "lr_decay_epoch": [90]}
+
+
 def _network(does: str, folder: str, name: str, pretrained: bool, passes: int, **train: Any) -> Choice:
     """One that tasks on a base network share."""
     return Choice(
@@ -140,7 +145,7 @@ CHOICES: tuple[Choice, ...] = (
         "detect.yolov3.task:YOLOv3Task",
         {
             "model": {"base_network": "mobilenet1.0", "use_pretrained": False},
-            "train": {"lr_mode": "cosine"},
+            "train": dict(_LATE),
         },
         sizes=(416, 320, 256, 192, 160),
         batch=8,

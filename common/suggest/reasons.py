@@ -76,10 +76,14 @@ def prospects(choice: Choice, sets: Datasets, task: Task[Any], a_step: float) ->
             f"That is little time for these images: about {enough} minutes would be enough (--minutes {enough})",
             f"对这些图像来说时间偏短：约需 {enough} 分钟（--minutes {enough}）",
         )
+    falls: Words = ("", "")
+    if train.lr_mode == "cosine":
+        falls = ("; the learning rate falls along a cosine over them", "，学习率在此期间按余弦下降")
+    elif train.lr_mode == "step" and [epoch / train.epochs for epoch in train.lr_decay_epoch] == [0.9]:
+        falls = ("; the learning rate falls in their last tenth", "，学习率在最后十分之一的时间内下降")
     yield (
-        f"train.minutes {minutes:g}: the job takes {minutes:g} minutes in all; the learning rate falls along a cosine "
-        "over them",
-        f"train.minutes {minutes:g}：整个任务共 {minutes:g} 分钟，学习率在此期间按余弦下降",
+        f"train.minutes {minutes:g}: the job takes {minutes:g} minutes in all{falls[0]}",
+        f"train.minutes {minutes:g}：整个任务共 {minutes:g} 分钟{falls[1]}",
     )
 
 

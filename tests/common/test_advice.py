@@ -127,6 +127,11 @@ CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any], str]]] = {
             {"document": {**DETECTED, "suspects": SUSPECTS}, "curve": [(1000, 0.6)]},  # by a poor model
             "3 labels",
         ),
+        (
+            {"document": {**DETECTED, "suspects": SUSPECTS}, "valid": 60},
+            {"document": {**DETECTED, "suspects": SUSPECTS}, "valid": 61},  # a good model may doubt so few
+            "3 labels",
+        ),
     ],
     "no_validation": [
         ({"valid": 0, "document": {}, "curve": []}, {"valid": 60}, "dataset.valid_size 0.2"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from common.commands import carry_out
+from common.commands import finish
 from common.files import new_folder
+from common.language import ask_for
 from tests.helpers.jobs import ROOT
 
 # Programs deeper within are begun by jobs themselves, below their supervisor.
@@ -71,7 +74,7 @@ def test_a_signal_clears_away_what_a_command_has_begun(
 
     before = signal.signal(number, signal.SIG_DFL)
     try:
-        assert carry_out(command, Namespace()) == 128 + number
+        assert finish(lambda: command(Namespace())) == 128 + number
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
         signal.signal(number, before)
@@ -92,3 +95,20 @@ def test_an_empty_name_is_not_the_current_folder(words: list[str], argument: str
     done = run(["-m", *words])
     assert done.returncode == 2
     assert done.stderr.endswith(f"error: argument {argument}: the name is empty; . is the current folder\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["predict", "evaluate", "convert", "export.__main__", "models", "suggest.__main__"]
+)
+def test_help_is_in_chinese_for_whoever_asks(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        with pytest.raises(SystemExit) as end:
+            importlib.import_module(f"common.{name}").main(["--help", "--lang", "zh"])
+    finally:
+        ask_for(None)
+    assert end.value.code == 0
+    _, description, *rest = capsys.readouterr().out.split("\n\n")
+    explained = [entry for part in rest for entry in re.split(r"\n(?=  \S)", part)[1:]]
+    assert len(explained) >= 3
+    for text in (description, *(entry for entry in explained if "{list,fetch,check}" not in entry)):
+        assert re.search("[\u4e00-\u9fff]", text), text

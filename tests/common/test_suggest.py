@@ -180,7 +180,8 @@ def test_thousands_of_objects_are_left_to_yolov3(tmp_path: Path, monkeypatch: py
     made = suggest(BLOOD_CELLS, 5.0, None, ("gpus=[]",), tmp_path / "cells.json")
     assert made.script == "detect/fit_yolov3.py"
     config = configuration(YOLOv3Config, made.values)
-    assert config.train.lr_mode == "cosine"
+    assert (config.train.lr_mode, config.train.lr_decay_epoch) == ("step", (90,))
+    assert any("the learning rate falls in their last tenth" in reason[0] for reason in made.reasons)
     assert config.log_dir == Path("out/cells")
     assert not config.model.use_pretrained
 
