@@ -26,7 +26,7 @@ from common.prepare import prepare
 from common.processes.pool import WorkerPool
 from common.reporting.log import NAME as LOGGER
 from common.reporting.progress import Step
-from common.suggest.choices import Choice, batch_for, candidates, choices_for, sizes_for, steps_for, steps_in
+from common.suggest.choices import Choice, batch_for, choice_for, choices_for, sizes_for
 from common.suggest.data import Data, look
 from common.suggest.reasons import AROUND, IN_WORDS, advice_on_data, counts, prospects
 from common.task import Task
@@ -84,15 +84,13 @@ def suggest(
                 )
             )
         seconds = minutes * 60.0 - AROUND
-        for chosen in candidates(data, sets):
-            batch = batch_for(chosen, sets)
-            values_of = partial(_values, data, chosen, minutes, gpus, out, batch)
-            measured = chosen.sizes[len(chosen.sizes) // 2]
-            timed = imported(chosen.task)(_checked(chosen, values_of(measured), overrides))
-            a_step = time_a_step(timed, sets, prepared.devices, pool, prepared.engine)
-            sizes = list(sizes_for(chosen, sets, batch, seconds, a_step, measured))
-            if steps_in(seconds, a_step, sizes[0] / measured) >= steps_for(chosen, sets, batch):
-                break
+        chosen = choice_for(data, sets)
+        batch = batch_for(chosen, sets)
+        values_of = partial(_values, data, chosen, minutes, gpus, out, batch)
+        measured = chosen.sizes[len(chosen.sizes) // 2]
+        timed = imported(chosen.task)(_checked(chosen, values_of(measured), overrides))
+        a_step = time_a_step(timed, sets, prepared.devices, pool, prepared.engine)
+        sizes = list(sizes_for(chosen, sets, batch, seconds, a_step, measured))
         made.script = chosen.script
         for size in sizes:
             made.values = values_of(size)
