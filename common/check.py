@@ -19,7 +19,6 @@ from common.data.problems import Problem
 from common.data.report import Report
 from common.datasets import Datasets
 from common.engine.devices import contexts, processors
-from common.engine.opening import check_graphs
 from common.errors import DataError, FetchError, JobError
 from common.images.decoding import ImageError, decode
 from common.networks.pretrained import OR_RANDOM, fetchable, models_folder, present, published
@@ -104,9 +103,7 @@ def _look(
     missing = _look_for_parameters(config, options.load is not None or options.resume, report, reasons)
     if not reasons and not missing:
         with attempt():
-            model = prepared.build(contexts(()))
-            if prepared.engine == "torch":
-                check_graphs(model.blocks())
+            prepared.build(contexts(()))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from common.engine.devices import (
     visible_gpus,
 )
 from common.engine.memory import Gauge
+from common.engine.opening import check_graphs
 from common.errors import ConfigurationError, one_line
 from common.processes.pool import WorkerPool
 from common.ranks.ranks import ALONE, Ranks
@@ -155,6 +156,10 @@ def prepare(
         # Where PyTorch computes the network is made on the CPU.
         devices = contexts(config.gpus if engine == "mxnet" else ())
         recipe = task.recipe(on_gpu=bool(config.gpus))
+        if engine == "torch":
+            # Before the sets are read, which may take long; no operator depends on the classes.
+            outline = type(task)(task.config.untaught()).build(("0", "1"), devices, None)
+            check_graphs(outline.blocks())
     with attempt():
         trained = resume.trained_images(checkpoint)
         data = ranks.spread(lambda: load_datasets(task, steps, pool, report, keep=keep, trained=trained))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
+from typing_extensions import Self
 
 from common.config.sections import (
     Conflict,
@@ -171,6 +172,11 @@ class DetectConfig(JobConfig):
     def backbone_name(self) -> str | None:
         """Name of the published parameters of the backbone; None if it begins otherwise."""
         raise NotImplementedError
+
+    def untaught(self) -> Self:
+        model = self.model.model_copy(update={"use_pretrained": False})
+        train = self.train.model_copy(update={"pretrained_base": False})
+        return self.model_copy(update={"model": model, "train": train})
 
     def pretrained(self, *, loaded: bool = False) -> tuple[str, ...]:
         """The detector's parameters, or those of its backbone."""

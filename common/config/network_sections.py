@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
+from typing_extensions import Self
 
 from common.config.network_names import BASE_NETWORKS, SMALLEST_SIZE, parameters_name, variant_problems
 from common.config.sections import (
@@ -228,6 +229,12 @@ class NetworkConfig(JobConfig):
     model: NetworkModelConfig = Field(default_factory=NetworkModelConfig)
     train: NetworkTrainConfig = Field(default_factory=NetworkTrainConfig)
     valid: ValidConfig = Field(default_factory=ValidConfig)
+
+    def untaught(self) -> Self:
+        model = self.model.model_copy(update={"use_pretrained": False})
+        return self.model_copy(
+            update={"model": model, "train": self.train.model_copy(update={"teacher": None})}
+        )
 
     def pretrained(self, *, loaded: bool = False) -> tuple[str, ...]:
         """The base network's ImageNet parameters, and those of a teacher that knows ImageNet."""

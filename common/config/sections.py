@@ -522,6 +522,10 @@ class JobConfig(Section):
         """Names of parameters that a job with this network could begin with, whatever it does begin with."""
         return ()
 
+    def untaught(self) -> Self:
+        """The same with random parameters and no teacher: what it is made of can be looked at without a file."""
+        return self
+
     @model_validator(mode="after")
     def _agree(self) -> JobConfig:
         conflicts = tuple(self.conflicts())

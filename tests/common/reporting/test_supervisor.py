@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from common.reporting import supervisor
-from tests.helpers.jobs import alive, assert_gone, children_of
+from tests.helpers.jobs import assert_gone, children_of
 from tests.helpers.polling import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -279,7 +279,9 @@ def test_as_process_1_it_buries_others_and_passes_signals_on(tmp_path: Path) -> 
         [
             "",
             "if os.fork() == 0:",
-            "    if os.fork() == 0: time.sleep(0.2)",
+            "    if os.fork() == 0:",
+            "        time.sleep(0.2)",
+            "        (log_dir / 'orphan').touch()",
             "    os._exit(0)",
             "time.sleep(600)",
         ]
@@ -295,9 +297,9 @@ def test_as_process_1_it_buries_others_and_passes_signals_on(tmp_path: Path) -> 
     )
     eventually(lambda: "INFO ready" in log_of(tmp_path))
     supervisor_ = children_of(outer.pid)[0]
-    eventually(lambda: len([pid for pid in children_of(supervisor_) if alive(pid)]) == 1)
-    time.sleep(0.3)
-    assert len(children_of(supervisor_)) == 1 + len(children_of(children_of(supervisor_)[0]))
+    eventually((tmp_path / "orphan").exists)
+    (job, *_) = children_of(supervisor_)
+    eventually(lambda: len(children_of(supervisor_)) == 1 + len(children_of(job)))
     os.kill(supervisor_, signal.SIGTERM)
     assert outer.wait(60) == 143
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "stopped"

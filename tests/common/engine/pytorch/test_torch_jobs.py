@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed here; make test-torch has it")
 
+from classification.config import ClassificationConfig
+from common.config.command_line import Options
+from common.config.sections import configuration
+from common.data.report import Report
+from common.engine.torch.operators import OPERATORS
+from common.errors import DataError, DeviceError
 from common.evaluate import main as evaluate
 from common.predict import main as predict
+from common.prepare import prepare
+from common.processes.pool import WorkerPool
 from common.training.checkpoint import read_checkpoint
 from tests.helpers.jobs import SCRIPTS, config, fit, make_data
 
@@ -96,6 +106,37 @@ def test_centernet_goes_on_with_either_engine_and_is_judged_alike_by_both(tmp_pa
         assert again[key] == pytest.approx(written[key], abs=1e-4)
     # What has a score of just 0.01 may be on either side.
     assert len(written.keys() ^ again.keys()) <= 2
+
+
+def test_an_operator_that_is_not_known_is_named_before_the_sets_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = job(tmp_path / "out", tmp_path / "nowhere", "torch")
+    values["model"].update(
+        use_pretrained=True, base_network="vgg11"
+    )  # of which no parameters are here either
+
+    @contextmanager
+    def quiet(_: Any) -> Iterator[Callable[[float], None]]:
+        yield lambda share: None
+
+    def begin() -> None:
+        with WorkerPool(0) as pool:
+            prepare(
+                configuration(ClassificationConfig, values),
+                Options(None),
+                "classification.task:ClassificationTask",
+                pool=pool,
+                steps=quiet,
+                report=Report(tmp_path / "report.json"),
+                keep=False,
+            )
+
+    with pytest.raises(DataError, match="nowhere"):
+        begin()
+    monkeypatch.delitem(OPERATORS, "Pooling")
+    with pytest.raises(DeviceError, match=r"does not know: Pooling \(.*\); engine: mxnet can"):
+        begin()
 
 
 def test_a_check_names_the_engine_that_is_not_there(tmp_path: Path, data: Path) -> None:

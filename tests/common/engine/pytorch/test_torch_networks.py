@@ -96,7 +96,7 @@ def center_net(base: str) -> Given:
 
 def ssd(base: str, **train: Any) -> Given:
     model = ssd_task({"base_network": base}, **train).build(CLASSES, [mx.cpu()], None)
-    inputs = inputs_of(model, detections(4, 64))
+    inputs = inputs_of(model, detections(8, 64))
     return Given(model.blocks(), inputs.split, inputs.shared)
 
 
