@@ -27,12 +27,12 @@ keeps them, and what is there is not computed again.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 if __name__ == "__main__":
@@ -147,8 +147,7 @@ class Comparison:
 
         mx.random.seed(0)
         np.random.seed(0)
-        module, _, attribute = case.task.partition(":")
-        kind = getattr(importlib.import_module(module), attribute)
+        kind = resolve_name(case.task)
         (base,) = (b for b in kind.__orig_bases__ if getattr(b, "__args__", None))
         root = ROOT / case.data[0] if case.data == BLOOD_CELLS else data / case.data[0]
         keys = {name: dict(section) for name, section in case.keys.items()}

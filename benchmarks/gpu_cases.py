@@ -13,13 +13,13 @@ turn into one part in a thousand of its loss.
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 if __name__ == "__main__":
@@ -87,8 +87,7 @@ def make(folder: Path, name: str, rows: int, cases: Mapping[str, Case] = CASES) 
     from common.task import Model
 
     where, keys, batch_size = cases[name]
-    module, _, attribute = where.partition(":")
-    kind = getattr(importlib.import_module(module), attribute)
+    kind = resolve_name(where)
     (base,) = kind.__orig_bases__
     config = configuration(base.__args__[0], {"log_dir": "out", "gpus": [], **keys})
     task = kind(config)

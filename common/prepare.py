@@ -5,11 +5,11 @@ A job and `--check` begin with it. It destroys nothing: what an earlier job left
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pkgutil import resolve_name
 from typing import Any
 
 from common.config.command_line import Options
@@ -206,8 +206,7 @@ def _bring_together(config: JobConfig, engine: str, ranks: Ranks, pool: WorkerPo
 
 
 def _task(name: str, config: JobConfig) -> Task[Any]:
-    module, _, attribute = name.partition(":")
-    task: Task[Any] = getattr(importlib.import_module(module), attribute)(config)
+    task: Task[Any] = resolve_name(name)(config)
     return task
 
 

@@ -6,12 +6,12 @@ the names of its files.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from common.data.formats.base import Object
@@ -167,8 +167,7 @@ class Card:
 
     def reading(self) -> Reading:
         """How outputs are read and judged."""
-        module, _, function = self.kind.reading.partition(":")
-        reading: Reading = getattr(importlib.import_module(module), function)(self.content)
+        reading: Reading = resolve_name(self.kind.reading)(self.content)
         return reading
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import tempfile
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from common.advice import SMALL_SHARE
@@ -88,13 +88,13 @@ def suggest(
         batch = batch_for(chosen, sets)
         values_of = partial(_values, data, chosen, minutes, gpus, out, batch)
         measured = chosen.sizes[len(chosen.sizes) // 2]
-        timed = imported(chosen.task)(_checked(chosen, values_of(measured), overrides))
+        timed = resolve_name(chosen.task)(_checked(chosen, values_of(measured), overrides))
         a_step = time_a_step(timed, sets, prepared.devices, pool, prepared.engine)
         sizes = list(sizes_for(chosen, sets, batch, seconds, a_step, measured))
         made.script = chosen.script
         for size in sizes:
             made.values = values_of(size)
-            task_made = imported(chosen.task)(_checked(chosen, made.values, overrides))
+            task_made = resolve_name(chosen.task)(_checked(chosen, made.values, overrides))
             if task_made.input_figures(sets.train).get("small", 0.0) < SMALL_SHARE:
                 break
         if _kept(chosen, task_made.config):
@@ -183,10 +183,5 @@ def _checked(choice: Choice, values: Mapping[str, Any], overrides: Sequence[str]
     """The configuration that the values, with overrides, stand for. Raises ConfigurationError."""
     made = JsonObject(json.loads(json.dumps(values)))
     errors = apply_overrides(made, overrides)
-    config: JobConfig = configuration(imported(choice.config), made, errors=errors)
+    config: JobConfig = configuration(resolve_name(choice.config), made, errors=errors)
     return config
-
-
-def imported(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)

@@ -421,6 +421,6 @@ def test_an_address_that_cannot_be_had_is_an_error_of_one_line(tmp_path: Path, h
 
 
 def test_a_very_long_address_is_told_in_short(tmp_path: Path) -> None:
-    with pytest.raises(PortError, match="--host xxx") as caught:
-        ProgressServer(tmp_path, 0, "x" * 300)
+    with pytest.raises(PortError, match="--host hhh") as caught:
+        ProgressServer(tmp_path, 0, "h" * 300)
     assert len(str(caught.value)) < 200
