@@ -30,7 +30,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -41,6 +41,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from benchmarks.jobs import ROOT
+from benchmarks.kinks import Sides, apart, by_torch, sides_by_mxnet
 from common.config.sections import configuration
 from common.data.listing import Listing
 from common.data.samples import read_folder
@@ -58,7 +59,6 @@ HEAD = (
     "| of MXNet from weights one bit apart |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
-KINKS = ("Activation", "LeakyReLU", "relu", "clip")
 
 
 @dataclass(frozen=True)
@@ -251,9 +251,6 @@ class Comparison:
 Ends = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 """Weights by name, before and after."""
 
-Sides = dict[str, Any]
-"""By the name of a node with a kink: on which side of it each number is; True: where it goes through unchanged."""
-
 
 @dataclass(frozen=True)
 class Gradients:
@@ -268,128 +265,6 @@ class Gradients:
     apart: float
 
 
-def sides_by_mxnet(traced: Any, blocks: Any, batch: Inputs) -> Sides:
-    """Those of the graph that MXNet's engine trains."""
-    import mxnet as mx
-
-    from common.engine.graph import trace
-    from common.engine.training_graph import for_training
-
-    def kinks(document: str) -> list[dict[str, Any]]:
-        """Nodes with one, in their order; MXNet's own form of a ReLU6 has one more."""
-        return [
-            node
-            for node in json.loads(document)["nodes"]
-            if node["op"] in KINKS[:-1]
-            and node.get("attrs", {}).get("act_type", "relu") in ("relu", "leaky")
-            and not node["name"].endswith("_beyond")
-        ]
-
-    # Every trace gives nodes other names; their order is the same.
-    symbol = trace(blocks.training, blocks.inputs, "float32", "cpu")[0]
-    named = dict(
-        zip(
-            (node["name"] for node in kinks(traced.training)),
-            (node["name"] for node in kinks(symbol.tojson())),
-            strict=True,
-        )
-    )
-    nodes = json.loads(traced.training)["nodes"]
-    asked: dict[str, tuple[str, dict[str, str]]] = {name: (other, {}) for name, other in named.items()}
-    for node in nodes:
-        source = nodes[node["inputs"][0][0]]["name"] if node["op"] == "clip" else ""
-        if source in named:
-            asked[node["name"]] = named[source], node["attrs"]
-    # A ReLU may be part of the BatchNorm before it there.
-    theirs = json.loads(symbol.tojson())["nodes"]
-    before = {node["name"]: theirs[node["inputs"][0][0]]["name"] for node in theirs if node["inputs"]}
-    symbol = for_training(symbol, "cpu").get_internals()
-    outputs = set(symbol.list_outputs())
-    asked = {
-        name: (source if f"{source}_output" in outputs else before[source], attributes)
-        for name, (source, attributes) in asked.items()
-    }
-    group = mx.sym.Group([symbol[f"{source}_output"] for source, _ in asked.values()])
-    parameters = blocks.training.collect_params()
-    given = {
-        name: mx.nd.array(array, dtype=array.dtype)
-        for name, array in zip(blocks.inputs, [*batch.split, *batch.shared], strict=True)
-    }
-    values = {
-        name: parameters[name].data().copy()
-        for name in (*group.list_arguments(), *group.list_auxiliary_states())
-        if name not in given
-    }
-    auxiliary = {name: values[name] for name in group.list_auxiliary_states()}
-    first = next(name for name in group.list_arguments() if name not in given)
-    executor = group.bind(
-        mx.cpu(),
-        {**values, **given},
-        # Without any gradient it would take running statistics.
-        args_grad={first: mx.nd.zeros_like(values[first])},
-        grad_req={name: "write" if name == first else "null" for name in (*values, *given)},
-        aux_states=auxiliary,
-    )
-    found: Sides = {}
-    for (name, (_, attributes)), array in zip(asked.items(), executor.forward(is_train=True), strict=True):
-        numbers = array.asnumpy()
-        low, high = (float(attributes.get(key, default)) for key, default in (("a_min", 0), ("a_max", "inf")))
-        found[name] = (numbers > low) & (numbers < high)
-    return found
-
-
-def by_torch(
-    traced: Any, batch: Inputs, sides: Sides, *, held: bool, dtype: str = "float32"
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Losses and gradients. held: with every activation on its side of `sides`; else they are noted there."""
-    import torch
-
-    from common.engine.symbol import read_symbol
-    from common.engine.torch.graph import TorchGraph
-    from common.engine.torch.operators import OPERATORS, Pass
-
-    def noting(operator: Any, kind: str) -> Any:
-        def make(call: Any) -> Any:
-            attributes = call.attributes
-            low, high = (float(attributes.get(key, d)) for key, d in (("a_min", 0.0), ("a_max", "inf")))
-            slope = float(attributes.get("slope", 0.0)) if kind == "LeakyReLU" else 0.0
-            plain = operator.make(call)
-
-            def note(x: Any) -> Any:
-                sides[call.name] = ((x > low) & (x < high)).detach()
-                return plain(x)
-
-            def keep(x: Any) -> Any:
-                side = torch.as_tensor(sides[call.name])
-                beyond = slope * x if slope else x.detach().clamp(low, high)
-                return torch.where(side, x, beyond)
-
-            if kind == "Activation" and attributes.get("act_type", "relu") != "relu":
-                return plain
-            return (lambda x: keep(x) if call.name in sides else plain(x)) if held else note
-
-        return replace(operator, make=make)
-
-    before = {name: OPERATORS[name] for name in KINKS}
-    number = getattr(torch, dtype)
-    torch.set_default_dtype(number)
-    OPERATORS.update({name: noting(operator, name) for name, operator in before.items()})
-    try:
-        graph = TorchGraph(read_symbol(traced.training))
-        values = {name: torch.from_numpy(p.value.copy()).to(number) for name, p in traced.parameters.items()}
-        for name, array in zip(traced.inputs, [*batch.split, *batch.shared], strict=True):
-            values[name] = torch.from_numpy(array) if name == "images" else torch.from_numpy(array).to(number)
-        asked = [values[name].requires_grad_() for name, p in traced.parameters.items() if p.trained]
-        losses = graph(values, Pass(True), torch.device("cpu"))
-        found = torch.autograd.grad(losses[0].sum(), asked)
-        return np.array([float(loss.detach().mean()) for loss in losses]), [
-            gradient.double().numpy() for gradient in found
-        ]
-    finally:
-        OPERATORS.update(before)
-        torch.set_default_dtype(torch.float32)
-
-
 def weights(engine: Engine) -> dict[str, np.ndarray]:
     """What an engine trains of the network and beside it."""
     values = {**engine.parameters(), **engine.companions()}
@@ -401,12 +276,6 @@ def off_the_way(one: Ends, other: Ends) -> float:
     before, after = other
     way = [after[name] - before[name] for name in before]
     return apart([one[1][name] for name in before], [after[name] for name in before], way)
-
-
-def apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray], of: Sequence[np.ndarray]) -> float:
-    """The norm of a difference as a share of a norm."""
-    squares = sum(float(np.square(a - b).sum()) for a, b in zip(one, other, strict=True))
-    return float((squares / sum(float(np.square(each).sum()) for each in of)) ** 0.5)
 
 
 def row(name: str, data: Path, trained: int, steps: int, rate: float) -> str:

@@ -133,7 +133,7 @@ def make(folder: Path, name: str, rows: int, cases: Mapping[str, Case] = CASES) 
     norms, losses = engine.norms(), engine.losses()
     truth = {"of": "MXNet's", "losses": 0.0, "gradients": 0.0}
     if importlib.util.find_spec("torch"):
-        from benchmarks.equality import by_torch
+        from benchmarks.kinks import by_torch
 
         valued = {key: replace(each, value=values[key]) for key, each in described.parameters.items()}
         first = Inputs([array[:rows] for array in split], inputs.shared)

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed here; make
 import mxnet as mx
 from mxnet import gluon
 
-from benchmarks.equality import apart, by_torch, sides_by_mxnet
+from benchmarks.kinks import apart, by_torch, sides_by_mxnet
 from classification.losses import ClassificationTraining
 from classification.networks import build_classifier
 from common.config.network_names import BASE_NETWORKS, VARIANTS
