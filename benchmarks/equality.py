@@ -1,14 +1,14 @@
 """Do both engines compute the same: losses, gradients and twenty steps of every kind of network, on real batches.
 
-    python benchmarks/equality.py FOLDER [--only NAME ...] [--trained 40] [--steps 20] [--rate 0.5] [--out FILE]
+    python benchmarks/equality.py FOLDER [--only NAME ...] [--rate 0.5] [--out FILE]
 
 FOLDER holds the open sets trashnet, orl and ytf68; detectors take the shipped one. The Python that runs this must have
 MXNet and PyTorch (`make test-torch` makes such a one: .venv-torch); one thread, on the CPU. Of each network, with
 batches as large as a job's or, of the slow ones, smaller:
 
-- as a job begins with it, and once MXNet has trained it for --trained steps at the recipe's rate, the losses of one
-  more batch and their gradient: by MXNet, by PyTorch, and for each of them by the same graph in float64;
-- then, as when a job is resumed, both engines take the same --steps on the same batches from the same parameters and
+- as a job begins with it, and once MXNet has trained it for 40 steps at the recipe's rate, the losses of one more batch
+  and their gradient: by MXNet, by PyTorch, and for each of them by the same graph in float64;
+- then, as when a job is resumed, both engines take the same 20 steps on the same batches from the same parameters and
   momenta, at --rate of the recipe's rate: how far apart parameters are afterwards, as a share of the way they went.
   Beside it, what MXNet itself makes of weights whose last bit is another one.
 
@@ -18,10 +18,9 @@ So float64 is told on which side each activation is for the engine that is looke
 side for the other engine stands beside it. The engines' gradients are compared twice: as they are, and with PyTorch
 told MXNet's sides. A gradient's difference is the norm of it as a whole, as a share of that in float64.
 
-Layers that drop at
-random drop nothing here: the engines draw different numbers; and deformable layers begin beside the pixels, on which a
-sampling has kinks as well. Prints a table in Markdown, a row when it is there; --out
-keeps them, and what is there is not computed again.
+Layers that drop at random drop nothing here: the engines draw different numbers; and deformable layers begin beside the
+pixels, on which a sampling has kinks as well. Prints a table in Markdown, a row when it is there; --out keeps them, and
+what is there is not computed again.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -64,12 +63,14 @@ HEAD = (
 @dataclass(frozen=True)
 class Case:
     """A network to train. task: module and class. keys: of the configuration. data: folder of the set, and of it.
-    rows: images of a batch."""
+    rows: images of a batch. trained: steps of MXNet before the second look. steps: that are compared."""
 
     task: str
     keys: Mapping[str, Mapping[str, Any]]
     data: tuple[str, str]
     rows: int = 16
+    trained: int = 40
+    steps: int = 20
 
 
 def detector(task: str, base: str, side: int, rows: int = 16, **train: Any) -> Case:
@@ -97,6 +98,11 @@ def classifier(base: str, side: int, rows: int = 32, boxed: bool = False, **trai
         "train": {"input_width": side, "input_height": side, **train},
     }
     return Case("classification.task:ClassificationTask", keys, TRASH, rows)
+
+
+def shorter(case: Case) -> Case:
+    """The same in half the steps, of networks that take seconds for one."""
+    return replace(case, trained=case.trained // 2, steps=case.steps // 2)
 
 
 def crops(task: str, data: tuple[str, str], **dataset: Any) -> Case:
@@ -131,15 +137,15 @@ CASES: dict[str, Case] = {
     "SSD mobilenet1.0_fpn, 160 px": ssd("mobilenet1.0_fpn", 160, 4),
     "classification vgg11, 64 px": classifier("vgg11", 64, 16),
     "YOLOv3 darknet53, 128 px": yolov3("darknet53", 128, 4),
-    "SSD vgg16_atrous, 128 px": ssd("vgg16_atrous", 128, 8),
-    "classification densenet121, 224 px": classifier("densenet121", 224, 8),
+    "SSD vgg16_atrous, 128 px, half the steps": shorter(ssd("vgg16_atrous", 128, 4)),
+    "classification densenet121, 224 px, half the steps": shorter(classifier("densenet121", 224, 4)),
 }
 
 
 class Comparison:
     """A case with both engines."""
 
-    def __init__(self, case: Case, data: Path, steps: int) -> None:
+    def __init__(self, case: Case, data: Path) -> None:
         import mxnet as mx
         from mxnet import gluon
 
@@ -183,7 +189,7 @@ class Comparison:
                         given = self.model.training_inputs(batch)
                         copies = [[np.array(a) for a in part] for part in (given.split, given.shared)]
                         self.batches.append(Inputs(*copies))
-                        if len(self.batches) > steps:
+                        if len(self.batches) > case.trained + case.steps:
                             return
 
     def engine(self, name: str) -> Engine:
@@ -278,13 +284,13 @@ def off_the_way(one: Ends, other: Ends) -> float:
     return apart([one[1][name] for name in before], [after[name] for name in before], way)
 
 
-def row(name: str, data: Path, trained: int, steps: int, rate: float) -> str:
+def row(name: str, data: Path, rate: float) -> str:
     """A row of the table."""
     case = CASES[name]
-    made = Comparison(case, data, trained + steps)
+    made = Comparison(case, data)
     begins = made.gradients()
     begun = made.engine("mxnet")
-    made.train(begun, made.batches[:trained], 1.0)
+    made.train(begun, made.batches[: case.trained], 1.0)
     values, companions, state = begun.parameters(), begun.companions(), begun.optimizer_state()
     later = made.gradients()
     ends = {}
@@ -294,7 +300,7 @@ def row(name: str, data: Path, trained: int, steps: int, rate: float) -> str:
         engine.set_companions(one_bit_apart(companions) if other == "bits" else companions)
         engine.restore_optimizer(state)
         before = weights(engine)
-        ends[other] = before, made.train(engine, made.batches[trained:-1], rate)
+        ends[other] = before, made.train(engine, made.batches[case.trained : -1], rate)
     cells = [
         f"{getattr(begins, key):.0e}; {getattr(later, key):.0e}"
         for key in ("losses", "mxnet", "torch", "held", "others", "apart")
@@ -320,8 +326,6 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path, metavar="FOLDER")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
-    parser.add_argument("--trained", type=int, default=40, help="steps before the second look")
-    parser.add_argument("--steps", type=int, default=20, help="that are compared")
     parser.add_argument("--rate", type=float, default=0.5, help="of these, as a share of the recipe's")
     parser.add_argument("--out", type=Path, help="JSON file that keeps rows")
     options = parser.parse_args()
@@ -335,7 +339,7 @@ def main() -> None:
     print(HEAD, flush=True)
     for name in options.only:
         if name not in kept:
-            kept[name] = row(name, options.data, options.trained, options.steps, options.rate)
+            kept[name] = row(name, options.data, options.rate)
             if options.out:
                 options.out.write_text(json.dumps(kept, indent=1))
         print(kept[name], flush=True)
