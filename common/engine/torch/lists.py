@@ -10,12 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from common.engine.norm import norm
+
 Tensors = Sequence[Tensor]
 
 
 def norms(tensors: Tensors) -> Tensor:
     """The norm of each (N,)."""
-    return torch.stack(torch._foreach_norm(list(tensors)))
+    if tensors[0].is_cuda:
+        return torch.stack(torch._foreach_norm(list(tensors)))
+    return torch.tensor([norm(tensor.detach().numpy()) for tensor in tensors])
 
 
 def scale(tensors: Tensors, factors: float | Sequence[float]) -> None:

@@ -105,6 +105,11 @@ def test_norms_are_those_of_the_arrays_as_they_are_when_asked_for() -> None:
     assert np.isnan(norms(arrays)).tolist() == [False, True, False]
 
 
+def test_the_norm_of_very_many_numbers_is_not_short() -> None:
+    numbers = mx.nd.full((1 << 25,), 0.01)
+    assert norms([numbers, numbers[:9]]) == pytest.approx([0.01 * 2**12.5, 0.03], rel=3e-5)
+
+
 def test_norms_of_weights_that_an_inference_has_reordered() -> None:
     layer = gluon.nn.Conv2D(64, 3, in_channels=32)
     layer.initialize(mx.init.Normal(0.1))
