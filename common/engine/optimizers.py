@@ -248,6 +248,7 @@ class Updater:
                 self._names[i]: plain(value) for i, value in optimizer_states(self._trainer)[0].states.items()
             },
             "m_schedule": float(getattr(self._optimizer, "m_schedule", 1.0)),  # of Nadam
+            "rate_before": float(getattr(self._optimizer, "cur_lr", None) or 0.0),  # of LARS
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -260,6 +261,8 @@ class Updater:
         self._optimizer.num_update = state["num_update"]
         if hasattr(self._optimizer, "m_schedule"):
             self._optimizer.m_schedule = state["m_schedule"]
+        if rate := state.get("rate_before", 0.0):  # checkpoints of 1.2.0 have none
+            self._optimizer.cur_lr = rate
         for device, context in zip(optimizer_states(self._trainer), self._contexts, strict=True):
             update_counts(self._optimizer, context).update(counts)
             for name, value in state["states"].items():

@@ -275,6 +275,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
                 "counts": lambda counts: _by_name(counts, _count),
                 "states": lambda states: _by_name(states, _state),
                 "m_schedule": lambda product: _number(product) and 0 <= product <= 1,
+                "rate_before": _factor,
                 "loss_scale": lambda scale: _holds(scale, {"value": _loss_scale, "steps": _count}),
                 "skipped_in_a_row": _count,
             },

@@ -107,7 +107,7 @@ def _state() -> dict[str, Any]:
         "configuration": {"train": {"lr": 0.1}}, "parameters": arrays, "companions": {}, "epoch": 3, "skipped": 0,
         "average": {"updates": 3, "trained": dict(arrays), "statistics": {}}, "loaded": False, "stop_reason": None,
         "optimizer": {"num_update": 3, "counts": {"a": 1}, "states": {"a": [np.ones(2), None]}, "m_schedule": 1.0,
-                      "loss_scale": {"value": 1.0, "steps": 0}, "skipped_in_a_row": 0},
+                      "rate_before": 0.0, "loss_scale": {"value": 1.0, "steps": 0}, "skipped_in_a_row": 0},
         "multipliers": {"a.weight": [1.0, 0.1]}, "hooks": {"EarlyStopping": {"best": 0.5, "best_epoch": 1}},
         "files": "x", "metric": {"name": "mAP", "value": float("nan")},
     }  # fmt: skip

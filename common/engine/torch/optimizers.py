@@ -102,17 +102,20 @@ class Signum(Optimizer):
 
 
 class LARS(SGD):
-    """Where the rate falls the momentum falls with it; in MXNet that of four parameters alone."""
+    """Where the rate falls the momentum falls with it; in MXNet that of four parameters alone.
+
+    rate_before: of the step before; 0 at the first one.
+    """
 
     eta = 0.001
 
     def __init__(self) -> None:
-        self._before: float | None = None
+        self.rate_before = 0.0
 
     def update(self, step: Step) -> None:
         rate = max(step.rates, default=0.0)
-        share = rate / self._before if self._before else 1.0
-        self._before = rate
+        share = rate / self.rate_before if self.rate_before else 1.0
+        self.rate_before = rate
         sizes, norms = (lists.norms(tensors).tolist() for tensors in (step.weights, step.gradients))
         rates = []
         for number, (size, norm) in enumerate(zip(sizes, norms, strict=True)):

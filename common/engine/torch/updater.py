@@ -87,6 +87,7 @@ class Updater:
             "counts": {name: count for name, count in zip(self._names, self._counts, strict=True) if count},
             "states": states,
             "m_schedule": float(getattr(self._optimizer, "schedule", 1.0)),
+            "rate_before": float(getattr(self._optimizer, "rate_before", 0.0)),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -99,6 +100,8 @@ class Updater:
             self._counts[place[name]] = int(count)
         if isinstance(self._optimizer, rare_optimizers.Nadam):
             self._optimizer.schedule = float(state["m_schedule"])
+        if isinstance(self._optimizer, optimizers.LARS):
+            self._optimizer.rate_before = float(state.get("rate_before", 0.0))
         states = self._made() if state["states"] else []
         for name, value in state["states"].items():
             fresh = states[place[name]]

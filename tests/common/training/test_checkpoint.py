@@ -145,6 +145,8 @@ def test_an_odd_format_version_or_task_is_told_in_short(path: Path, key: str, va
         ("optimizer", {"num_update": 1 << 62}),
         ("optimizer", {"m_schedule": np.nan}),
         ("optimizer", {"m_schedule": 1.5}),
+        ("optimizer", {"rate_before": -1.0}),
+        ("optimizer", {"rate_before": np.nan}),
         ("optimizer", {"loss_scale": {"value": 0.0}}),
         ("optimizer", {"loss_scale": {"value": np.inf}}),
         ("optimizer", {"loss_scale": {"value": 1.0, "steps": 0.5}}),

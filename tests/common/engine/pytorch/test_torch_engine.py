@@ -18,6 +18,7 @@ from common.engine.graph import Inference, settle
 from common.engine.limits import GradientLimit, RateLimit
 from common.engine.mxnet_engine import MXNetEngine
 from common.engine.opening import open_inference
+from common.engine.torch import lists
 from common.engine.torch.engine import TorchEngine
 from common.engine.tracing import program
 from common.task import Model
@@ -98,6 +99,18 @@ def test_twenty_steps_of_an_optimizer_lead_where_they_do_with_mxnet(name: str) -
     }
 
 
+def test_norms_are_those_of_all_numbers_in_whatever_order_and_of_very_many_not_short() -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=shape).astype(np.float32) for shape in ((3,), (5, 400), (70, 40, 5, 5))]
+    given = [torch.from_numpy(array) for array in arrays]
+    given[2] = given[2].contiguous(memory_format=torch.channels_last)
+    expected = [np.linalg.norm(array.astype(np.float64)) for array in arrays]
+    np.testing.assert_allclose(lists.norms(given), expected, rtol=1e-6)
+    assert lists.norms([torch.full((1 << 25,), 0.01)]) == pytest.approx(0.01 * 2**12.5, rel=3e-5)
+    given[1][3, 7] = np.nan
+    assert np.isnan(lists.norms(given)).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("limit", [GradientLimit(0.003), RateLimit(0.003)])
 def test_the_limit_of_a_step_holds(limit: Any) -> None:
     ends = []
@@ -141,6 +154,26 @@ def test_what_a_block_gives_before_there_is_an_engine_is_what_mxnet_gives() -> N
         open_inference(name, Inference(made.network), [mx.cpu()], [])(images) for name in ("torch", "mxnet")
     )
     np.testing.assert_allclose(mine[0], others[0], rtol=1e-4, atol=1e-5)
+
+
+def test_every_optimizer_goes_on_bit_for_bit() -> None:
+    """From a step at half the rate to one at the whole."""
+    for make, names in ((pytorch, OPTIMIZERS), (mxnet, ("lars",))):
+        for name in names:
+            rate, made = RATES.get(name, 0.01), model()
+            whole = make(made, name)
+            train(whole, made, 12, rate=rate)
+            parameters, state = whole.parameters(), whole.optimizer_state()
+            train(whole, made, 2, rate=rate)
+
+            made = model()
+            after = make(made, name)
+            after.set_parameters(parameters)
+            after.restore_optimizer(state)
+            train(after, made, 2, rate=rate)
+            found = after.parameters()
+            for key, value in whole.parameters().items():
+                assert (found[key] == value).all(), (name, key)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "nadam", "dcasgd", "ftml", "rmsprop"])
