@@ -188,8 +188,14 @@ def _opened(places: dict[str, Place], origin: str) -> dict[str, AnnotatedSet]:
     sets = {}
     for part, place in places.items():
         opened, reason = open_set(place, origin)
-        why = f" ({reason[0]})" if origin == "auto" else ""
-        print(f"{printable(place.folder)}: {opened.format}{why}, {len(opened.images)} images")
+        found, count = f"{printable(place.folder)}: {opened.format}", len(opened.images)
+        asked = origin != "auto"
+        print(
+            said(
+                f"{found}{'' if asked else f' ({reason[0]})'}, {count} images",
+                f"{found}{'' if asked else f'（{reason[1]}）'}，{count} 张图像",
+            )
+        )
         sets[part] = opened
     return sets
 
@@ -281,13 +287,17 @@ def _told(
     name = f"{part}: " if part else ""
     objects = sum(len(image.objects) for image in images)
     done = f"{name}{len(images)} images, {objects} objects written"
-    print(done)
+    print(said(done, f"{name}已写出 {len(images)} 张图像、{objects} 个目标"))
     not_written = [f"{name}not written: {count} {what}" for what, count in lost.items()]
     notes = [f"{name}{problem}" for problem in [*problems, *opened.skipped]]
     for line in [*not_written, *notes[:_SHOWN]]:
         print(line, file=sys.stderr)
     if len(notes) > _SHOWN:
-        print(f"{name}... and {len(notes) - _SHOWN} more in {REPORT}", file=sys.stderr)
+        more = len(notes) - _SHOWN
+        print(
+            said(f"{name}... and {more} more in {REPORT}", f"{name}……另有 {more} 条，见 {REPORT}"),
+            file=sys.stderr,
+        )
     return [f"{done} (from {opened.format})", *not_written, *notes]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -205,6 +206,17 @@ def test_what_cannot_be_converted_ends_with_one_line(
     assert reason in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "source"]
+
+
+def test_what_was_done_is_said_in_chinese_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images(tmp_path / "source", *(f"{number}.jpg" for number in range(25)))
+    for number in range(25):
+        text(tmp_path / "source" / f"{number}.xml", voc(("cat", 500, 1, 600, 4)))
+    assert run(tmp_path / "source", tmp_path / "out", "yolo", "--lang", "zh") == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"source: voc（.*），25 张图像", out)
+    assert "已写出 25 张图像、" in out
+    assert re.search(r"……另有 \d+ 条，见 ", err.splitlines()[-1])
 
 
 def test_the_command_runs_from_the_root_of_the_project(tmp_path: Path) -> None:
