@@ -13,7 +13,7 @@ from gluoncv.model_zoo.yolo.darknet import darknet53
 from gluoncv.model_zoo.yolo.yolo3 import YOLOV3
 from mxnet import gluon
 
-from common.engine.initializers import HeNormal
+from common.engine.initializers import HeNormal, NearZero, begin_nearly_linear
 from common.engine.mxnet_internals import value_of
 from common.engine.parameters import set_value
 from detect.yolov3.targets import ANCHORS, STRIDES
@@ -156,7 +156,11 @@ def head_layers(network: YOLOv3Network) -> list[gluon.HybridBlock]:
 
 
 def initialise(network: YOLOv3Network, contexts: Sequence[Any]) -> None:
-    """Random parameters, and biases of the last layers from the share of places that hold an object."""
+    """Random parameters; predictions begin near 0, so that what is known of objects before anything is learnt holds
+    (see `set_priors`)."""
+    for head in head_layers(network):
+        head.weight.init = NearZero(0.01)
+    begin_nearly_linear(network)
     network.initialize(HeNormal("avg", slope=0.1), ctx=list(contexts))
     for parameter in network.collect_params(".*(anchor|offset)_.*").values():
         parameter.reset_ctx(list(contexts))

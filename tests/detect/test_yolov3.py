@@ -260,6 +260,47 @@ def test_a_job_from_scratch_stays_finite_and_learns_to_fit_a_few_images() -> Non
     assert losses[-1][0] < 0.6 * losses[0][0]  # type: ignore[index]
 
 
+def test_gradients_of_a_network_from_scratch_hold_for_the_length_of_a_step() -> None:
+    """Where they point elsewhere after a step of the limit, training from random parameters leads nowhere."""
+    mx.random.seed(0)
+    made = task().build(["a", "b"], CPU, None)
+    block, _ = made.training_block()
+    block.hybridize()
+    inputs = inputs_of(made, batch(4))
+    arrays = [mx.nd.array(array, dtype=array.dtype) for array in (*inputs.split, *inputs.shared)]
+    weights = [
+        parameter for stage in made.network.stages for parameter in stage.collect_params(".*weight").values()
+    ]
+
+    def gradients() -> list[np.ndarray]:
+        with mx.autograd.record():
+            loss = block(*arrays)[0].sum()
+        loss.backward()
+        return [weight.grad().asnumpy().ravel() for weight in weights]
+
+    before = gradients()
+    rng = np.random.default_rng(0)
+    for weight in weights:
+        values = weight.data().asnumpy()
+        change = rng.normal(size=values.shape)
+        weight.set_data(
+            mx.nd.array(values + change * (0.002 * np.linalg.norm(values) / np.linalg.norm(change)))
+        )
+    after = gradients()
+    cosines = [a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(before, after, strict=True)]
+    assert np.mean(cosines) > 0.7
+
+
+def test_before_anything_is_learnt_objects_are_as_rare_everywhere_as_is_foreseen() -> None:
+    made = task().build(["a", "b"], CPU, None)
+    images = mx.nd.random.normal(shape=(2, 3, 64, 64))
+    with mx.autograd.record():
+        raw = made.network.predictions(mx.nd, images).asnumpy()
+    chance = 1 / (1 + np.exp(-raw[..., 4]))
+    assert chance.mean() == pytest.approx(0.01, rel=0.5)
+    assert (chance < 0.1).all()
+
+
 def test_an_image_without_objects_trains_and_pulls_every_objectness_down() -> None:
     made = task().build(["a", "b"], CPU, None)
     content = batch()

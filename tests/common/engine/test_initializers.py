@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
-from common.engine.initializers import HeNormal, NearZero
+from common.engine.initializers import HeNormal, NearZero, begin_nearly_linear
 from common.engine.tracing import begins_at_0
 
 
@@ -61,3 +61,17 @@ def test_layers_near_0_are_random_and_count_as_ones_that_begin_there() -> None:
     assert values.std() == pytest.approx(0.01, rel=0.05)
     assert abs(values.mean()) < 0.001
     assert begins_at_0(layer.weight)
+
+
+def test_a_network_that_begins_nearly_linear_lets_five_of_six_numbers_pass_its_relus() -> None:
+    network = gluon.nn.HybridSequential()
+    for _ in range(3):
+        network.add(gluon.nn.Dense(200), gluon.nn.BatchNorm(), gluon.nn.Activation("relu"))
+    begin_nearly_linear(network)
+    network.initialize(HeNormal("in"))
+    with mx.autograd.record():
+        given = network(mx.nd.random.normal(shape=(100, 50)))
+    assert (given.asnumpy() > 0).mean() == pytest.approx(5 / 6, abs=0.02)
+    # All else begins as ever.
+    assert network[1].gamma.data().asnumpy().tolist() == [1] * 200
+    assert not network[0].bias.data().asnumpy().any()
