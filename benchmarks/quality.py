@@ -1,7 +1,7 @@
 """How good a model fixed minutes buy, on open sets that nobody tuned a configuration for: what recipes are judged by.
 
     python benchmarks/quality.py FOLDER [--out quality] [--only bccd:yolov3 trashnet:classification ...] [--seeds 0 1 2]
-                                 [--minutes 8] [--threads 2] [--quick]
+                                 [--minutes 8] [--epochs 20] [--size 160] [--threads 2] [--quick]
 
 FOLDER holds the open sets: bccd, microcontroller, coco128, trashnet, hymenoptera. The reduced ones are made from them,
 in OUT/sets: bccd70 (its first 70 training images), coco5 (the five most frequent classes of coco128), trashnet40 and
@@ -9,6 +9,10 @@ hymenoptera40 (the first 40 training images of each class), trashnet64 and hymen
 A row is a set and a task; each of its seeds is a job of the real command line with the task's defaults, `train.minutes`
 and what `KEYS` says. Beside classification stands a regression on the features of
 the same network with the same parameters, none of which is trained.
+
+With `--epochs` jobs have so many, however long they take, and a detector is judged once, at the end, on validation and
+test set together: more images, less chance. So changes of a recipe are compared beside other work; give each an `--out`
+of its own. `--size` is the side of a detector's input.
 
 A job that has finished is not run again: the command goes on where it was ended. It prints a table in Markdown: mean
 and standard deviation of the seeds' best validation figure, of the figure on the test set, and the seconds that the
@@ -171,8 +175,14 @@ def configuration(row: str, seed: int, options: argparse.Namespace) -> dict[str,
             frequent_classes(folder, 5) if name == "coco5" else [c for c in classes if c]
         )
     made["train"] |= {"seed": seed, "minutes": options.minutes or MINUTES[task]}
-    if options.quick:
-        made["train"] |= {"minutes": 0.0, "epochs": 1}
+    if options.size and detects:
+        made["model"]["data_shape"] = [options.size, options.size]
+    epochs = 1 if options.quick else options.epochs
+    if epochs:
+        made["train"] |= {"minutes": 0.0, "epochs": epochs}
+    if options.epochs and detects:
+        made["dataset"] |= {"valid_dir": ["detect_valid", "detect_test"], "test_dir": None}
+        made.setdefault("valid", {})["interval"] = options.epochs
     return made
 
 
@@ -292,6 +302,8 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, help="of each job; else 8 for detection, 5 for classification"
     )
+    parser.add_argument("--epochs", type=int, help="of each job, instead of minutes")
+    parser.add_argument("--size", type=int, help="side of a detector's input instead of 256")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--quick", action="store_true", help="one epoch: shows that it runs, no figures to keep"
