@@ -36,6 +36,8 @@ ROOT = table.ROOT
 # GluonCV's sides beside the one as it comes.
 ALL_PROCESSORS = "gluoncv on all processors"
 OUR_THREADS = "gluoncv with our threads"
+# Our sides that train SSD as jobs do whose backbone is ImageNet's (train.freeze_early).
+EARLY = "freeze_early"
 WARM_UP = 2
 LEAST_STEPS = 3
 BLOOD_CELLS = ROOT / "tests" / "data" / "blood_cells"
@@ -102,6 +104,7 @@ def ours(options: argparse.Namespace, after_step: Callable[[], bool]) -> None:
     from common.loading.loader import Loader
     from common.networks.base_networks import freeze
     from common.training.estimator import Estimator, Hook, TrainingState
+    from detect.ssd.network import early_layers
 
     class Until(Hook):
         def after_step(self, state: TrainingState) -> None:
@@ -109,7 +112,7 @@ def ours(options: argparse.Namespace, after_step: Callable[[], bool]) -> None:
                 state.cut, state.stop_reason = True, "measured"
 
     options.frozen = options.side == "frozen"
-    precision = "float32" if options.frozen else options.side
+    precision = "bfloat16" if "bfloat16" in options.side else "float32"
     task, folder = make_task(options)
     listings = {"train": Listing(str(folder))}
     annotate = task.annotations(listings, task.names(listings))
@@ -117,6 +120,9 @@ def ours(options: argparse.Namespace, after_step: Callable[[], bool]) -> None:
     model = task.build(task.classes(listings, [samples]), [mx.cpu()], None)
     if task.config.train.freeze_backbone:
         for layers in model.backbone:
+            freeze(layers)
+    if options.side.startswith(EARLY):  # as where the backbone is ImageNet's, which need not be there
+        for layers in early_layers(model.network, options.job.partition(":")[2]):
             freeze(layers)
     recipe = task.recipe(on_gpu=False)
     engine = MXNetEngine(
@@ -202,6 +208,8 @@ def run(job: str, options: argparse.Namespace) -> list[table.Row]:
         sides += ["gluoncv"] if options.cpu else ["gluoncv", ALL_PROCESSORS, OUR_THREADS]
     if classifies and table.peers_installed():
         sides += ["torch float32", *(["torch bfloat16"] if bfloat16_supported() else [])]
+    if kind == "ssd":
+        sides += [f"{EARLY} {precision}" for precision in sides[: sides.index("gluoncv")]]
     if job == "ssd:mobilenet1.0":
         sides += ["frozen"]
     if options.sides:
@@ -253,6 +261,9 @@ def _rows(
             if theirs := values(side):
                 reach = aim if side == asked else ""
                 rows.append(table.compare(what, values(precision), peer, theirs, reach=reach, rate=True))
+        if values(asked) and (early := values(f"{EARLY} {precision}")):
+            kept = f"{what}, train.freeze_early as where the backbone is ImageNet's"
+            rows.append(table.compare(kept, early, peers[asked], values(asked), rate=True))
         if not any(values(side) for side in peers):
             peer = "GluonCV: no backward on the CPU"
             rows.append(table.compare(what, values(precision), peer, reach=aim, rate=True))

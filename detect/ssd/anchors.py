@@ -1,8 +1,9 @@
 """The anchors of SSD: which boxes stand where in an input, which of them fit the boxes of a set, and how well.
 
 "SSD: Single Shot MultiBox Detector", Liu et al. 2016, 2.2; for mobilenetv2_1.0_lite the sizes of SSDLite
-("MobileNetV2", Sandler et al. 2018, 6.2), for pyramids those of "Feature Pyramid Networks" and "Focal Loss for Dense
-Object Detection" (Lin et al. 2017): three aspect ratios at two sizes an octave.
+("MobileNetV2", Sandler et al. 2018, 6.2), and smaller ones on a finer map before its first; for pyramids those of
+"Feature Pyramid Networks" and "Focal Loss for Dense Object Detection" (Lin et al. 2017): three aspect ratios at two
+sizes an octave.
 
 Sizes are shares of the input's width and height, so that a network has them at any input size.
 """
@@ -57,7 +58,10 @@ def levels(base_network: str, size: int, dataset: str) -> list[Level]:
     halvings: list[tuple[str, ...]] = [(_HALVE,) * 4, *[(_HALVE,)] * 5]
     stretches = [1.0] * 6
     if base_network == "mobilenetv2_1.0_lite":
-        sizes, ratios = [0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95], [many] * 6
+        # 0.05 and, by the rule for squares between two sizes, 0.07, which Liu et al. have for COCO's small objects.
+        sizes, ratios = [0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95], [few, *[many] * 6]
+        halvings = [(_HALVE,) * 3, *[(_HALVE,)] * 6]
+        stretches = [1.0] * 7
     elif base_network == "vgg16_atrous" and size == 300:
         voc, coco = (30, 60, 111, 162, 213, 264, 315), (21, 45, 99, 153, 207, 261, 315)
         sizes = [s / 300 for s in (voc if dataset == "voc" else coco)]

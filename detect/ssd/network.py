@@ -26,7 +26,7 @@ from common.engine.mxnet_internals import (
     value_of,
 )
 from common.engine.parameters import set_value
-from common.networks.base_networks import Network, ReLU6, base_features, exchange
+from common.networks.base_networks import Network, base_features, exchange
 from detect.ssd.anchors import Level, anchor_boxes, map_sizes, padding_for
 from detect.ssd.targets import CENTRE_UNIT, SIZE_UNIT
 
@@ -38,14 +38,18 @@ _LEAST_SCORE = 0.01
 
 # Channels of the levels behind the backbone: of their convolution, and of the 1 x 1 one before it.
 _EXTRAS = ((512, 512), (512, 512), (256, 256), (256, 256))
-# SSDLite's (Sandler et al. 2018), whose convolutions see each channel by itself.
+# SSDLite's (Sandler et al. 2018), whose convolutions see each channel by itself. Behind them, and in the heads, is a
+# ReLU where the paper has its backbone's ReLU6: as good (benchmarks/QUALITY.md), and quicker.
 _LITE_EXTRAS = ((512, 256), (256, 128), (256, 128), (128, 64))
 _PYRAMID_CHANNELS = 256
 _HEAD_LAYERS = 4
 
 # Layers of a backbone's `features` that end where a level is taken: its map has 1/16 of the input (for pyramids 1/8
-# first), and the last 1/32.
+# first), and the last 1/32. For MobileNetV2 see `_stages`.
 _STAGE_ENDS = {"mobilenet1.0": (33, 69, 81), "resnet18_v1": (7, 8), "resnet50_v1": (7, 8)}
+
+# Layers of the first stage behind which its map has 1/8 of the input.
+_EARLY = {"mobilenetv2_1.0_lite": 9, "mobilenet1.0": 33, "resnet18_v1": 6, "resnet50_v1": 6}
 
 
 def build_network(
@@ -98,12 +102,20 @@ def build_network(
 def _stages(base_network: str, layers: nn.HybridSequential) -> list[nn.HybridSequential]:
     """The layers of a backbone up to each map that is taken from it."""
     if base_network == "mobilenetv2_1.0_lite":
-        # The map of 1/16 is the wide one within the block that halves it (Sandler et al. 2018, 6.2).
-        block = layers[16].out
-        first, second = nn.HybridSequential(prefix=""), nn.HybridSequential(prefix="")
-        first.add(*list(layers)[:16], *list(block)[:3])
-        second.add(*list(block)[3:], *list(layers)[17:23])
-        return [first, second]
+        # The map of 1/16 is the wide one within the block that halves it (Sandler et al. 2018, 6.2), and so is that of
+        # 1/8, which they do not have: on maps of 1/16 alone small objects are hardly learnt (benchmarks/QUALITY.md).
+        fine, coarse = list(layers[9].out), list(layers[16].out)
+        parts = (
+            (*layers[:9], *fine[:3]),
+            (*fine[3:], *layers[10:16], *coarse[:3]),
+            (*coarse[3:], *layers[17:23]),
+        )
+        stages = []
+        for part in parts:
+            stage = nn.HybridSequential(prefix="")
+            stage.add(*part)
+            stages.append(stage)
+        return stages
     ends = _STAGE_ENDS[base_network.removesuffix("_fpn")]
     if base_network == "mobilenet1.0":
         ends = ends[1:]
@@ -145,10 +157,9 @@ def _add_convolution(
     strides: int = 1,
     groups: int = 1,
     in_channels: int = 0,
-    six: bool = False,
     **norm: Any,
 ) -> None:
-    """A convolution that keeps or halves its map, BatchNorm and ReLU, or ReLU6 if `six`."""
+    """A convolution that keeps or halves its map, BatchNorm and ReLU."""
     layers.add(
         nn.Conv2D(
             channels,
@@ -160,7 +171,7 @@ def _add_convolution(
             in_channels=in_channels,
         ),
         nn.BatchNorm(**norm),
-        ReLU6() if six else nn.Activation("relu"),
+        nn.Activation("relu"),
     )
 
 
@@ -176,12 +187,11 @@ class _Features(gluon.HybridBlock):
             for channels, narrow in _LITE_EXTRAS if lite else _EXTRAS:
                 extra = nn.HybridSequential(prefix="")
                 if lite:
-                    options: dict[str, Any] = {"six": True}
-                    _add_convolution(extra, narrow, 1, **options)
-                    _add_convolution(extra, narrow, 3, strides=2, groups=narrow, **options)
-                    _add_convolution(extra, channels, 1, **options)
+                    _add_convolution(extra, narrow, 1)
+                    _add_convolution(extra, narrow, 3, strides=2, groups=narrow)
+                    _add_convolution(extra, channels, 1)
                 else:  # as published
-                    options = {"epsilon": 1e-3, "scale": False}
+                    options: dict[str, Any] = {"epsilon": 1e-3, "scale": False}
                     _add_convolution(extra, narrow, 1, **options)
                     _add_convolution(extra, channels, 3, strides=2, **options)
                 self.extras.add(extra)
@@ -250,7 +260,7 @@ class _Heads(gluon.HybridBlock):
             for count, width in zip(counts, channels, strict=True):
                 layer = nn.HybridSequential(prefix="")
                 if lite:
-                    _add_convolution(layer, width, 3, groups=width, in_channels=width, six=True)
+                    _add_convolution(layer, width, 3, groups=width, in_channels=width)
                 layer.add(_last_layer(count * values, width, 1 if lite else 3))
                 self.layers.add(layer)
 
@@ -405,6 +415,14 @@ def backbone_layers(network: SSDNetwork) -> list[gluon.HybridBlock]:
     """The layers that are trained on ImageNet."""
     norm = getattr(network.features, "norm4", None)
     return [network.features.stages] if norm is None else [network.features.stages, norm]
+
+
+def early_layers(network: SSDNetwork, base_network: str) -> list[gluon.HybridBlock]:
+    """The first layers of the backbone: those down to maps of 1/8 of the input (VGG's before it is halved to that)."""
+    stages = network.features.stages
+    if base_network == "vgg16_atrous":
+        return list(stages)[:3]
+    return list(stages[0])[: _EARLY[base_network.removesuffix("_fpn")]]
 
 
 def last_layers(heads: gluon.HybridBlock) -> list[nn.Conv2D]:

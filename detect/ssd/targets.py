@@ -99,10 +99,28 @@ def assign(boxes: np.ndarray, anchor_corners: np.ndarray, iou_thresh: float, lea
 def _assign_image(iou: np.ndarray, iou_thresh: float, least: int) -> np.ndarray:
     """As `assign`, for an image: from iou (n, N) the object of each anchor (N,), 0 to n - 1 or -1."""
     most = iou.max(axis=1)
+    # Of thousands of anchors a few hundred come into question.
+    enough = np.where(most > 0, np.minimum(iou_thresh, _LEAST_SHARE * most), np.inf)
+    columns = np.flatnonzero((iou >= enough[:, None]).any(axis=0))
+    near = iou[:, columns]
+    pairs = _pairs(near, most)
+    if len(pairs) < (most > 0).sum() or any(near[pair] < enough[pair[0]] for pair in pairs):
+        # All that overlap an object well have gone to others.
+        columns, near = np.arange(iou.shape[1]), iou
+        pairs = _pairs(near, most)
+    owner = np.full(iou.shape[1], -1)
+    owner[columns] = _owners(near, most, pairs, iou_thresh, least)
+    return owner
+
+
+def _owners(
+    iou: np.ndarray, most: np.ndarray, pairs: list[tuple[int, int]], iou_thresh: float, least: int
+) -> np.ndarray:
+    """The object of each anchor (N,), given the largest IoU of each object (n,) and the `_pairs` of their own."""
     best, highest = iou.argmax(axis=0), iou.max(axis=0)
     taken = (highest >= iou_thresh) | ((highest >= most[best]) & (highest > 0))
     owner = np.where(taken, best, -1)
-    for number, anchor in _pairs(iou, most):
+    for number, anchor in pairs:
         owner[anchor] = number
     missing = least - np.bincount(owner[owner >= 0], minlength=len(iou))
     few = np.flatnonzero((missing > 0) & (most > 0))

@@ -16,6 +16,7 @@ from common.engine.parameters import set_value
 from common.errors import ConfigurationError
 from common.images.resize import Resize
 from common.loading.loader import Batch, Transform
+from common.networks.base_networks import freeze
 from common.recipe import Recipe
 from common.task import Inputs, Model
 from detect.config import SSDConfig, SSDModelConfig, SSDTrainConfig
@@ -27,6 +28,7 @@ from detect.ssd.network import (
     SSDNetwork,
     backbone_layers,
     build_network,
+    early_layers,
     initialise,
     last_layers,
     published_names,
@@ -169,6 +171,9 @@ class SSDTask(DetectionTask[SSDConfig]):
             known = {p for layers in backbone_layers(network) for p in layers.collect_params().values()}
             for parameter in set(network.collect_params().values()) - known:
                 parameter.lr_mult = _FRESH_LR_MULT
+            if self.config.train.freeze_early:
+                for layer in early_layers(network, section.base_network):
+                    freeze(layer)
         return SSDModel(network, section, self.config.train, classes)
 
     def begin(self, model: Model, samples: Sequence[Sample]) -> None:

@@ -19,7 +19,7 @@ from common.engine.parameters import parameters
 from common.errors import ConfigurationError, PretrainedError
 from detect.ssd.anchors import anchor_boxes, levels
 from detect.ssd.loss import class_losses
-from detect.ssd.network import build_network, initialise
+from detect.ssd.network import build_network, early_layers, initialise
 from detect.ssd.task import SSDModel, SSDTask, plan_of
 from tests.helpers.estimators import estimator_of
 from tests.helpers.ssd_models import CPU, config, task
@@ -309,6 +309,36 @@ def test_the_backbone_in_the_box_is_what_the_smallest_network_begins_with(models
         task({"base_network": "mobilenet1.0_fpn"}, pretrained_base=True).build(["a"], CPU, None)
     with pytest.raises(PretrainedError, match=r"vgg16_atrous-4fa2e1ad\.params"):
         task({"base_network": "vgg16_atrous"}, pretrained_base=True).build(["a"], CPU, None)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_first_layers_from_imagenet_stay_as_they_are_unless_told(models: Path, frozen: bool) -> None:
+    keys = {} if frozen else {"freeze_early": False}
+    made = task(pretrained_base=True, **keys).build(["a", "b"], CPU, None)
+    before = parameters(made.network)
+    train_step(estimator_of(made, momentum=0.9, wd=1e-2), batch(2), 0.01)
+    after = parameters(made.network)
+    backbone = [name for name in before if name.startswith("features.stages.")]
+    stays = {name for name in backbone if (after[name] == before[name]).all()}
+    early = {name for name in backbone if name.split(".")[2] == "0" and int(name.split(".")[3]) < 9}
+    assert stays == (early if frozen else set())
+    # What begins at random would teach nothing behind it.
+    network = task().build(["a", "b"], CPU, None).network
+    assert all(
+        value.grad_req == "write" for key, value in named_parameters(network).items() if "weight" in key
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_first_layers_end_where_maps_have_an_eighth_of_the_input(name: str) -> None:
+    section = config({"base_network": name, "data_shape": [128, 128]}).model
+    network, _ = build_network(name, ["a"], plan_of(section), (128, 128))
+    x = mx.sym.var("data")
+    for layer in early_layers(network, name):
+        x = layer(x)
+    _, [shape], _ = x.infer_shape(data=(1, 3, 128, 128))
+    # VGG's stages have their pooling between them.
+    assert shape[2:] == ((128, 128) if name == "vgg16_atrous" else (16, 16))
 
 
 def test_vgg_begins_with_the_file_of_its_backbone(models: Path) -> None:

@@ -83,7 +83,7 @@ def test_anchors_are_shares_of_any_input() -> None:
     small, large = anchor_boxes(plan, (128, 64)), anchor_boxes(plan, (256, 128))
     first = len(plan[0].anchors)
     np.testing.assert_allclose(small[:first, 2:] / (128, 64), large[:first, 2:] / (256, 128), rtol=1e-6)
-    assert map_sizes(plan, (300, 300)) == [(s, s) for s in (19, 10, 5, 3, 2, 1)]
+    assert map_sizes(plan, (300, 300)) == [(s, s) for s in (38, 19, 10, 5, 3, 2, 1)]
     assert map_sizes(levels("mobilenet1.0_fpn", 300, "voc"), (640, 320))[0] == (80, 40)
     assert map_sizes(levels("vgg16_atrous", 300, "voc"), (300, 300)) == [
         (s, s) for s in (38, 19, 10, 5, 3, 1)
@@ -125,7 +125,7 @@ def test_every_object_has_an_anchor_of_its_own() -> None:
 
 
 def test_an_object_that_few_anchors_overlap_enough_has_its_best_ones_too() -> None:
-    anchors = corners(anchor_boxes(levels("mobilenetv2_1.0_lite", 300, "voc"), SHAPE))
+    anchors = corners(anchor_boxes(levels("mobilenet1.0", 512, "voc"), SHAPE))
     boxes = np.full((1, 4, 5), -1, np.float32)
     boxes[0, :3] = [
         [10, 10, 14, 13, 0],
