@@ -167,10 +167,11 @@ class SSDTask(DetectionTask[SSDConfig]):
         self, classes: Sequence[str], contexts: Sequence[Any], checkpoint: dict[str, Any] | None
     ) -> SSDModel:
         network, section = self.start(classes, contexts, checkpoint)
-        if checkpoint is None and self.config.backbone_name is not None:
-            known = {p for layers in backbone_layers(network) for p in layers.collect_params().values()}
-            for parameter in set(network.collect_params().values()) - known:
-                parameter.lr_mult = _FRESH_LR_MULT
+        if self.config.backbone_name is not None:
+            if checkpoint is None:
+                known = {p for layers in backbone_layers(network) for p in layers.collect_params().values()}
+                for parameter in set(network.collect_params().values()) - known:
+                    parameter.lr_mult = _FRESH_LR_MULT
             if self.config.train.freeze_early:
                 for layer in early_layers(network, section.base_network):
                     freeze(layer)

@@ -283,6 +283,8 @@ def test_a_checkpoint_brings_its_network_its_anchors_and_its_classes() -> None:
     assert json.loads(json.dumps(made.description())) == made.description()
     again = task(pretrained_base=True).build(["b", "c"], CPU, checkpoint)
     assert {p.lr_mult for p in again.network.collect_params().values()} == {1.0}
+    for each, mode in ((made, "write"), (again, "null")):  # by train.pretrained_base
+        assert early_layers(each.network, "mobilenetv2_1.0_lite")[0].weight.grad_req == mode
     assert (made.network.anchors.data().asnumpy() != by_rule).any()
     np.testing.assert_array_equal(
         again.network.anchors.data().asnumpy(), made.network.anchors.data().asnumpy()
