@@ -70,10 +70,11 @@ def ours(transform: Any, sample: Sample, shape: tuple[int, int]) -> Callable[[],
     return run
 
 
-def ssd(sample: Sample, shape: tuple[int, int], mosaic: float = 0.0) -> Callable[[], None]:
+def ssd(sample: Sample, network: str, mosaic: float = 0.0) -> Callable[[], None]:
     """As `ours` for SSD, with the targets, as workers make both."""
+    shape = (300, 300)
     transform = YOLOv3Training(4, mosaic=mosaic)
-    anchors = anchor_boxes(levels("mobilenet1.0", 300, "voc"), shape)
+    anchors = anchor_boxes(levels(network, 300, "voc"), shape)
     targets = SSDTargets(anchors, corners(anchors), np.ones(len(anchors), bool), offsets=True)
     layout = dict(transform.layout(shape))
     layout |= targets.layout(shape, layout)
@@ -150,8 +151,9 @@ def our_rows(path: str) -> dict[str, Callable[[], object]]:
         "YOLOv3 416 training": ours(YOLOv3Training(4), sample, (416, 416)),
         "YOLOv3 416 training, all mosaics": ours(YOLOv3Training(4, mosaic=1.0), sample, (416, 416)),
         "YOLOv3 416 evaluation": ours(EvaluationTransform(Resize("stretch"), all_of), sample, (416, 416)),
-        "SSD 300 training with targets": ssd(sample, (300, 300)),
-        "SSD 300 training with targets, all mosaics": ssd(sample, (300, 300), 1.0),
+        "SSD 300 training with targets": ssd(sample, "mobilenet1.0"),
+        "SSD 300 training with targets, mobilenetv2_1.0_lite's anchors": ssd(sample, "mobilenetv2_1.0_lite"),
+        "SSD 300 training with targets, all mosaics": ssd(sample, "mobilenet1.0", 1.0),
         "CenterNet 512 training": ours(CenterNetTraining(4), sample, (512, 512)),
         "CenterNet 512 evaluation": ours(
             EvaluationTransform(Resize("letterbox"), all_of), sample, (512, 512)
