@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.engine.torch import lists
 from common.engine.torch.optimizers import BETA1, BETA2, Optimizer, State, Step
 
 
@@ -119,7 +120,7 @@ class LAMB(OneByOne):
         variance.mul_(BETA2).addcmul_(g, g, value=1.0 - BETA2)
         deviation = (variance / (1.0 - BETA2**at.count)).sqrt() + 1e-6
         step = mean / (1.0 - BETA1**at.count) / deviation + at.wd * w
-        size, length = w.norm(), step.norm()
+        size, length = lists.norms([w, step])
         trusted = torch.where((size > 0) & (length > 0), size / length, torch.ones_like(size))
         w.sub_(at.rate * trusted * step)
 
