@@ -1,8 +1,8 @@
-"""Gradients of a network with ReLUs, with every activation on a given side of its kink.
+"""Gradients of a network with ReLUs and max pooling, with every activation on a given side of its kink.
 
-Such a gradient is not continuous: where rounding puts an activation on the other side of 0 (or of 6, for a ReLU6), it
-has another value. Here MXNet's engine is asked on which side each activation is, and PyTorch's engine computes with
-activations held on given sides, in float32 or float64.
+Such a gradient is not continuous: where rounding puts an activation on the other side of 0 (or of 6, for a ReLU6), or
+makes another one the largest of those that are pooled, it has another value. Here MXNet's engine is asked on which side
+each activation is, and which are the largest, and PyTorch's engine computes with that, in float32 or float64.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import numpy as np
 
 from common.task import Inputs
 
-KINKS = ("Activation", "LeakyReLU", "relu", "clip")
+RELUS = ("relu", "leaky")
+KINKS = ("Activation", "LeakyReLU", "relu", "clip", "Pooling")
 
 Sides = dict[str, Any]
-"""By the name of a node with a kink: on which side of it each number is; True: where it goes through unchanged."""
+"""By the name of a node with a kink: on which side of it each number is; True: where it goes through unchanged. By that
+of a max pooling: the numbers that it has chosen from."""
 
 
 def sides_by_mxnet(traced: Any, blocks: Any, batch: Inputs) -> Sides:
@@ -34,8 +36,10 @@ def sides_by_mxnet(traced: Any, blocks: Any, batch: Inputs) -> Sides:
         return [
             node
             for node in json.loads(document)["nodes"]
-            if node["op"] in KINKS[:-1]
-            and node.get("attrs", {}).get("act_type", "relu") in ("relu", "leaky")
+            if node["op"] in KINKS
+            and node["op"] != "clip"
+            and node.get("attrs", {}).get("act_type", "relu") in RELUS
+            and node.get("attrs", {}).get("pool_type", "max") == "max"
             and not node["name"].endswith("_beyond")
         ]
 
@@ -54,9 +58,11 @@ def sides_by_mxnet(traced: Any, blocks: Any, batch: Inputs) -> Sides:
         source = nodes[node["inputs"][0][0]]["name"] if node["op"] == "clip" else ""
         if source in named:
             asked[node["name"]] = named[source], node["attrs"]
-    # A ReLU may be part of the BatchNorm before it there.
     theirs = json.loads(symbol.tojson())["nodes"]
     before = {node["name"]: theirs[node["inputs"][0][0]]["name"] for node in theirs if node["inputs"]}
+    pools = {node["name"] for node in nodes if node["op"] == "Pooling"}
+    asked |= {name: (before[named[name]], {}) for name in named if name in pools}
+    # A ReLU may be part of the BatchNorm before it there.
     symbol = for_training(symbol, "cpu").get_internals()
     outputs = set(symbol.list_outputs())
     asked = {
@@ -88,8 +94,15 @@ def sides_by_mxnet(traced: Any, blocks: Any, batch: Inputs) -> Sides:
     for (name, (_, attributes)), array in zip(asked.items(), executor.forward(is_train=True), strict=True):
         numbers = array.asnumpy()
         low, high = (float(attributes.get(key, default)) for key, default in (("a_min", 0), ("a_max", "inf")))
-        found[name] = (numbers > low) & (numbers < high)
+        found[name] = numbers if name in pools else (numbers > low) & (numbers < high)
     return found
+
+
+def on_another_side(one: Sides, other: Sides) -> float:
+    """The share of activations that have another side."""
+    pairs = [(np.asarray(side), np.asarray(other[name])) for name, side in one.items()]
+    sides = [(a, b) for a, b in pairs if a.dtype == bool]
+    return sum(int((a != b).sum()) for a, b in sides) / sum(a.size for a, _ in sides)
 
 
 def by_torch(
@@ -110,15 +123,17 @@ def by_torch(
             plain = operator.make(call)
 
             def note(x: Any) -> Any:
-                sides[call.name] = ((x > low) & (x < high)).detach()
+                sides[call.name] = x.detach() if kind == "Pooling" else ((x > low) & (x < high)).detach()
                 return plain(x)
 
             def keep(x: Any) -> Any:
                 side = torch.as_tensor(sides[call.name])
+                if kind == "Pooling":  # its derivative there says which it takes
+                    return torch.func.jvp(plain, (side.to(x.dtype),), (x,))[1]
                 beyond = slope * x if slope else x.detach().clamp(low, high)
                 return torch.where(side, x, beyond)
 
-            if kind == "Activation" and attributes.get("act_type", "relu") != "relu":
+            if attributes.get("act_type", "relu") not in RELUS or attributes.get("pool_type", "max") != "max":
                 return plain
             return (lambda x: keep(x) if call.name in sides else plain(x)) if held else note
 
