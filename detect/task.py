@@ -6,7 +6,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,8 @@ class DetectionTask(Task[D]):
     """Boxes with a class."""
 
     does = "detection"
+    #: A network that begins at random altogether learns at so many times train.lr.
+    fresh_lr_mult: ClassVar[float] = 1.0
 
     def annotations(self, listings: Mapping[str, Listing], names: Sequence[str]) -> Annotate:
         classes = self.config.dataset.classes
@@ -115,6 +117,9 @@ class DetectionTask(Task[D]):
             return network, self._backbone(network, backbone)
 
         network, section, _ = start(self.config, checkpoint, build)
+        if checkpoint is None and not self.config.pretrained():
+            for parameter in network.collect_params().values():
+                parameter.lr_mult *= self.fresh_lr_mult
         if names != list(classes):
             known = self.transfer_classes(network, classes, contexts)
             log.info(

@@ -18,7 +18,7 @@ from mxnet import gluon
 from mxnet.gluon import nn
 
 from common.engine.graph import infer_shapes
-from common.engine.initializers import HeNormal
+from common.engine.initializers import HeNormal, begin_nearly_linear
 from common.engine.mxnet_internals import value_of
 from common.engine.parameters import set_value
 from detect.center_net.deformable import ModulatedDeformableConvolution
@@ -336,6 +336,7 @@ def initialise(
     """
     for head in network.heads:
         head[0].weight.init, head[-1].weight.init = _rectified(), mx.init.Normal(0.01)
+    begin_nearly_linear(network)
     network.initialize(HeNormal("avg"), ctx=list(contexts))
     for _, normalisation in network.base_network.laterals:
         set_value(normalisation.gamma, np.ones(normalisation.gamma.shape, np.float32))

@@ -135,6 +135,9 @@ class CenterNetTask(DetectionTask[CenterNetConfig]):
     """CenterNet by configuration."""
 
     name = "centernet"
+    # The loss is a mean over objects: at the guide's rate a step moves most weights of a random network by less than a
+    # thousandth of their size (benchmarks/QUALITY.md).
+    fresh_lr_mult = 10.0
 
     def recipe(self, on_gpu: bool) -> Recipe:
         # At the usual 0.02 trainings from scratch went well for some epochs, and then back to where they had begun.

@@ -17,7 +17,7 @@ from common.errors import CheckpointError, ConfigurationError, PretrainedError
 from detect.center_net.network import backbone_parameters, head_parameters
 from detect.center_net.task import CenterNetTask, mean_size
 from tests.helpers.centernet_models import CPU, batch, build, sample, task
-from tests.helpers.estimators import estimator_of
+from tests.helpers.estimators import by_recipe, estimator_of
 from tests.helpers.targets import train_step
 
 PRETRAINED = {"use_pretrained": True, "transfer_dataset": "voc"}
@@ -76,8 +76,9 @@ def test_multipliers_slow_backbone_and_heads_of_a_pretrained_detector_alone(
     known = {id(p) for p in backbone_parameters(made.network) + head_parameters(made.network)}
     others = [p for p in made.network.collect_params().values() if id(p) not in known]
     assert {parameter.lr_mult for parameter in others} == {1.0}
+    # These keys are not for a network that begins at random altogether, which learns at ten times the rate.
     scratch = build(None, multipliers)
-    assert {parameter.lr_mult for parameter in scratch.network.collect_params().values()} == {1.0}
+    assert {parameter.lr_mult for parameter in scratch.network.collect_params().values()} == {10.0}
 
 
 def test_a_multiplier_of_0_leaves_its_layers_as_they_are(published: Any, models: Path) -> None:
@@ -103,7 +104,9 @@ def test_pretrained_base_loads_the_backbone_alone(models: Path, base_network: st
     backbone(mx.nd.zeros((1, 3, 64, 64)))
     backbone.save_parameters(str(models / "resnet18_v1b.params"))
     name, other = "base_network.base_network.0.weight", "base_network.deconv.3.weight"
-    loaded = parameters(build({"base_network": base_network}, {"pretrained_base": True}).network)
+    made = build({"base_network": base_network}, {"pretrained_base": True})
+    assert {parameter.lr_mult for parameter in backbone_parameters(made.network)} == {1.0}
+    loaded = parameters(made.network)
     fresh = parameters(build({"base_network": base_network}).network)
     assert (loaded[name] == 1).all()
     assert not (fresh[name] == 1).all()
@@ -212,3 +215,11 @@ def test_a_new_network_begins_at_the_mean_size_of_the_objects_and_a_pretrained_o
     before = parameters(pretrained.network)[name]
     task(PRETRAINED).begin(pretrained, samples)
     np.testing.assert_array_equal(parameters(pretrained.network)[name], before)
+
+
+def test_sizes_of_a_new_network_are_learnt_from_its_first_steps_on() -> None:
+    made = build()
+    estimator = by_recipe(task(), made)
+    content = batch()
+    course = [train_step(estimator, content, 0.01)[2] for _ in range(14)]  # type: ignore[index]
+    assert min(course[-4:]) < 0.6 * course[0]
