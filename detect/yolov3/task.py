@@ -111,6 +111,9 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     """YOLOv3 by configuration."""
 
     name = "yolov3"
+    # Nearly linear, a random network has small gradients: at the guide's rate a step moves most of its deep layers by a
+    # hundredth to a tenth of what the limit allows, and classes are not learnt (benchmarks/QUALITY.md).
+    fresh_lr_mult = 10.0
 
     def recipe(self, on_gpu: bool) -> Recipe:
         train = self.config.train
