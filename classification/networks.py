@@ -8,6 +8,7 @@ from typing import Any
 import mxnet as mx
 from mxnet.gluon import nn
 
+from common.engine.initializers import begin_nearly_linear
 from common.engine.mxnet_internals import value_of
 from common.engine.parameters import set_value
 from common.networks.base_networks import Network, base_network, initialize
@@ -19,6 +20,7 @@ def build_classifier(name: str, classes: int, contexts: Sequence[Any], **variant
     variants and errors: see `common.networks.base_networks.base_features`.
     """
     network = base_network(name, classes, **variants)
+    begin_nearly_linear(network)
     initialize(network, contexts)
     return network
 

@@ -68,5 +68,5 @@ def begin_nearly_linear(block: gluon.Block) -> None:
     (benchmarks/QUALITY.md).
     """
     for layer in descendants(block):
-        if isinstance(layer, gluon.nn.BatchNorm):
+        if isinstance(layer, gluon.nn.BatchNorm) and layer.beta.grad_req != "null":
             layer.beta.init = mx.init.Constant(_OPENED)

@@ -55,6 +55,13 @@ def logits_of(network: Network, pixels: np.ndarray) -> np.ndarray:
     return network(mx.nd.array(normal.transpose(0, 3, 1, 2))).asnumpy()
 
 
+def test_a_random_classifier_begins_nearly_linear() -> None:
+    network = build_classifier("mobilenet0.25", 3, [mx.cpu()])
+    betas = network.collect_params(".*beta").values()
+    assert betas
+    assert {value for beta in betas for value in beta.data().asnumpy()} == {1.0}
+
+
 def test_cross_entropy_is_minus_the_expected_log_probability() -> None:
     rng = np.random.default_rng(0)
     logits, target = rng.normal(size=(5, 4)), rng.dirichlet(np.ones(4), 5)

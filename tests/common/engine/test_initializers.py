@@ -75,3 +75,11 @@ def test_a_network_that_begins_nearly_linear_lets_five_of_six_numbers_pass_its_r
     # All else begins as ever.
     assert network[1].gamma.data().asnumpy().tolist() == [1] * 200
     assert not network[0].bias.data().asnumpy().any()
+
+
+def test_a_batch_norm_without_a_beta_of_its_own_stays_as_it_is() -> None:
+    network = gluon.nn.HybridSequential()
+    network.add(gluon.nn.BatchNorm(in_channels=3, center=False), gluon.nn.BatchNorm(in_channels=3))
+    begin_nearly_linear(network)
+    network.initialize()
+    assert [layer.beta.data().asnumpy().tolist() for layer in network] == [[0] * 3, [1] * 3]
