@@ -395,8 +395,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "suspect_labels",
         _suspects,
-        "{count} labels of the validation images look wrong: report.html shows them; correct them and train again",
-        "验证图像中有 {count} 个标注看起来有误：report.html 中可以看到；请改正后重新训练",
+        "{count} labels of the validation images look wrong or missing: report.html shows them; correct them and train "
+        "again",
+        "验证图像中有 {count} 个标注看起来有误或缺失：report.html 中可以看到；请改正后重新训练",
     ),
     Rule(
         "no_validation",
