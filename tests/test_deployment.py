@@ -56,6 +56,7 @@ def _opencv_for_cpp() -> list[str] | None:
     return asked.stdout.split() if asked.returncode == 0 else None
 
 
+@pytest.mark.slow
 def test_cpp_and_opencv(job: Path, wanted: Objects, tmp_path: Path) -> None:
     options = _opencv_for_cpp()
     if options is None:

@@ -187,6 +187,7 @@ def test_only_devices_that_wait_for_one_another_take_memory_for_it() -> None:
     assert not synchronised([0, 1])
 
 
+@pytest.mark.slow
 def test_several_devices_train_one_model() -> None:
     contexts = [mx.cpu(0), mx.cpu(1), mx.cpu(2)]
     made = task().build(["a", "b"], contexts, None)
