@@ -46,7 +46,7 @@ def blocks(task: str, name: str, images: np.ndarray, boxes: np.ndarray) -> tuple
     """The training block of a random network, what it is given, and the network's backbone."""
     import mxnet as mx
 
-    from common.config.sections import configuration
+    from common.config.reading import configuration
     from common.loading.loader import Batch
     from detect.center_net.task import CenterNetTask
     from detect.config import CenterNetConfig, YOLOv3Config

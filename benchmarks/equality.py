@@ -42,7 +42,7 @@ import numpy as np
 
 from benchmarks.jobs import ROOT
 from benchmarks.kinks import Sides, apart, by_torch, on_another_side, sides_by_mxnet
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.listing import Listing
 from common.data.samples import read_folder
 from common.engine.devices import load_mxnet

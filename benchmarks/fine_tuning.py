@@ -88,7 +88,7 @@ def train(name: str, trial: str, seed: int, options: argparse.Namespace) -> str:
     from classification import task as classification
     from classification.config import ClassificationConfig
     from classification.linear_start import begin_at, look
-    from common.config.sections import configuration
+    from common.config.reading import configuration
     from common.engine.average import MovingAverage
     from common.engine.block_statistics import BlockStatistics
     from common.engine.graph import Inference

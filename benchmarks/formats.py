@@ -31,7 +31,7 @@ if __name__ == "__main__":
 import numpy as np
 from PIL import Image
 
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.report import Report
 from common.datasets import load_datasets
 from common.processes.pool import WorkerPool

@@ -28,7 +28,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from benchmarks.gpu import off, values_of
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.samples import Sample
 from common.engine.devices import load_mxnet
 from common.images.decoding import probe

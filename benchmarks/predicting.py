@@ -60,7 +60,7 @@ def write_models(folder: Path) -> None:
     import mxnet as mx
 
     from benchmarks.runtimes import spread_yolov3
-    from common.config.sections import configuration
+    from common.config.reading import configuration
     from common.engine.inference import DeviceInference
     from common.export.model_files import export_model
     from common.export.onnx.files import PLAIN, Images, export_onnx

@@ -67,7 +67,7 @@ def measured(name: str, folder: Path, batch: int) -> dict[str, Any]:
     """Seconds of one network."""
     import mxnet as mx
 
-    from common.config.sections import configuration
+    from common.config.reading import configuration
     from common.engine.graph import Inference, settle
     from common.engine.inference import DeviceInference
     from common.export.model_files import export_model

@@ -210,7 +210,7 @@ def features(folder: Path, options: argparse.Namespace) -> tuple[np.ndarray, np.
 
     from classification.config import ClassificationConfig
     from classification.task import ClassificationTask
-    from common.config.sections import configuration as validated
+    from common.config.reading import configuration as validated
     from common.images.decoding import decode
 
     given = {"log_dir": "unused", "gpus": [], **KEYS["classification"]}

@@ -55,7 +55,7 @@ JOBS = (
 
 def make_task(options: argparse.Namespace) -> tuple[Any, Path]:
     """The task that `options.job` names, and its training folder."""
-    from common.config.sections import configuration
+    from common.config.reading import configuration
 
     kind, _, network = options.job.partition(":")
     size = options.size

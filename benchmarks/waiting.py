@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.samples import Sample
 from common.engine.devices import load_mxnet
 from common.loading.loader import Batch

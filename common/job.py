@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from common.config.command_line import Options, parse
-from common.config.sections import JobConfig, read_configuration
+from common.config.reading import read_configuration
+from common.config.sections import JobConfig
 from common.engine.devices import processors
 from common.errors import ConfigurationError, JobError, LogDirNameError
 from common.processes.pool import WorkerPool

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from common.commands import command_parser, finish, listen, named_path
 from common.config.command_line import parse
-from common.config.sections import JobConfig, read_configuration
+from common.config.reading import read_configuration
+from common.config.sections import JobConfig
 from common.errors import ConfigurationError, PretrainedError
 from common.language import said
 from common.networks.pretrained import (

@@ -13,7 +13,8 @@ from pkgutil import resolve_name
 from typing import Any
 
 from common.config.command_line import Options
-from common.config.sections import JobConfig, with_model
+from common.config.reading import with_model
+from common.config.sections import JobConfig
 from common.data.report import Report
 from common.datasets import Datasets, load_datasets
 from common.engine.devices import (

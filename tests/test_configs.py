@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.key_lookup import leaves
-from common.config.sections import JobConfig, configuration, read_configuration
+from common.config.reading import configuration, read_configuration
+from common.config.sections import JobConfig
 from common.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]

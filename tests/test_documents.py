@@ -22,7 +22,8 @@ from classification.config import ClassificationConfig
 from classification.results import ClassDecoder, ClassEvaluator
 from common.config.command_line import parse, parser
 from common.config.network_names import BASE_NETWORKS, EMBEDDING_DIMENSIONS
-from common.config.sections import JobConfig, configuration
+from common.config.reading import configuration
+from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.errors import CrashError, JobError, KilledError
 from common.models import main as models

@@ -13,7 +13,8 @@ from mxnet import gluon
 
 from classification.config import ClassificationConfig
 from classification.task import ClassificationTask
-from common.config.sections import JobConfig, configuration
+from common.config.reading import configuration
+from common.config.sections import JobConfig
 from common.data.samples import Sample
 from common.engine.mxnet_internals import descendants, operator_options
 from common.engine.parameters import parameters

@@ -26,7 +26,8 @@ from classification.annotations import ClassAnnotations
 from classification.config import ClassificationConfig
 from classification.task import ClassificationTask
 from common.config.key_lookup import leaves
-from common.config.sections import JobConfig, configuration, read_configuration, with_model
+from common.config.reading import configuration, read_configuration, with_model
+from common.config.sections import JobConfig
 from common.container import write_container
 from common.data.problems import BadSample, NoSamples, Problem
 from common.data.samples import Annotate, read_folder

@@ -21,7 +21,7 @@ from compose_spec import PyCompose
 
 from common import __version__
 from common.config.command_line import parse
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.errors import JobError
 from common.reporting import supervisor
 from common.reporting.server_process import ProgressServer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config.sections import read_configuration
+from common.config.reading import read_configuration
 from detect.config import YOLOv3Config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,7 +204,7 @@ def test_pollers_do_not_wait_for_the_import_of_what_reads_images() -> None:
 
 def test_light_modules_do_not_import_the_framework() -> None:
     code = (
-        "import common.config.command_line, common.config.sections, common.loading.loader, common.data.samples\n"
+        "import common.config.command_line, common.config.reading, common.loading.loader, common.data.samples\n"
         "import common.processes.pool, common.reporting.server_process, common.job, common.job_work\n"
         "import common.training.estimator, common.training.hooks, common.training.resume\n"
         "import detect.config, detect.transforms, detect.annotations, detect.metric, detect.results\n"

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 from mxnet import gluon
 
-from common.config.sections import JobConfig, with_model
+from common.config.reading import with_model
+from common.config.sections import JobConfig
 from common.engine.mxnet_internals import named_parameters
 from common.engine.parameter_file import check_parameter_file
 from common.engine.parameters import read_parameters, set_value

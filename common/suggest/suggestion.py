@@ -16,7 +16,8 @@ from typing import Any
 from common.advice import SMALL_SHARE
 from common.config.command_line import Options
 from common.config.json_text import JsonObject, apply_overrides
-from common.config.sections import JobConfig, configuration
+from common.config.reading import configuration
+from common.config.sections import JobConfig
 from common.data.report import Report
 from common.engine.devices import bfloat16_supported, choose_engine, processors, visible_gpus
 from common.errors import DeviceError, one_line

@@ -13,7 +13,7 @@ from mxnet import gluon
 from classification.config import ClassificationConfig
 from classification.metric import softmax
 from classification.task import ClassificationTask, ClassifierModel
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.samples import Sample
 from common.engine.devices import bfloat16_supported
 from common.engine.limits import GradientLimit, RateLimit

@@ -18,7 +18,7 @@ from classification import linear_start
 from classification.config import ClassificationConfig
 from classification.linear_start import regression
 from classification.task import ClassificationTask, ClassifierModel
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.samples import Sample
 from common.engine.engine import OptimizerSettings
 from common.engine.inference import DeviceInference

@@ -9,7 +9,7 @@ import pytest
 from classification.config import ClassificationConfig
 from common.config.network_names import BASE_NETWORKS
 from common.config.network_sections import OPTIMIZERS
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.errors import ConfigurationError
 from reid.config import ReIDConfig
 

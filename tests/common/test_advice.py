@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.advice import RULES, Facts, advise
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.samples import Sample
 from common.errors import JobError
 from common.language import KINDS_IN_CHINESE, ask_for, asked_in, spoken

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from classification.config import ClassificationConfig
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.errors import ConfigurationError, DataError, PretrainedError
 from common.language import ask_for
 from common.suggest import __main__ as command

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from classification.config import ClassificationConfig
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.errors import ConfigurationError
 from tests.helpers.jobs import SCRIPTS, config, fit, make_data
 

@@ -10,7 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.config.sections import with_model
+from common.config.reading import with_model
 from common.engine.mxnet_internals import named_parameters
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, ConfigurationError, PretrainedError

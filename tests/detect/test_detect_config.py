@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from common.config.sections import JobConfig, configuration
+from common.config.reading import configuration
+from common.config.sections import JobConfig
 from common.errors import ConfigurationError
 from detect.config import CenterNetConfig, YOLOv3Config
 

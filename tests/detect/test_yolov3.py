@@ -10,7 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.samples import Sample
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, DeviceError, PretrainedError

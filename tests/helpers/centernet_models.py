@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.samples import Sample
 from common.engine.graph import Normalise, inference_graph
 from common.engine.mxnet_internals import operator_options

@@ -10,7 +10,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.engine.graph import settle
 from common.engine.inference import DeviceInference
 from common.export.model_files import export_model

@@ -9,7 +9,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.engine.parameters import parameters
 from common.loading.loader import Batch
 from common.task import Inputs

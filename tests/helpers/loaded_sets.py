@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.report import Report
 from common.datasets import Datasets, load_datasets
 from common.processes.pool import WorkerPool

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from classification.annotations import ClassAnnotations
-from common.config.sections import read_configuration
+from common.config.reading import read_configuration
 from common.container import write_container
 from common.data import scan_cache
 from common.data.problems import BadSample

@@ -6,7 +6,7 @@ from typing import Any
 
 import mxnet as mx
 
-from common.config.sections import configuration
+from common.config.reading import configuration
 from detect.config import SSDConfig
 from detect.ssd.task import SSDTask
 

@@ -7,7 +7,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.loading.loader import Batch
 from detect.config import YOLOv3Config
 from detect.yolov3.task import YOLOv3Task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.errors import ConfigurationError
 from landmark.config import LandmarkConfig
 

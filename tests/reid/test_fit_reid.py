@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.config.network_names import embedding_dimension
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.samples import Sample
 from common.engine.mxnet_internals import named_parameters
 from common.engine.parameters import parameters

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from classification.config import ClassificationConfig
 from common.config.key_lookup import changeable
 from common.config.network_sections import NetworkConfig
-from common.config.sections import JobConfig, configuration
+from common.config.reading import configuration
+from common.config.sections import JobConfig
 from common.errors import ConfigurationError
 from detect.config import CenterNetConfig, DetectConfig, YOLOv3Config
 from landmark.config import LandmarkConfig

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from classification.config import ClassificationConfig
 from common.config.key_lookup import leaves
 from common.config.network_sections import NetworkConfig
-from common.config.sections import JobConfig, configuration, read_configuration
+from common.config.reading import configuration, read_configuration
+from common.config.sections import JobConfig
 from common.errors import ConfigurationError
 from detect.config import CenterNetConfig, YOLOv3Config
 

@@ -21,7 +21,7 @@ from common.engine.devices import load_mxnet
 load_mxnet(synchronised=True)
 import mxnet as mx
 import numpy as np
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.engine.limits import GradientLimit
 from common.engine.mxnet_internals import named_parameters
 from common.loading.loader import Batch

@@ -23,7 +23,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from classification.config import ClassificationConfig
 from classification.task import ClassificationTask
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.engine.graph import Inference, settle
 from common.engine.inference import DeviceInference
 from common.engine.onnx_inference import OnnxInference

@@ -12,7 +12,7 @@ import pytest
 from classification.config import ClassificationConfig
 from classification.task import ClassificationTask
 from common.config.network_sections import NetworkTrainConfig
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.engine.engine import OptimizerSettings
 from common.engine.limits import LONGEST_STEP, GradientLimit, RateLimit, StepLimit
 from common.engine.mxnet_internals import named_parameters

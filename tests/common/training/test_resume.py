@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from classification.config import ClassificationConfig
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.errors import CheckpointError, ConfigurationError, DataError, TrainingError
 from common.training.checkpoint import read_checkpoint, write_checkpoint
 from common.training.estimator import Estimator, TrainingState

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed here; make
 
 from classification.config import ClassificationConfig
 from common.config.command_line import Options
-from common.config.sections import configuration
+from common.config.reading import configuration
 from common.data.report import Report
 from common.engine.torch.operators import OPERATORS
 from common.errors import DataError, DeviceError
