@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,21 +83,12 @@ def blocks(task: str, name: str, images: np.ndarray, boxes: np.ndarray) -> tuple
     )
 
 
-def cosines(block: Any, arrays: list[Any], backbone: Any, change: float) -> tuple[float, float]:
-    """Mean cosines of the gradients before and after a random change, of the backbone's weights and of the others."""
-    import mxnet as mx
+def cosines(block: Any, arrays: Sequence[Any], weights: Sequence[Any], change: float) -> list[float]:
+    """Of the gradient of each of `weights` before and after every one has changed at random by `change` of its norm.
 
-    weights = [
-        parameter
-        for parameter in block.collect_params().values()
-        if parameter.grad_req != "null" and len(parameter.shape) > 1
-    ]
-    own = {
-        parameter
-        for part in backbone
-        for layer in _layers(part)
-        for parameter in layer.collect_params().values()
-    }
+    block: a training block, of whose first loss of `arrays` they are.
+    """
+    import mxnet as mx
 
     def gradients() -> list[np.ndarray]:
         with mx.autograd.record():
@@ -113,15 +104,28 @@ def cosines(block: Any, arrays: list[Any], backbone: Any, change: float) -> tupl
         weight.set_data(
             mx.nd.array(values + noise * (change * np.linalg.norm(values) / np.linalg.norm(noise)))
         )
-    found = [
-        a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30)
+    return [
+        float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30))
         for a, b in zip(before, gradients(), strict=True)
     ]
-    inside = [weight in own for weight in weights]
-    return (
-        float(np.mean([cosine for cosine, is_in in zip(found, inside, strict=True) if is_in])),
-        float(np.mean([cosine for cosine, is_in in zip(found, inside, strict=True) if not is_in])),
-    )
+
+
+def means(block: Any, arrays: Sequence[Any], backbone: Any, change: float) -> tuple[float, float]:
+    """Mean `cosines` of the backbone's weights, and of the others."""
+    weights = [
+        parameter
+        for parameter in block.collect_params().values()
+        if parameter.grad_req != "null" and len(parameter.shape) > 1
+    ]
+    own = {
+        parameter
+        for part in backbone
+        for layer in _layers(part)
+        for parameter in layer.collect_params().values()
+    }
+    found = np.array(cosines(block, arrays, weights, change))
+    inside = np.array([weight in own for weight in weights])
+    return float(found[inside].mean()), float(found[~inside].mean())
 
 
 def _layers(part: Any) -> Iterator[Any]:
@@ -157,7 +161,7 @@ def main() -> None:
             for label, change in beginnings.items():
                 block, arrays, backbone = blocks(task, name, images, boxes)
                 change(block)
-                inside, others = cosines(block, arrays, backbone, options.change)
+                inside, others = means(block, arrays, backbone, options.change)
                 print(f"| {task} {name} | beta {label} | {inside:.2f} | {others:.2f} |", flush=True)
 
 

@@ -189,13 +189,8 @@ def _opened(places: dict[str, Place], origin: str) -> dict[str, AnnotatedSet]:
     for part, place in places.items():
         opened, reason = open_set(place, origin)
         found, count = f"{printable(place.folder)}: {opened.format}", len(opened.images)
-        asked = origin != "auto"
-        print(
-            said(
-                f"{found}{'' if asked else f' ({reason[0]})'}, {count} images",
-                f"{found}{'' if asked else f'（{reason[1]}）'}，{count} 张图像",
-            )
-        )
+        english, chinese = (f" ({reason[0]})", f"（{reason[1]}）") if origin == "auto" else ("", "")
+        print(said(f"{found}{english}, {count} images", f"{found}{chinese}，{count} 张图像"))
         sets[part] = opened
     return sets
 

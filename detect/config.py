@@ -410,10 +410,11 @@ class SSDTrainConfig(AnchorTrainConfig):
     freeze_early: Flag = key(
         True,
         "The first layers of a backbone from ImageNet, down to maps of an eighth of the input, keep their parameters "
-        "and BatchNorm statistics, with --load too, which halves the time of a step. false: for large sets unlike "
-        "photos.",
-        "来自 ImageNet 的骨干网络，其最前面的层（到特征图为输入的八分之一为止）保持参数和 BatchNorm 统计量不变"
-        "（使用 --load 时也一样），每步用时减半。false：适合图像不像普通照片的大型数据集。",
+        "and BatchNorm statistics, with --load too, which takes a quarter to a half off a step. false: for large sets "
+        "unlike photos.",
+        "来自 ImageNet 的骨干网络，其最前面的层（到特征图为输入的八分之一为止）"
+        "保持参数和 BatchNorm 统计量不变（使用 --load 时也一样），每步用时减少四分之一到一半。"
+        "false：适合图像不像普通照片的大型数据集。",
     )
     box_loss: Annotated[str, one_of(*BOX_LOSSES)] = with_default(AnchorTrainConfig, "box_loss", "smooth_l1")
     class_loss: Annotated[str | None, optional_one_of("hard_negatives", "focal")] = key(

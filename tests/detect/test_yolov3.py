@@ -10,6 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+from benchmarks.beginnings import cosines
 from common.config.reading import configuration
 from common.data.samples import Sample
 from common.engine.parameters import parameters
@@ -271,24 +272,7 @@ def test_gradients_of_a_network_from_scratch_hold_for_the_length_of_a_step() -> 
     weights = [
         parameter for stage in made.network.stages for parameter in stage.collect_params(".*weight").values()
     ]
-
-    def gradients() -> list[np.ndarray]:
-        with mx.autograd.record():
-            loss = block(*arrays)[0].sum()
-        loss.backward()
-        return [weight.grad().asnumpy().ravel() for weight in weights]
-
-    before = gradients()
-    rng = np.random.default_rng(0)
-    for weight in weights:
-        values = weight.data().asnumpy()
-        change = rng.normal(size=values.shape)
-        weight.set_data(
-            mx.nd.array(values + change * (0.002 * np.linalg.norm(values) / np.linalg.norm(change)))
-        )
-    after = gradients()
-    cosines = [a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(before, after, strict=True)]
-    assert np.mean(cosines) > 0.7
+    assert np.mean(cosines(block, arrays, weights, 0.002)) > 0.7
 
 
 def test_before_anything_is_learnt_objects_are_as_rare_everywhere_as_is_foreseen() -> None:
