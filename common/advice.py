@@ -254,7 +254,9 @@ def _suspects(facts: Facts) -> Mapping[str, Any] | None:
     count = len(facts.document.get("suspects", ()))
     worth = min(max(_SUSPECTS, _SUSPECTS_SHARE * facts.valid), MOST_SUSPECTS)
     # What a poor model takes for wrong says nothing about the labels.
-    return {"count": count} if count >= worth and not _below(facts, _TRUSTED) else None
+    if count < worth or _below(facts, _TRUSTED):
+        return None
+    return {"count": f"{count}+" if count == MOST_SUSPECTS else count}  # no more are listed
 
 
 def _no_validation(facts: Facts) -> Mapping[str, Any] | None:

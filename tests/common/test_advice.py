@@ -14,6 +14,7 @@ from common.advice import RULES, Facts, advise
 from common.config.reading import configuration
 from common.data.samples import Sample
 from common.errors import JobError
+from common.evaluation.document import MOST_SUSPECTS
 from common.language import KINDS_IN_CHINESE, ask_for, asked_in, spoken
 from detect.config import SSDConfig
 from detect.input_figures import input_figures
@@ -187,6 +188,11 @@ def test_a_rule_speaks_where_it_applies_alone(
 ) -> None:
     assert words in said(**speaks)[code]
     assert code not in said(**silent)
+
+
+def test_labels_that_are_more_than_can_be_listed_are_not_said_to_be_so_many() -> None:
+    document = {**DETECTED, "suspects": SUSPECTS[:1] * MOST_SUSPECTS}
+    assert said(document=document)["suspect_labels"].startswith("100+ labels")
 
 
 def test_advice_is_in_the_language_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
