@@ -106,6 +106,25 @@ def first_of_detection(source: Path, target: Path, count: int) -> None:
     linked(train, target / "detect_train", [*kept, *(name for name in texts if (train / name).exists())])
 
 
+def frequent_classes(source: Path, target: Path, count: int) -> None:
+    """A detection set with the `count` classes of which detect_train has the most objects; the other objects are left
+    out, the images stay."""
+    names = (source / "classes.txt").read_text().splitlines()
+
+    def rows(text: Path) -> list[tuple[int, str]]:
+        found = [line.partition(",") for line in text.read_text().split()]
+        return [(int(number), box) for number, _, box in found]
+
+    objects = Counter(number for text in (source / "detect_train").glob("*.txt") for number, _ in rows(text))
+    ids = {number: place for place, (number, _) in enumerate(objects.most_common(count))}
+    for part in ("detect_train", "detect_valid", "detect_test"):
+        linked(source / part, target / part, images_of(source / part))
+        for text in (source / part).glob("*.txt"):
+            kept = [f"{ids[number]},{box}" for number, box in rows(text) if number in ids]
+            (target / part / text.name).write_text(" ".join(kept))
+    (target / "classes.txt").write_text("".join(f"{names[number]}\n" for number in ids))
+
+
 def first_of_classes(source: Path, target: Path, count: int) -> None:
     """A classification set with the first `count` training images of each class."""
     target.mkdir(parents=True)
@@ -128,6 +147,7 @@ def small(source: Path, target: Path, side: int) -> None:
 
 
 MAKERS: dict[str, Callable[[Path, Path], None]] = {
+    "coco5": lambda data, target: frequent_classes(data / "coco128", target, 5),
     "bccd70": lambda data, target: first_of_detection(data / "bccd", target, 70),
     "trashnet40": lambda data, target: first_of_classes(data / "trashnet", target, 40),
     "hymenoptera40": lambda data, target: first_of_classes(data / "hymenoptera", target, 40),
@@ -139,7 +159,7 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
 def prepared(name: str, data: Path, out: Path) -> Path:
     """The folder of a set, made where it is one of the reduced ones."""
     if name not in MAKERS:
-        return data / ("coco128" if name == "coco5" else name)
+        return data / name
     target = out / "sets" / name
     if not target.exists():
         part = target.with_suffix(".part")
@@ -147,17 +167,6 @@ def prepared(name: str, data: Path, out: Path) -> Path:
         MAKERS[name](data, part)
         part.rename(target)
     return target
-
-
-def frequent_classes(folder: Path, count: int) -> list[str]:
-    """The names of the `count` classes with the most objects in detect_train."""
-    names = (folder / "classes.txt").read_text().split("\n")
-    objects = Counter(
-        int(line.partition(",")[0])
-        for path in (folder / "detect_train").glob("*.txt")
-        for line in path.read_text().split()
-    )
-    return [names[number] for number, _ in objects.most_common(count)]
 
 
 def configuration(row: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -171,9 +180,7 @@ def configuration(row: str, seed: int, options: argparse.Namespace) -> dict[str,
     made["dataset"] = {"data_root": str(folder), **parts}
     if detects:
         classes = (folder / "classes.txt").read_text().split("\n")
-        made["dataset"]["classes"] = (
-            frequent_classes(folder, 5) if name == "coco5" else [c for c in classes if c]
-        )
+        made["dataset"]["classes"] = [c for c in classes if c]
     made["train"] |= {"seed": seed, "minutes": options.minutes or MINUTES[task]}
     if options.size and detects:
         made["model"]["data_shape"] = [options.size, options.size]
