@@ -32,7 +32,7 @@ def lower(
     that are no parameters. parameters: the others by name; they stay float32.
     """
     on_cpu = device == "cpu"
-    nodes: list[Node] = json.loads(symbol.tojson())["nodes"]
+    nodes: list[Node] = json.loads(symbol.tojson(remove_amp_cast=False))["nodes"]
     left = _unblocked(nodes, parameters) if on_cpu else []
     if on_cpu:
         rules = _clip_in_blocks(nodes, left, parameters)
@@ -74,7 +74,7 @@ def _rewritten(symbol: Any, rules: Mapping[int, Rule]) -> Any:
     """`symbol` with what the rules write in place of the nodes with these indices."""
     if not rules:
         return symbol
-    document = json.loads(symbol.tojson())
+    document = json.loads(symbol.tojson(remove_amp_cast=False))
     written: list[Node] = []
     place: list[int] = []  # of every node in what is written
 

@@ -232,3 +232,17 @@ def test_convolutions_that_no_batchnorm_is_before_or_that_one_is_behind_keep_the
     inner = with_outputs(gluon.nn.Conv2D(24, 1, in_channels=32), gluon.nn.BatchNorm(in_channels=24))
     assert widths(trace(first, ["x"], "float32", "cpu")[0]) == [24]
     assert widths(trace(inner, ["x"], "float32", "cpu")[0]) == [32, 24]
+
+
+def test_casts_between_precisions_stay_where_other_operators_are_rewritten() -> None:
+    class Cast(gluon.HybridBlock):
+        def __init__(self) -> None:
+            super().__init__(prefix="")
+            self.layers = with_relu6()
+
+        def hybrid_forward(self, F: Any, x: Any) -> Any:
+            one, other = F.amp_multicast(self.layers(x), F.sum(x), num_outputs=2, cast_narrow=True)
+            return F.broadcast_add(one, other)
+
+    block = Cast()
+    assert "amp_multicast" in {node["op"] for node in nodes_of(trace(block, ["x"], device="cpu")[0])}
