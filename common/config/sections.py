@@ -76,6 +76,10 @@ class Section(BaseModel):
         yield from ()
 
 
+#: Keys of `train` that say how the learning rate falls.
+_SCHEDULE = frozenset({"lr_mode", "lr_decay", "lr_decay_epoch", "lr_decay_period"})
+
+
 def _is_positive(size: Any) -> bool:
     try:
         return number(size) > 0
@@ -227,6 +231,19 @@ class TrainConfig(Section):
     )
     _auto_batch: bool = PrivateAttr(default=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _schedule_of_minutes(cls, values: Any) -> Any:
+        """Where time says how long a training lasts, and nothing how its rate falls, the rate falls all the while: the
+        defaults are epochs of a training of a hundred, and would leave three quarters of the time to small rates."""
+        if (
+            not isinstance(values, Mapping)
+            or _SCHEDULE & set(values)
+            or not _is_positive(values.get("minutes"))
+        ):
+            return values
+        return {"lr_mode": "cosine", **values}
+
     @model_validator(mode="wrap")
     @classmethod
     def _take_auto(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
@@ -268,8 +285,9 @@ class TrainConfig(Section):
     lr: Number = key(..., "Learning rate after the warm-up.", "学习率（预热之后）。", gt=0, le=100)
     lr_mode: Annotated[str, one_of("step", "poly", "cosine")] = key(
         "step",
-        "How the learning rate falls: in steps, with (1 - t)² or with half a cosine.",
-        "学习率衰减模式：阶梯、(1 - t)² 或半个余弦。",
+        "How the learning rate falls: in steps, with (1 - t)² or with half a cosine. With train.minutes and no "
+        "other key that says how it falls the default is cosine.",
+        "学习率衰减模式：阶梯、(1 - t)² 或半个余弦。使用 train.minutes 且未设置任何衰减相关参数时默认为 cosine。",
     )
     lr_decay: Number = key(
         0.1,

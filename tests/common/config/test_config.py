@@ -267,6 +267,25 @@ def test_default_folders_hold_only_where_nothing_is_said(
     assert {name for name in ("train_dir", "valid_dir", "test_dir") if got.is_default(name)} == defaults
 
 
+@pytest.mark.parametrize(
+    ("train", "mode"),
+    [
+        ({}, "step"),
+        ({"minutes": "0"}, "step"),
+        ({"minutes": 5}, "cosine"),
+        ({"minutes": "5.5"}, "cosine"),
+        ({"minutes": 5, "lr_mode": "poly"}, "poly"),
+        ({"minutes": 5, "lr_decay_epoch": "50"}, "step"),
+        ({"minutes": 5, "lr_decay_period": 30}, "step"),
+        ({"minutes": 5, "lr_decay": 0.5}, "step"),
+    ],
+)
+def test_a_training_by_time_has_a_schedule_of_its_own_unless_one_is_named(
+    train: dict[str, Any], mode: str
+) -> None:
+    assert read({"train": train}).train.lr_mode == mode
+
+
 def test_a_share_counts_only_without_a_folder() -> None:
     got = read({"dataset": {"train_dir": "t", "valid_dir": "v", "valid_size": 0.2, "test_size": 0.1}}).dataset
     assert (got.valid_share, got.test_share) == (0.0, 0.1)
