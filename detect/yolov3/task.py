@@ -114,6 +114,9 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     # Nearly linear, a random network has small gradients: at the guide's rate a step moves most of its deep layers by a
     # hundredth to a tenth of what the limit allows, and classes are not learnt (benchmarks/QUALITY.md).
     fresh_lr_mult = 10.0
+    # Not the weights of its last layers: each of thousands of places moves them the same way, by features that are all
+    # above 0, and from 0.00005 on their steps do not settle.
+    _last_layers_lr_mult = 0.02
 
     def recipe(self, on_gpu: bool) -> Recipe:
         train = self.config.train
@@ -155,6 +158,11 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
 
     def transfer_classes(self, network: Any, classes: Sequence[str], contexts: Sequence[Any]) -> list[str]:
         return transfer_classes(network, classes, contexts)
+
+    def quicken(self, network: Any) -> None:
+        super().quicken(network)
+        for head in head_layers(network):
+            head.weight.lr_mult = self._last_layers_lr_mult
 
     def slow_down(self, network: Any) -> None:
         for head in head_layers(network):

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.beginnings import cosines
 from common.config.reading import configuration
 from common.data.samples import Sample
+from common.engine.mxnet_internals import named_parameters
 from common.engine.parameters import parameters
 from common.errors import CheckpointError, DeviceError, PretrainedError
 from common.networks.pretrained import find_parameters
@@ -86,9 +87,25 @@ def test_output_lr_mult_slows_the_last_layers_of_a_pretrained_detector_alone(
     assert not [name for name in changed if ".prediction." in name]
     others = [p for name, p in made.network.collect_params().items() if "yolooutput" not in name]
     assert {parameter.lr_mult for parameter in others} == {1.0}
-    # The key is not for a network that begins at random altogether, which learns at ten times the rate.
+    # The key is not for a network that begins at random altogether, which learns at ten times the rate, but for the
+    # weights of its last layers.
     scratch = task(output_lr_mult=0.5).build(["a", "b"], CPU, None)
-    assert {parameter.lr_mult for parameter in scratch.network.collect_params().values()} == {10.0}
+    multipliers = {name: p.lr_mult for name, p in named_parameters(scratch.network).items()}
+    last = {name for name in multipliers if name.endswith(".prediction.weight")}
+    assert len(last) == 3
+    assert {multipliers[name] for name in last} == {0.02}
+    assert {value for name, value in multipliers.items() if name not in last} == {10.0}
+
+
+def test_what_the_last_layers_of_a_fresh_network_see_has_a_mean_near_0() -> None:
+    network = task().build(["a"], CPU, None).network
+    x = mx.nd.random.normal(shape=(4, 3, 64, 64))
+    with mx.autograd.train_mode():
+        for stage in network.stages:
+            x = stage(x)
+        _, tip = network.yolo_blocks[0](x)
+    seen = tip.asnumpy()
+    assert abs(seen.mean()) < seen.std()
 
 
 def test_pretrained_base_loads_the_backbone_alone(models: Path) -> None:
