@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,9 @@ log = logging.getLogger("visualtl")
 
 # Steps that are timed after the first one, which also makes the graph, and seconds after which it is enough.
 _TIMED, _TIMED_SECONDS = 6, 10.0
-# Batches whose memory is measured, and the share of the free memory that a training may take.
-_SMALL, _LARGER, _SHARE = 2, 6, 0.8
+# Images of a device in the first batch whose memory is measured; how many times as many the next may have, and how
+# many it must have to be worth its time; and the share of the free memory that a training may take.
+_SMALL, _MOST_TIMES, _WORTH_IT, _SHARE = 4, 4.0, 1.25, 0.8
 # Batches whose input sizes are looked at.
 _LOOKED_AT = 1000
 
@@ -54,40 +56,43 @@ def batch_that_fits(
 ) -> int:
     """The largest batch, up to train.batch_size, whose training step there is memory for.
 
-    engine: who computes, as for `common.engine.opening`. checkpoint: that the network comes from. What a step takes
-    grows with its images: two small batches are measured, and what lies between them is what an image takes. Validation
-    keeps nothing for a way back, and takes less.
+    engine: who computes, as for `common.engine.opening`. checkpoint: that the network comes from. A small batch is
+    measured, and then larger ones: a step takes memory for the network too, so with a larger batch at the most as many
+    times as much. What is chosen was measured. Validation keeps nothing for a way back, and takes less.
     """
     most, least = task.config.train.batch_size, max(len(devices), 1)
-    sizes = [size * least for size in (_SMALL, _LARGER)]
-    if most <= sizes[0]:
-        return most
     shapes = task.recipe(on_gpu=bool(task.config.gpus)).shapes
     # Of inputs that change in the training the largest one decides.
     seen = [shapes(0, batch) for batch in range(_LOOKED_AT)] if shapes else [task.shape]
     shape = max(seen, key=lambda sides: sides[0] * sides[1])
     free = gauge.free()
-    taken = []
-    for size in sizes:
-        with _Trial(task, data, devices, pool, size, shape, checkpoint, engine) as trial:
-            gauge.reset()
-            for number, _ in enumerate(trial.steps()):
-                if number == 1:
-                    break
-            taken.append(gauge.taken())
+    batch, larger = 0, min(_SMALL * least, most)
+    while larger >= _WORTH_IT * batch and batch < most:
+        batch = larger
+        taken = _taken(gauge, task, data, devices, pool, batch, shape, checkpoint, engine)
+        gc.collect()  # blocks hold one another
         return_memory()
-    an_image = max((taken[1] - taken[0]) / (sizes[1] - sizes[0]), 1.0)
-    beside = max(taken[0] - sizes[0] * an_image, 0.0)
-    batch = int((free * _SHARE - beside) / an_image) // least * least
-    chosen = max(min(most, batch), least)
+        times = free * _SHARE / max(taken, 1)
+        larger = min(int(batch * min(times, _MOST_TIMES)) // least * least, most)
+    chosen = max(min(batch, larger), least)
     log.info(
-        "train.batch_size auto: %d (a step takes %.0f MB and %.1f MB an image; %.0f MB are free)",
+        "train.batch_size auto: %d (a step of %d images takes %.0f MB; %.0f MB are free)",
         chosen,
-        beside / 1e6,
-        an_image / 1e6,
+        batch,
+        taken / 1e6,
         free / 1e6,
     )
     return chosen
+
+
+def _taken(gauge: Gauge, *trial: Any) -> int:
+    """Bytes that steps of a trial take. Nothing of it is left behind, which the next one would not have to take."""
+    with _Trial(*trial) as training:
+        gauge.reset()
+        for number, _ in enumerate(training.steps()):
+            if number == 1:
+                break
+        return gauge.taken()
 
 
 class _Trial:

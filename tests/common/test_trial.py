@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from classification.config import ClassificationConfig
+from classification.task import ClassificationTask
 from common.config.reading import configuration
 from common.errors import ConfigurationError
+from common.trial import batch_that_fits
 from tests.helpers.jobs import SCRIPTS, config, fit, make_data
 
 
@@ -32,7 +36,7 @@ from common.engine import memory
 memory.Gauge.free = lambda self: 60 << 20
 memory.Gauge.reset = lambda self: None
 memory.Gauge.taken = lambda self: next(taken)
-taken = iter([14 << 20, 22 << 20])  # of 2 images and of 6: 10 MB, and 2 MB an image
+taken = iter([14 << 20, 32 << 20, 44 << 20])  # of 4 images, 13 and 19: 6 MB, and 2 MB an image
 """
 
 
@@ -41,7 +45,7 @@ def test_a_job_takes_the_batch_that_there_is_memory_for_and_keeps_it(tmp_path: P
     values = config("classification", tmp_path / "out", make_data(tmp_path), batch_size="auto", epochs=1)
     done = fit(SCRIPTS["classification"], values, before=_SMALL_MACHINE)
     assert done.status == 0, done.output
-    assert "train.batch_size auto: 19 (" in done.log()  # 0.8 * 60 MB - 10 MB, 2 MB each
+    assert "train.batch_size auto: 19 (a step of 19 images takes 46 MB; 63 MB are free)" in done.log()
     assert done.json("run.json")["configuration"]["train"]["batch_size"] == 19
     assert re.search(r"epochs 0 to 0, 2 batches each", done.log())  # of 24 images
     values["train"]["epochs"] = 2
@@ -49,3 +53,49 @@ def test_a_job_takes_the_batch_that_there_is_memory_for_and_keeps_it(tmp_path: P
     assert again.status == 0, again.output
     assert again.json("run.json")["configuration"]["train"]["batch_size"] == 19
     assert "epochs 1 to 1, 2 batches each" in again.log()
+
+
+def chosen(
+    memory: float, most: int, beside: int, an_image: int, monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """The batches that are measured where steps take so much, and at last the one that is chosen."""
+    measured: list[int] = []
+
+    def taken(gauge: Any, task: Any, data: Any, devices: Any, pool: Any, size: int, *_: Any) -> int:
+        measured.append(size)
+        return beside + size * an_image
+
+    monkeypatch.setattr("common.trial._taken", taken)
+    values = {"log_dir": "out", "gpus": [], "train": {"batch_size": most}}
+    task = ClassificationTask(configuration(ClassificationConfig, values))
+    gauge: Any = SimpleNamespace(free=lambda: memory)
+    nothing: Any = None
+    batch = batch_that_fits(task, nothing, [None], nothing, gauge)
+    return [*measured, batch]
+
+
+def test_what_is_chosen_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen(1e6, 64, 100, 10, monkeypatch) == [4, 16, 64, 64]
+    assert chosen(1000, 64, 100, 10, monkeypatch)[-1] in range(50, 65)
+    assert chosen(250, 64, 100, 10, monkeypatch) == [4, 5, 5]
+    assert chosen(1e6, 2, 100, 10, monkeypatch) == [2, 2]
+
+
+def test_no_batch_is_measured_that_there_is_no_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for memory in (200, 500, 1000, 5000):
+        *measured, taken = chosen(memory, 256, 100, 10, monkeypatch)
+        assert all(100 + 10 * size <= 0.8 * memory for size in measured), memory
+        assert taken == measured[-1]
+    assert chosen(100, 64, 100, 10, monkeypatch) == [4, 2]  # not even this: as few as may do
+
+
+@pytest.mark.slow
+def test_what_a_step_takes_is_measured(tmp_path: Path) -> None:
+    values = config("ssd", tmp_path / "out", make_data(tmp_path), batch_size="auto", epochs=1)
+    values["model"]["data_shape"] = [160, 160]
+    done = fit(SCRIPTS["ssd"], values)
+    assert done.status == 0, done.output
+    told = re.search(r"batch_size auto: 16 \(a step of 16 images takes (\d+) MB;", done.log())
+    assert told is not None, done.log()
+    # Maps of MobileNet: of 224 x 224 places 5 million numbers, and here half of them, most of them twice.
+    assert 200 < float(told[1]) < 1500
