@@ -17,7 +17,9 @@ class Gauge:
 
     def __init__(self, gpus: Sequence[int], root: Path = Path("/"), engine: str = "mxnet") -> None:
         self._gpus = list(gpus)
-        self._of_gpu = _of_gpu_by_torch if engine == "torch" else _of_gpu
+        by_torch = engine == "torch"
+        self._of_gpu = _of_gpu_by_torch if by_torch else _of_gpu
+        self._empty_cache = _empty_cache_by_torch if by_torch else _empty_cache
         self._root = root
 
     def free(self) -> int:
@@ -30,8 +32,10 @@ class Gauge:
         return min([available, *rooms])
 
     def reset(self) -> None:
-        """Begin a measurement."""
+        """Begin a measurement. What engines keep of GPUs' memory to use it again, they give back."""
         if self._gpus:
+            for gpu in self._gpus:
+                self._empty_cache(gpu)
             self._before = [self._of_gpu(gpu)[0] for gpu in self._gpus]
             return
         with contextlib.suppress(OSError):
@@ -60,6 +64,20 @@ def _of_gpu_by_torch(gpu: int) -> tuple[int, int]:
 
     free, total = torch.cuda.mem_get_info(gpu)
     return int(free), int(total)
+
+
+def _empty_cache(gpu: int) -> None:
+    import mxnet as mx
+
+    mx.nd.waitall()  # what is deleted behind it is deleted by MXNet's threads
+    mx.gpu(gpu).empty_cache()
+
+
+def _empty_cache_by_torch(gpu: int) -> None:
+    import torch
+
+    with torch.cuda.device(gpu):
+        torch.cuda.empty_cache()
 
 
 def _field(file: Path, name: str) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mxnet as mx
 import numpy as np
+import pytest
 
 from common.engine.memory import Gauge
 
@@ -46,3 +48,17 @@ def test_what_is_taken_counts_even_if_it_was_given_back() -> None:
     assert 90 * MB < gauge.taken() < 200 * MB
     gauge.reset()
     assert gauge.taken() < 50 * MB
+
+
+def test_what_a_gpu_keeps_to_use_it_again_is_given_back_before_a_measurement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free, emptied = [700 * MB, 500 * MB, 650 * MB], []
+    monkeypatch.setattr(mx.context, "gpu_memory_info", lambda gpu: (free.pop(0), 1000 * MB))
+    monkeypatch.setattr(mx.Context, "empty_cache", lambda context: emptied.append(str(context)))
+    gauge = Gauge([3])
+    gauge.reset()
+    assert emptied == ["gpu(3)"]
+    assert gauge.taken() == 200 * MB
+    gauge.reset()
+    assert emptied == ["gpu(3)", "gpu(3)"]
