@@ -118,7 +118,8 @@ class DetectionTask(Task[D]):
 
         network, section, _ = start(self.config, checkpoint, build)
         if checkpoint is None and not self.config.pretrained():
-            self.quicken(network)
+            for parameter in network.collect_params().values():
+                parameter.lr_mult *= self.fresh_lr_mult
         if names != list(classes):
             known = self.transfer_classes(network, classes, contexts)
             log.info(
@@ -127,11 +128,6 @@ class DetectionTask(Task[D]):
         if published:
             self.slow_down(network)
         return network, section
-
-    def quicken(self, network: Any) -> None:
-        """Set the learning rate multipliers of a detector that begins at random altogether."""
-        for parameter in network.collect_params().values():
-            parameter.lr_mult *= self.fresh_lr_mult
 
     def _detector(self, network: Any) -> Pretrained:
         """Published parameters of the whole network."""

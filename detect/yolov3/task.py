@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.boxes import objects_of
 from common.data.samples import Sample
 from common.engine.graph import settle
 from common.engine.limits import GradientLimit
@@ -37,6 +38,9 @@ _SCALES = (0.75, 1.25)
 _BATCHES_OF_ONE_SHAPE = 10
 # Rows of boxes in a batch whose images have few objects.
 _FEWEST_ROWS = 16
+# Where all begins at random, the weights of the last layers learn at so many times train.lr. Each of thousands of
+# places moves them the same way: at 0.0004 their steps do not settle, and where images weigh more at a lower rate.
+_LAST_LAYERS_LR_MULT = 0.13
 # Objects of an image of COCO's training set, on average.
 _OBJECTS_OF_COCO = 7.3
 
@@ -114,9 +118,6 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     # Nearly linear, a random network has small gradients: at the guide's rate a step moves most of its deep layers by a
     # hundredth to a tenth of what the limit allows, and classes are not learnt (benchmarks/QUALITY.md).
     fresh_lr_mult = 10.0
-    # Not the weights of its last layers: each of thousands of places moves them the same way, by features that are all
-    # above 0, and from 0.00005 on their steps do not settle.
-    _last_layers_lr_mult = 0.02
 
     def recipe(self, on_gpu: bool) -> Recipe:
         train = self.config.train
@@ -148,6 +149,13 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
     ) -> YOLOv3Model:
         return YOLOv3Model(*self.start(classes, contexts, checkpoint), classes, self.config.train.box_loss)
 
+    def begin(self, model: Model, samples: Sequence[Sample]) -> None:
+        if self.config.pretrained():
+            return
+        objects = sum(len(objects_of(sample.annotation)) for sample in samples)
+        for head in head_layers(model.network):
+            head.weight.lr_mult = _LAST_LAYERS_LR_MULT / image_weight(len(samples), objects)
+
     def make_network(self, section: YOLOv3ModelConfig, classes: Sequence[str]) -> tuple[Any, Any]:
         return build_network(section.base_network, classes)
 
@@ -158,11 +166,6 @@ class YOLOv3Task(DetectionTask[YOLOv3Config]):
 
     def transfer_classes(self, network: Any, classes: Sequence[str], contexts: Sequence[Any]) -> list[str]:
         return transfer_classes(network, classes, contexts)
-
-    def quicken(self, network: Any) -> None:
-        super().quicken(network)
-        for head in head_layers(network):
-            head.weight.lr_mult = self._last_layers_lr_mult
 
     def slow_down(self, network: Any) -> None:
         for head in head_layers(network):

@@ -87,13 +87,23 @@ def test_output_lr_mult_slows_the_last_layers_of_a_pretrained_detector_alone(
     assert not [name for name in changed if ".prediction." in name]
     others = [p for name, p in made.network.collect_params().items() if "yolooutput" not in name]
     assert {parameter.lr_mult for parameter in others} == {1.0}
-    # The key is not for a network that begins at random altogether, which learns at ten times the rate, but for the
-    # weights of its last layers.
+    # The key is not for a network that begins at random altogether, which learns at ten times the rate.
     scratch = task(output_lr_mult=0.5).build(["a", "b"], CPU, None)
-    multipliers = {name: p.lr_mult for name, p in named_parameters(scratch.network).items()}
+    assert {parameter.lr_mult for parameter in scratch.network.collect_params().values()} == {10.0}
+
+
+@pytest.mark.parametrize(("objects", "weight"), [(1, 7.3), (2, 3.65), (12, 1.0)])
+def test_last_layers_of_a_fresh_network_learn_the_slower_the_more_an_image_weighs(
+    objects: int, weight: float
+) -> None:
+    scratch = task()
+    made = scratch.build(["a", "b"], CPU, None)
+    annotation = np.tile(np.array([[0, 4, 4, 40, 50]], np.float32), (objects, 1))
+    scratch.begin(made, [Sample("x.jpg", 64, 64, annotation)] * 3)
+    multipliers = {name: p.lr_mult for name, p in named_parameters(made.network).items()}
     last = {name for name in multipliers if name.endswith(".prediction.weight")}
     assert len(last) == 3
-    assert {multipliers[name] for name in last} == {0.02}
+    assert [multipliers[name] for name in last] == pytest.approx([0.13 / weight] * 3)
     assert {value for name, value in multipliers.items() if name not in last} == {10.0}
 
 
