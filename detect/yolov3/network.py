@@ -157,15 +157,10 @@ def head_layers(network: YOLOv3Network) -> list[gluon.HybridBlock]:
 
 def initialise(network: YOLOv3Network, contexts: Sequence[Any]) -> None:
     """Random parameters; predictions begin near 0, so that what is known of objects before anything is learnt holds
-    (see `set_priors`).
-
-    What the last layers see has a mean near 0: what all places have in common they would learn before all else.
-    """
+    (see `set_priors`)."""
     for head in head_layers(network):
         head.weight.init = NearZero(0.01)
     begin_nearly_linear(network)
-    for block in network.yolo_blocks:
-        block.tip[-2].beta.init = mx.init.Zero()
     network.initialize(HeNormal("avg", slope=0.1), ctx=list(contexts))
     for parameter in network.collect_params(".*(anchor|offset)_.*").values():
         parameter.reset_ctx(list(contexts))
