@@ -10,16 +10,9 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
-from common.config.sections import (
-    Conflict,
-    DatasetConfig,
-    JobConfig,
-    ModelConfig,
-    TrainConfig,
-    ValidConfig,
-    key,
-    with_default,
-)
+from common.config.section import Conflict, key, with_default
+from common.config.sections import DatasetConfig, JobConfig, ModelConfig, ValidConfig
+from common.config.train_section import TrainConfig
 from common.config.values import (
     BatchSize,
     ClassNames,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import ConfigDict, Field
 
 from common.config.network_sections import NetworkConfig, NetworkDatasetConfig, NetworkTrainConfig, Teacher
-from common.config.sections import Conflict, key
+from common.config.section import Conflict, key
 from common.config.values import ClassNames, Flag, Indices, Number, Whole
 from landmark.mirroring import mirror_table
 

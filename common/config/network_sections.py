@@ -10,16 +10,9 @@ from pydantic import Field
 from typing_extensions import Self
 
 from common.config.network_names import BASE_NETWORKS, SMALLEST_SIZE, parameters_name, variant_problems
-from common.config.sections import (
-    Conflict,
-    DatasetConfig,
-    JobConfig,
-    ModelConfig,
-    TrainConfig,
-    ValidConfig,
-    key,
-    with_default,
-)
+from common.config.section import Conflict, key, with_default
+from common.config.sections import DatasetConfig, JobConfig, ModelConfig, ValidConfig
+from common.config.train_section import TrainConfig
 from common.config.values import (
     BatchSize,
     ClassNames,
