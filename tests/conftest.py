@@ -30,6 +30,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where one process tests, it computes with as many threads as the jobs that it starts: sums are added up alike."""
+    if not config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
     """Processes that test beside one another share the processors: where each took all of them for its computation,
