@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -56,9 +56,8 @@ def batch_that_fits(
 ) -> int:
     """The largest batch, up to train.batch_size, whose training step there is memory for.
 
-    engine: who computes, as for `common.engine.opening`. checkpoint: that the network comes from. A small batch is
-    measured, and then larger ones: a step takes memory for the network too, so with a larger batch at the most as many
-    times as much. What is chosen was measured. Validation keeps nothing for a way back, and takes less.
+    engine: who computes, as for `common.engine.opening`. checkpoint: that the network comes from. Validation keeps
+    nothing for a way back, and takes less.
     """
     most, least = task.config.train.batch_size, max(len(devices), 1)
     shapes = task.recipe(on_gpu=bool(task.config.gpus)).shapes
@@ -66,23 +65,33 @@ def batch_that_fits(
     seen = [shapes(0, batch) for batch in range(_LOOKED_AT)] if shapes else [task.shape]
     shape = max(seen, key=lambda sides: sides[0] * sides[1])
     free = gauge.free()
-    batch, larger = 0, min(_SMALL * least, most)
-    while larger >= _WORTH_IT * batch and batch < most:
-        batch = larger
+
+    def takes(batch: int) -> int:
         taken = _taken(gauge, task, data, devices, pool, batch, shape, checkpoint, engine)
         gc.collect()  # blocks hold one another
         return_memory()
-        times = free * _SHARE / max(taken, 1)
-        larger = min(int(batch * min(times, _MOST_TIMES)) // least * least, most)
-    chosen = max(min(batch, larger), least)
-    log.info(
-        "train.batch_size auto: %d (a step of %d images takes %.0f MB; %.0f MB are free)",
-        chosen,
-        batch,
-        taken / 1e6,
-        free / 1e6,
-    )
+        return taken
+
+    chosen = largest_batch(most, least, free * _SHARE, takes)
+    log.info("train.batch_size auto: %d (%.0f MB are free)", chosen, free / 1e6)
     return chosen
+
+
+def largest_batch(most: int, least: int, room: float, takes: Callable[[int], float]) -> int:
+    """The largest batch whose step has enough of `room` bytes: `most`, or a multiple of `least`, which is the smallest.
+
+    takes: bytes that the step of a batch takes, as they are measured. A small batch is first, and larger ones follow: a
+    step takes memory for the network too, so for a larger batch at the most as many times as much. Where not even the
+    first has room, its images are taken to be all that takes any.
+    """
+    batch, larger = 0, min(_SMALL * least, most)
+    while larger >= _WORTH_IT * batch and batch < most:
+        batch = larger
+        taken = takes(batch)
+        log.info("A step of %d images takes %.0f MB", batch, taken / 1e6)
+        times = min(room / max(taken, 1), _MOST_TIMES)
+        larger = min(int(batch * times) // least * least, most)
+    return max(min(batch, larger), least)
 
 
 def _taken(gauge: Gauge, *trial: Any) -> int:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from classification.config import ClassificationConfig
-from classification.task import ClassificationTask
 from common.config.reading import configuration
 from common.errors import ConfigurationError
-from common.trial import batch_that_fits
+from common.trial import largest_batch
 from tests.helpers.jobs import SCRIPTS, config, fit, make_data
 
 
@@ -45,7 +42,8 @@ def test_a_job_takes_the_batch_that_there_is_memory_for_and_keeps_it(tmp_path: P
     values = config("classification", tmp_path / "out", make_data(tmp_path), batch_size="auto", epochs=1)
     done = fit(SCRIPTS["classification"], values, before=_SMALL_MACHINE)
     assert done.status == 0, done.output
-    assert "train.batch_size auto: 19 (a step of 19 images takes 46 MB; 63 MB are free)" in done.log()
+    assert "A step of 19 images takes 46 MB" in done.log()
+    assert "train.batch_size auto: 19 (63 MB are free)" in done.log()
     assert done.json("run.json")["configuration"]["train"]["batch_size"] == 19
     assert re.search(r"epochs 0 to 0, 2 batches each", done.log())  # of 24 images
     values["train"]["epochs"] = 2
@@ -55,38 +53,38 @@ def test_a_job_takes_the_batch_that_there_is_memory_for_and_keeps_it(tmp_path: P
     assert "epochs 1 to 1, 2 batches each" in again.log()
 
 
-def chosen(
-    memory: float, most: int, beside: int, an_image: int, monkeypatch: pytest.MonkeyPatch
-) -> list[int]:
-    """The batches that are measured where steps take so much, and at last the one that is chosen."""
+def chosen(room: float, most: int, least: int = 1) -> list[int]:
+    """The batches that are measured where a step takes 100 bytes and 10 an image, and then the one that is chosen."""
     measured: list[int] = []
 
-    def taken(gauge: Any, task: Any, data: Any, devices: Any, pool: Any, size: int, *_: Any) -> int:
-        measured.append(size)
-        return beside + size * an_image
+    def takes(batch: int) -> int:
+        measured.append(batch)
+        return 100 + 10 * batch
 
-    monkeypatch.setattr("common.trial._taken", taken)
-    values = {"log_dir": "out", "gpus": [], "train": {"batch_size": most}}
-    task = ClassificationTask(configuration(ClassificationConfig, values))
-    gauge: Any = SimpleNamespace(free=lambda: memory)
-    nothing: Any = None
-    batch = batch_that_fits(task, nothing, [None], nothing, gauge)
+    batch = largest_batch(most, least, room, takes)
     return [*measured, batch]
 
 
-def test_what_is_chosen_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert chosen(1e6, 64, 100, 10, monkeypatch) == [4, 16, 64, 64]
-    assert chosen(1000, 64, 100, 10, monkeypatch)[-1] in range(50, 65)
-    assert chosen(250, 64, 100, 10, monkeypatch) == [4, 5, 5]
-    assert chosen(1e6, 2, 100, 10, monkeypatch) == [2, 2]
+def test_what_is_chosen_was_measured() -> None:
+    assert chosen(1e6, 64) == [4, 16, 64, 64]
+    assert chosen(800, 64)[-1] in range(50, 65)
+    assert chosen(200, 64) == [4, 5, 5]
+    assert chosen(1e6, 2) == [2, 2]
 
 
-def test_no_batch_is_measured_that_there_is_no_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    for memory in (200, 500, 1000, 5000):
-        *measured, taken = chosen(memory, 256, 100, 10, monkeypatch)
-        assert all(100 + 10 * size <= 0.8 * memory for size in measured), memory
+def test_no_batch_is_measured_that_there_is_no_memory_for() -> None:
+    for room in (160, 400, 800, 4000):
+        *measured, taken = chosen(room, 256)
+        assert all(100 + 10 * size <= room for size in measured), room
         assert taken == measured[-1]
-    assert chosen(100, 64, 100, 10, monkeypatch) == [4, 2]  # not even this: as few as may do
+    assert chosen(80, 64) == [4, 2]  # not even this: what may do
+    assert chosen(1, 64) == [4, 1]
+
+
+def test_every_device_has_as_many_images() -> None:
+    assert chosen(1e6, 64, least=3) == [12, 48, 64, 64]  # as the configuration says
+    assert chosen(500, 64, least=3)[-1] % 3 == 0
+    assert chosen(1, 64, least=3) == [12, 3]
 
 
 @pytest.mark.slow
@@ -95,7 +93,8 @@ def test_what_a_step_takes_is_measured(tmp_path: Path) -> None:
     values["model"]["data_shape"] = [160, 160]
     done = fit(SCRIPTS["ssd"], values)
     assert done.status == 0, done.output
-    told = re.search(r"batch_size auto: 16 \(a step of 16 images takes (\d+) MB;", done.log())
+    assert "train.batch_size auto: 16 (" in done.log()
+    told = re.search(r"A step of 16 images takes (\d+) MB", done.log())
     assert told is not None, done.log()
     # Maps of MobileNet: of 224 x 224 places 5 million numbers, and here half of them, most of them twice.
     assert 200 < float(told[1]) < 1500
